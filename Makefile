@@ -1,0 +1,39 @@
+# make setup   install Debian packages and build .venv/ (fast when done)
+# make test    set-up, lint, types, import contract, tests
+.PHONY: setup lint test clean
+.DEFAULT_GOAL := test
+
+PY := .venv/bin/python
+C_SOURCES := $(wildcard native/*.c native/*.h)
+
+setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
+
+.venv/stamp-packages: packages.txt
+	@missing=$$(for p in $$(cat packages.txt); do \
+	  dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+	@mkdir -p .venv && touch $@
+
+.venv/stamp-python: pyproject.toml .venv/stamp-packages
+	python3.11 -m venv .venv
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+.venv/stamp-native: native/build.py $(C_SOURCES) .venv/stamp-python
+	$(PY) native/build.py
+	@touch $@
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	clang-format --dry-run -Werror $(C_SOURCES)
+
+test: lint
+	$(PY) -m pytest
+
+clean:
+	rm -rf .venv build native/_core* .mypy_cache .ruff_cache .pytest_cache .hypothesis

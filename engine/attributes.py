@@ -1,0 +1,103 @@
+"""Extended attributes, and marks: a small index of inodes by tag.
+
+Attribute values are cut into chunks that fit a node.  A mark (tag, inode -> payload) finds, for
+example, all VM directories of a volume without a walk; being records of the namespace tree, marks
+are cloned and snapshotted with the volume.
+"""
+
+from collections.abc import Iterator
+
+from engine import errors, keys
+from engine.inode import FLAG_MARKED, Inode
+from engine.namespace import Namespace
+from engine.pool import now_ns
+
+XATTR_CREATE = 1
+XATTR_REPLACE = 2
+PAYLOAD_MAX = 1024
+
+
+class Attributes(Namespace):
+    """Attribute operations of a volume."""
+
+    def get_xattr(self, ino: int, name: bytes) -> bytes:
+        self.inode(ino)
+        prefix = keys.xattr_name_prefix(ino, name)
+        chunks = [value for _, value in self.tree.scan(prefix, prefix)]
+        if not chunks:
+            raise errors.NoAttribute(f"no attribute {name.decode(errors='replace')!r}")
+        return b"".join(chunks)
+
+    def list_xattrs(self, ino: int) -> list[bytes]:
+        self.inode(ino)
+        prefix = keys.xattr_prefix(ino)
+        return [
+            key[len(prefix) : -3]
+            for key, _ in self.tree.scan(prefix, prefix)
+            if key.endswith(b"\0\0\0")
+        ]
+
+    def set_xattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
+        self.check_writable()
+        inode = self.inode(ino)
+        if not name or b"\0" in name or len(name) > keys.NAME_MAX:
+            raise errors.InvalidArgument(f"{name!r} is no attribute name")
+        if len(value) > keys.XATTR_VALUE_MAX:
+            raise errors.TooLarge(f"an attribute holds at most {keys.XATTR_VALUE_MAX} bytes")
+        if inode.orphan:
+            raise errors.NotFound("the file was deleted")
+        prefix = keys.xattr_name_prefix(ino, name)
+        old = [key for key, _ in self.tree.scan(prefix, prefix)]
+        if old and flags == XATTR_CREATE:
+            raise errors.AlreadyExists(f"attribute {name!r} exists")
+        if not old and flags == XATTR_REPLACE:
+            raise errors.NoAttribute(f"no attribute {name!r}")
+        for key in old:
+            self.tree.delete(key)
+        for chunk, start in enumerate(range(0, max(len(value), 1), keys.CHUNK_BYTES)):
+            piece = bytes(value[start : start + keys.CHUNK_BYTES])
+            self.tree.put(keys.xattr_key(ino, name, chunk), piece)
+        self._changed(inode)
+
+    def remove_xattr(self, ino: int, name: bytes) -> None:
+        self.check_writable()
+        inode = self.inode(ino)
+        prefix = keys.xattr_name_prefix(ino, name)
+        old = [key for key, _ in self.tree.scan(prefix, prefix)]
+        if not old:
+            raise errors.NoAttribute(f"no attribute {name.decode(errors='replace')!r}")
+        for key in old:
+            self.tree.delete(key)
+        self._changed(inode)
+
+    def _changed(self, inode: Inode) -> None:
+        inode.ctime_ns = now_ns()
+        self.touch(inode)
+        self.pool.notify(self.id, inode.ino, "attr")
+
+    def set_mark(self, ino: int, tag: bytes, payload: bytes) -> None:
+        """Put the inode into the index of ``tag``, with up to 1,024 bytes to go with it."""
+        self.check_writable()
+        if not tag or b"\0" in tag or len(tag) > 32:
+            raise errors.InvalidArgument(f"{tag!r} is no tag")
+        if len(payload) > PAYLOAD_MAX:
+            raise errors.TooLarge(f"a mark holds at most {PAYLOAD_MAX} bytes")
+        inode = self.inode(ino)
+        self.tree.put(keys.mark_key(tag, ino), payload)
+        self.tree.put(keys.mark_of_inode_key(ino, tag), b"")
+        inode.flags |= FLAG_MARKED
+        self.touch(inode)
+
+    def marks(self, tag: bytes) -> Iterator[tuple[int, bytes]]:
+        """All (inode number, payload) of a tag, by inode number."""
+        prefix = keys.mark_prefix(tag)
+        for key, payload in list(self.tree.scan(prefix, prefix)):
+            yield int.from_bytes(key[len(prefix) :], "big"), payload
+
+    def get_mark(self, ino: int, tag: bytes) -> bytes | None:
+        return self.tree.get(keys.mark_key(tag, ino))
+
+    def clear_mark(self, ino: int, tag: bytes) -> None:
+        self.check_writable()
+        self.tree.delete(keys.mark_key(tag, ino))
+        self.tree.delete(keys.mark_of_inode_key(ino, tag))

@@ -1,0 +1,245 @@
+"""File contents: byte ranges over a map of whole blocks.
+
+The map knows whole blocks only; a write that starts or ends inside a block reads it, patches it
+and writes it.  Invariant that truncate and partial writes keep: in the last block, the bytes past
+the end of the file are zero, so growing a file never shows old data, and a clone may share the
+last block.
+"""
+
+import stat
+from collections.abc import Iterator
+
+import native
+from engine import errors
+from engine.attributes import Attributes
+from engine.inode import Inode
+from engine.pool import now_ns
+from engine.superblock import BLOCK_BYTES
+
+FILE_BYTES_MAX = 1 << 50
+
+
+class FileData(Attributes):
+    """Data operations of a volume."""
+
+    def file(self, ino: int) -> Inode:
+        inode = self.inode(ino)
+        if not inode.is_file:
+            if inode.is_dir:
+                raise errors.IsADirectory(f"inode {ino} is a directory")
+            raise errors.InvalidArgument(f"inode {ino} is no regular file")
+        return inode
+
+    def data_tree(self, inode: Inode) -> native.Tree:
+        return inode.data_tree(self.effective_epoch(inode))
+
+    def read(self, ino: int, offset: int, size: int) -> bytes:
+        """Up to ``size`` bytes; short at the end of the file.  May raise Corrupt."""
+        inode = self.file(ino)
+        size = max(min(size, inode.size - offset), 0)
+        buffer = bytearray(size)
+        self.read_into(ino, offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, ino: int, offset: int, buffer: memoryview) -> int:
+        """Fill ``buffer`` from the file; returns the bytes read, short at the end of the file."""
+        inode = self.file(ino)
+        if offset < 0:
+            raise errors.InvalidArgument("negative offset")
+        size = min(len(buffer), inode.size - offset)
+        if size <= 0:
+            return 0
+        try:
+            self.pool.core.read_into(self.data_tree(inode), offset, buffer[:size])
+        except native.CorruptBlock as error:
+            raise errors.Corrupt(self._name_block(inode, error)) from error
+        except native.CorruptNode as error:
+            raise errors.Corrupt(f"{self}: inode {ino}: {error}; run `ramet fsck`") from error
+        return size
+
+    def _name_block(self, inode: Inode, error: native.CorruptBlock) -> str:
+        path = self.path_of(inode.ino) or f"(inode {inode.ino})"
+        return (
+            f"{self}:{path}: block {error.block} (slot {error.address}) fails its check; "
+            "restore the file from a good copy"
+        )
+
+    def write(self, ino: int, offset: int, data: "bytes | bytearray | memoryview") -> int:
+        """Write all of ``data`` at ``offset``; returns its length."""
+        self.check_writable()
+        inode = self.file(ino)
+        length = len(data)
+        self._check_range(offset, length)
+        if not length:
+            return 0
+        self._write(inode, offset, memoryview(data).cast("B"))
+        if offset + length > inode.size:
+            self._set_size(inode, offset + length)
+        inode.mtime_ns = inode.ctime_ns = now_ns()
+        self.touch(inode)
+        self.pool.notify(self.id, ino, "data")
+        return length
+
+    def _write(self, inode: Inode, offset: int, data: memoryview) -> None:
+        first, head = divmod(offset, BLOCK_BYTES)
+        end = offset + len(data)
+        tail = end % BLOCK_BYTES
+        tree = self.data_tree(inode)
+        try:
+            if head or tail:
+                data = self._patched(tree, first, head, data)
+            self.pool.write_blocks(tree, first, data)
+        except native.CorruptBlock as error:
+            raise errors.Corrupt(self._name_block(inode, error)) from error
+        except native.CorruptNode as error:
+            raise errors.Corrupt(f"{self}: inode {inode.ino}: {error}; run `ramet fsck`") from error
+        finally:
+            self._take_tree(inode)
+
+    def _patched(self, tree: native.Tree, first: int, head: int, data: memoryview) -> memoryview:
+        """``data`` widened to whole blocks with what the file has there now."""
+        blocks = -(-(head + len(data)) // BLOCK_BYTES)
+        whole = memoryview(bytearray(blocks * BLOCK_BYTES))
+        read = self.pool.core.read_into
+        if head:
+            read(tree, first * BLOCK_BYTES, whole[:BLOCK_BYTES])
+        if (head + len(data)) % BLOCK_BYTES and (blocks > 1 or not head):
+            read(tree, (first + blocks - 1) * BLOCK_BYTES, whole[-BLOCK_BYTES:])
+        whole[head : head + len(data)] = data
+        return whole
+
+    def _take_tree(self, inode: Inode) -> None:
+        grown = inode.take_tree()
+        if grown and not inode.orphan:
+            self.record.blocks += grown
+            self.store_record()
+
+    def _set_size(self, inode: Inode, size: int) -> None:
+        if not inode.orphan:
+            self.record.logical_bytes += size - inode.size
+            self.store_record()
+        inode.size = size
+
+    @staticmethod
+    def _check_range(offset: int, length: int) -> None:
+        if offset < 0 or length < 0:
+            raise errors.InvalidArgument("negative offset or length")
+        if offset + length > FILE_BYTES_MAX:
+            raise errors.TooLarge(f"a file holds at most {FILE_BYTES_MAX >> 50} PiB")
+
+    def truncate(self, inode: Inode, size: int) -> None:
+        """Set the size; what is cut off is gone, what is added reads as zeroes."""
+        self._check_range(size, 0)
+        if size < inode.size:
+            self._clear(inode, size, inode.size - size, to_end=True)
+        self._set_size(inode, size)
+        inode.mtime_ns = inode.ctime_ns = now_ns()
+        self.touch(inode)
+        self.pool.notify(self.id, inode.ino, "data")
+
+    def punch(self, ino: int, offset: int, length: int) -> None:
+        """Turn a byte range into a hole; the size stays."""
+        self.check_writable()
+        inode = self.file(ino)
+        self._check_range(offset, length)
+        length = min(length, inode.size - offset)
+        if length <= 0:
+            return
+        self._clear(inode, offset, length, to_end=offset + length == inode.size)
+        inode.mtime_ns = inode.ctime_ns = now_ns()
+        self.touch(inode)
+        self.pool.notify(self.id, ino, "data")
+
+    def _clear(self, inode: Inode, offset: int, length: int, *, to_end: bool) -> None:
+        """Zero a range: whole blocks leave the map, partial ones are patched.
+
+        With ``to_end`` the last block goes whole (what follows the end is zero by invariant).
+        """
+        end = offset + length
+        first = -(-offset // BLOCK_BYTES)
+        last = -(-end // BLOCK_BYTES) if to_end else end // BLOCK_BYTES
+        if first > last:
+            self._zero(inode, offset, length)
+            return
+        if offset < first * BLOCK_BYTES:
+            self._zero(inode, offset, first * BLOCK_BYTES - offset)
+        if not to_end and end > last * BLOCK_BYTES:
+            self._zero(inode, last * BLOCK_BYTES, end - last * BLOCK_BYTES)
+        if first < last:
+            tree = self.data_tree(inode)
+            try:
+                self.pool.core.punch(tree, first, last - first)
+            except native.CorruptNode as error:
+                raise errors.Corrupt(f"{self}: inode {inode.ino}: {error}") from error
+            finally:
+                self._take_tree(inode)
+
+    def _zero(self, inode: Inode, offset: int, length: int) -> None:
+        if length and self.pool.core.next_data(
+            self.data_tree(inode), offset // BLOCK_BYTES
+        ) == offset // BLOCK_BYTES:  # fmt: skip
+            self._write(inode, offset, memoryview(bytes(length)))
+
+    def seek_data(self, ino: int, offset: int) -> int | None:
+        """The first byte at or after ``offset`` in a mapped block; None when there is none."""
+        inode = self.file(ino)
+        if not 0 <= offset < inode.size:
+            return None
+        block = self.pool.core.next_data(self.data_tree(inode), offset // BLOCK_BYTES)
+        if block is None or block * BLOCK_BYTES >= inode.size:
+            return None
+        return max(offset, block * BLOCK_BYTES)
+
+    def seek_hole(self, ino: int, offset: int) -> int | None:
+        """The first byte at or after ``offset`` in a hole; the end of the file counts as one."""
+        inode = self.file(ino)
+        if not 0 <= offset < inode.size:
+            return None
+        block = self.pool.core.next_hole(self.data_tree(inode), offset // BLOCK_BYTES)
+        return min(max(offset, block * BLOCK_BYTES), inode.size)
+
+    def extents(self, ino: int) -> Iterator[native.Extent]:
+        """The file's extents in order: runs of logical blocks that are runs of addresses."""
+        inode = self.file(ino)
+        tree = self.data_tree(inode)
+        end = -(-inode.size // BLOCK_BYTES)
+        block, step = 0, 1 << 16
+        while block < end:
+            following = self.pool.core.next_data(tree, block)
+            if following is None:
+                return
+            count = min(step, end - following)
+            yield from self.pool.core.lookup(tree, following, count)
+            block = following + count
+
+    def setattr(
+        self,
+        ino: int,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+        ctime_ns: int | None = None,
+    ) -> Inode:
+        """Change attributes; None leaves one as it is.  A size change is a truncate."""
+        self.check_writable()
+        inode = self.inode(ino)
+        if size is not None:
+            self.truncate(self.file(ino), size)
+        if mode is not None:
+            inode.mode = inode.kind | stat.S_IMODE(mode)
+        if uid is not None:
+            inode.uid = uid
+        if gid is not None:
+            inode.gid = gid
+        if atime_ns is not None:
+            inode.atime_ns = atime_ns
+        if mtime_ns is not None:
+            inode.mtime_ns = mtime_ns
+        inode.ctime_ns = now_ns() if ctime_ns is None else ctime_ns
+        self.touch(inode)
+        self.pool.notify(self.id, ino, "attr")
+        return inode

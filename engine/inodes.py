@@ -1,0 +1,172 @@
+"""A volume's inodes in memory: loaded on demand, written back to the namespace tree in bulk.
+
+Data writes change an inode (size, times, map root) far more often than a commit needs it, so
+changed inodes wait here; ``flush`` puts them into the tree before any capture, snapshot or clone.
+At most INODES_DIRTY_MAX wait, which bounds what those have to do.
+
+Invariants:
+- one Inode object per (volume, ino), as long as it is dirty, held or an orphan;
+- an orphan (unlinked or staged, and held) lives in the orphan table, with its effective epoch in
+  its own ``shared_epoch``, because the volume's later snapshots do not contain it.
+"""
+
+from engine import errors, keys
+from engine.btree import BTree
+from engine.inode import Inode
+from engine.pool import INODES_DIRTY_MAX, Pool, now_ns
+from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord
+
+INODES_MAX = 65_536
+
+
+class InodeTable:
+    """The base of a volume: its record, its tree and its inodes."""
+
+    def __init__(self, pool: Pool, record: VolumeRecord) -> None:
+        self.pool = pool
+        self.record = record
+        self.tree = BTree(pool.nodes, record.root, record.shared_epoch, pool.superblock.records_max)
+        self._inodes: dict[int, Inode] = {}
+        self._dirty: dict[int, Inode] = {}
+        self._holds: dict[int, int] = {}
+        self.removed = False
+
+    @property
+    def id(self) -> int:
+        return self.record.id
+
+    @property
+    def is_snapshot(self) -> bool:
+        return bool(self.record.flags & FLAG_SNAPSHOT)
+
+    @property
+    def read_only(self) -> bool:
+        return self.is_snapshot or self.pool.read_only
+
+    def check_writable(self) -> None:
+        if self.record.flags & FLAG_SNAPSHOT:
+            raise errors.ReadOnly("a snapshot is read-only; clone it to change it")
+        if self.removed:
+            raise errors.Stale("the volume was removed; choose another")
+        self.pool.check_writable()
+
+    def inode(self, ino: int) -> Inode:
+        """The inode; Stale when it is gone."""
+        inode = self._inodes.get(ino)
+        if inode is None:
+            record = self.tree.get(keys.inode_key(ino))
+            if record is None or self.removed:
+                raise errors.Stale(f"inode {ino} is gone; look its name up again")
+            inode = self._remember(Inode.unpack(ino, record))
+        return inode
+
+    def _remember(self, inode: Inode) -> Inode:
+        self._inodes[inode.ino] = inode
+        if len(self._inodes) > INODES_MAX:
+            for ino in list(self._inodes)[: INODES_MAX // 2]:
+                if ino not in self._dirty and ino not in self._holds and ino != inode.ino:
+                    del self._inodes[ino]
+        return inode
+
+    def new_inode(self, mode: int, uid: int, gid: int) -> Inode:
+        """A fresh inode, not yet in the tree; the caller stores or stages it."""
+        state = self.pool.state
+        inode = Inode(state.next_ino, mode, uid, gid, now_ns())
+        inode.generation = state.next_generation
+        state.next_ino += 1
+        state.next_generation += 1
+        inode.change = self.pool.next_change()
+        return inode
+
+    def store_inode(self, inode: Inode) -> None:
+        """Put the inode into the tree (or the orphan table) now."""
+        if inode.orphan:
+            self.pool.put_orphan(self.id, inode.ino, inode.pack())
+        else:
+            self.tree.put(keys.inode_key(inode.ino), inode.pack())
+        if inode.dirty:
+            inode.dirty = False
+            del self._dirty[inode.ino]
+
+    def touch(self, inode: Inode) -> None:
+        """The inode changed: new change counter, stored by the next flush."""
+        inode.change = self.pool.next_change()
+        self.mark_dirty(inode)
+
+    def mark_dirty(self, inode: Inode) -> None:
+        if not inode.dirty:
+            if len(self._dirty) >= INODES_DIRTY_MAX:
+                self.flush()
+            inode.dirty = True
+            self._dirty[inode.ino] = inode
+
+    def flush(self) -> None:
+        """Put all changed inodes into the tree, and the tree's root into the volume's record."""
+        for inode in list(self._dirty.values()):
+            self.store_inode(inode)
+        record = self.record
+        if record.root != self.tree.root or record.shared_epoch != self.tree.shared_epoch:
+            record.root = self.tree.root
+            record.shared_epoch = self.tree.shared_epoch
+            self.store_record()
+
+    def store_record(self) -> None:
+        self.pool.put("volumes", self.id.to_bytes(8, "big"), self.record.pack())
+
+    def hold(self, ino: int) -> Inode:
+        """An open reference: an inode that is unlinked while held lives until ``release``."""
+        inode = self.inode(ino)
+        self._holds[ino] = self._holds.get(ino, 0) + 1
+        return inode
+
+    def release(self, ino: int) -> None:
+        """Give an open reference back; the last one on an orphan lets it go."""
+        count = self._holds.get(ino, 0) - 1
+        if count > 0:
+            self._holds[ino] = count
+            return
+        self._holds.pop(ino, None)
+        inode = self._inodes.get(ino)
+        if inode is not None and inode.orphan:
+            self._forget(inode)
+            if not self.pool.read_only:
+                self.pool.drop_orphan(self.id, ino)
+
+    def _forget(self, inode: Inode) -> None:
+        self._inodes.pop(inode.ino, None)
+        if inode.dirty:
+            inode.dirty = False
+            del self._dirty[inode.ino]
+
+    @property
+    def held(self) -> bool:
+        return bool(self._holds)
+
+    def make_orphan(self, inode: Inode) -> None:
+        """Unlinked while open (or staged): keep it, with the epoch that is in force for it now."""
+        inode.shared_epoch = max(inode.shared_epoch, self.tree.shared_epoch)
+        inode.orphan = True
+        self.mark_dirty(inode)
+
+    def effective_epoch(self, inode: Inode) -> int:
+        """The epoch at which the inode's map was last shared, by itself or with its volume."""
+        if inode.orphan:
+            return inode.shared_epoch
+        return max(inode.shared_epoch, self.tree.shared_epoch)
+
+    def reset(self, root: int, shared_epoch: int) -> None:
+        """Restore: another tree; every inode in memory, held or not, is of the past."""
+        for ino, inode in list(self._inodes.items()):
+            if inode.orphan:
+                self.pool.drop_orphan(self.id, ino)
+        self._inodes.clear()
+        self._dirty.clear()
+        self._holds.clear()
+        self.tree.root = root
+        self.tree.shared_epoch = shared_epoch
+
+    def drop_caches(self) -> None:
+        """Forget clean inodes that nobody holds (tests)."""
+        for ino, inode in list(self._inodes.items()):
+            if not inode.dirty and ino not in self._holds and not inode.orphan:
+                del self._inodes[ino]

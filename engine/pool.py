@@ -1,0 +1,176 @@
+"""The pool: what all volumes of a store share - blocks, nodes, counters, orphans, changes.
+
+Volumes know the pool and not each other.  Everything here is changed on the engine thread only;
+a commit captures it in one call (engine/commit.py).
+
+Invariants:
+- counters only grow; ``epoch`` is bumped by every clone, snapshot and restore;
+- a freed slot stays unusable until the commit that frees it is durable and every reader pinned
+  before that has gone (``pin``).
+"""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import lmdb
+
+import native
+from engine import errors
+from engine.meta import Meta, Reader, orphan_key
+from engine.nodes import NodeCache
+from engine.slabs import SlabPool
+from engine.superblock import State, Superblock
+
+INODES_DIRTY_MAX = 128  # in-core inodes not yet in their trees; bounds what capture has to do
+MAP_CALL_BYTES = 4 << 20  # one native write call at most
+
+
+class Change(NamedTuple):
+    """What a listener is told: ``what`` is "data", "attr", "entry" or "volumes"."""
+
+    volume_id: int
+    ino: int
+    what: str
+    name: bytes | None = None
+    parent: int = 0
+
+
+class Pool:
+    """One store's shared state."""
+
+    def __init__(
+        self,
+        superblock: Superblock,
+        state: State,
+        meta: Meta,
+        slabs: SlabPool,
+        *,
+        cache_bytes: int,
+        read_only: bool,
+    ) -> None:
+        self.superblock = superblock
+        self.state = state
+        self.meta = meta
+        self.slabs = slabs
+        self.read_only = read_only
+        self.failed: str | None = None
+        self.generation = 1
+        nodes_max = max(cache_bytes // native.NODE_BYTES, 256)
+        self.core = native.Core(
+            hash_seed=superblock.hash_seed,
+            load_node=meta.read_node,
+            fanout=superblock.fanout,
+            slab_slots=superblock.slab_slots,
+            cache_nodes=nodes_max * 3 // 4,
+            next_node_id=state.next_node,
+        )
+        self.nodes = NodeCache(
+            meta.read_node, self.core.take_node_id, superblock.hash_seed, nodes_max // 16
+        )
+        self.listeners: list[Callable[[Change], None]] = []
+        self.puts: dict[tuple[str, bytes], bytes] = {}
+        self.deletes: set[tuple[str, bytes]] = set()
+        self._pins: dict[int, int] = {}
+        self._next_pin = 0
+        self.set_epoch(state.epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.state.epoch = epoch
+        self.nodes.epoch = epoch
+        self.core.epoch = epoch
+
+    def bump_epoch(self) -> int:
+        """Start a new epoch; returns the one that has just become history."""
+        old = self.state.epoch
+        self.set_epoch(old + 1)
+        return old
+
+    def next_change(self) -> int:
+        change = self.state.next_change
+        self.state.next_change = change + 1
+        return change
+
+    def check_writable(self) -> None:
+        if self.failed is not None:
+            raise errors.StoreFailed(f"the store takes no writes: {self.failed}; reopen it")
+        if self.read_only:
+            raise errors.ReadOnly("the store was opened read-only; open it for writing")
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        """Store a small record with the next commit."""
+        self.deletes.discard((table, key))
+        self.puts[table, key] = value
+
+    def delete(self, table: str, key: bytes) -> None:
+        self.puts.pop((table, key), None)
+        self.deletes.add((table, key))
+
+    def put_orphan(self, volume_id: int, ino: int, record: bytes) -> None:
+        self.put("orphans", orphan_key(volume_id, ino), record)
+
+    def drop_orphan(self, volume_id: int, ino: int) -> None:
+        self.delete("orphans", orphan_key(volume_id, ino))
+
+    def notify(
+        self, volume_id: int, ino: int, what: str, name: bytes | None = None, parent: int = 0
+    ) -> None:
+        if self.listeners:
+            change = Change(volume_id, ino, what, name, parent)
+            for listener in self.listeners:
+                listener(change)
+
+    @property
+    def dirty(self) -> bool:
+        """Whether a commit would store anything."""
+        return bool(
+            self.nodes.dirty or self.nodes.dead or self.puts or self.deletes or self.core.dirty
+        )
+
+    def write_blocks(self, tree: native.Tree, first_block: int, data: memoryview) -> None:
+        """Write whole blocks; adds a slab when the free slots run out."""
+        step = MAP_CALL_BYTES
+        for start in range(0, len(data), step):
+            piece = data[start : start + step]
+            block = first_block + start // self.superblock.block_bytes
+            while True:
+                try:
+                    self.core.write(tree, block, piece)
+                except native.NeedSlab:
+                    self.add_slab()
+                    continue
+                break
+
+    def add_slab(self) -> None:
+        slab = self.state.slabs
+        self.core.add_slab(slab, self.slabs.create(slab))
+        self.state.slabs = slab + 1
+
+    def pin(self) -> int:
+        """A reader on a thread starts: slots freed from now on are not reused until ``unpin``."""
+        pin = self._next_pin
+        self._next_pin += 1
+        self._pins[pin] = self.generation
+        return pin
+
+    def unpin(self, pin: int) -> None:
+        del self._pins[pin]
+
+    def oldest_pin(self) -> int | None:
+        """The generation in which the oldest running reader began."""
+        return min(self._pins.values(), default=None)
+
+    def reader(self) -> Reader:
+        return Reader(self.meta)
+
+    def fail(self, reason: str) -> None:
+        """A write to the store's disk failed: take no more writes (DESIGN, Commit)."""
+        if self.failed is None:
+            self.failed = reason
+
+
+def now_ns() -> int:
+    return time.time_ns()
+
+
+METADATA_ERRORS = (OSError, lmdb.Error)

@@ -1,0 +1,526 @@
+"""The store: opens and closes, owns volumes, and is the one door to clone, commit and gc.
+
+Directory layout (docs/FORMAT.md): ``meta/`` the LMDB environment, ``slabs/`` the blocks, ``index/``
+the fingerprint index (derived), ``run/`` the daemon's socket, ``lock`` held by the one process
+that owns the store.
+"""
+
+import fcntl
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from engine import clones, errors
+from engine.commit import Commit, write_or_fail
+from engine.gc import Gc, GcResult
+from engine.inode import Inode
+from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Meta, unpack_chunk_key
+from engine.pool import Change, Pool, now_ns
+from engine.slabs import SlabPool
+from engine.superblock import SLAB_SLOTS, State, Superblock
+from engine.volume import Volume
+from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord, check_volume_name
+from native import EXTENT_FANOUT
+
+__all__ = ["Change", "Space", "Store"]
+
+RECORDS_MAX = 1 << 16
+CACHE_BYTES = 256 << 20
+INDEX_FILE = "fingerprints"
+
+
+@dataclass(frozen=True)
+class Space:
+    """Space figures of the whole store, in bytes; all O(volumes) to compute."""
+
+    logical_bytes: int  # the sum of all file sizes
+    referenced_bytes: int  # mapped blocks, counted in every file and volume that maps them
+    physical_bytes: int  # allocated slots
+    metadata_bytes: int
+    free_bytes: int  # of the host file system
+    volumes: int
+    snapshots: int
+    files: int
+
+
+class Store:
+    """An open store.  Use as a context manager; ``close`` commits."""
+
+    def __init__(self, path: Path, lock_fd: int, pool: Pool) -> None:
+        self.path = path
+        self._lock_fd = lock_fd
+        self.pool = pool
+        self._volumes: dict[int, Volume] = {}
+        self._names: dict[str, Volume] = {}
+        self._snapshots: dict[int, dict[str, Volume]] = {}
+        self._in_flight: Commit | None = None
+        self._waiting_for_readers: list[Commit] = []
+        self._records: dict[str, bytes] = {}
+
+    # --- life
+
+    @staticmethod
+    def create(
+        path: "str | os.PathLike[str]",
+        *,
+        fanout: int = EXTENT_FANOUT,
+        records_max: int = RECORDS_MAX,
+        slab_slots: int = SLAB_SLOTS,
+    ) -> None:
+        """Make a store in an empty or new directory.  AlreadyExists, NotADirectory, OSError."""
+        root = Path(path)
+        superblock = Superblock.new(
+            fanout=fanout, records_max=records_max, slab_slots=slab_slots
+        )  # fmt: skip
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (root / "meta").exists():
+            raise errors.AlreadyExists(f"{root} is a store already; choose another directory")
+        if any(root.iterdir()):
+            raise errors.NotEmpty(f"{root} is not empty; choose an empty directory")
+        for name in ("slabs", "index", "run", "meta.new"):
+            (root / name).mkdir(mode=0o700)
+        (root / "lock").touch(mode=0o600)
+        meta = Meta(root / "meta.new", create=True)
+        puts = [
+            ("super", SUPERBLOCK_KEY, superblock.pack()),
+            ("super", STATE_KEY, State().pack()),
+        ]
+        meta.write((), (), puts, ())
+        meta.close()
+        os.rename(root / "meta.new", root / "meta")
+        for directory in (root / "meta", root, root.parent):
+            fd = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    @classmethod
+    def open(
+        cls,
+        path: "str | os.PathLike[str]",
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        read_only: bool = False,
+    ) -> "Store":
+        """Open a store.  NoSuchStore, StoreInUse, Corrupt, Unsupported."""
+        root = Path(path)
+        if not (root / "meta").is_dir():
+            raise errors.NoSuchStore(f"{root} is no store; make one with `ramet init {root}`")
+        lock_fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock_fd)
+            raise errors.StoreInUse(
+                f"another process owns {root}; use its daemon or stop it first"
+            ) from None
+        try:
+            meta = Meta(root / "meta", read_only=read_only)
+            superblock = Superblock.unpack(meta.get("super", SUPERBLOCK_KEY))
+            state = State.unpack(meta.get("super", STATE_KEY))
+            slabs = SlabPool(
+                root / "slabs", superblock.slab_slots * superblock.block_bytes, read_only=read_only
+            )
+            pool = Pool(
+                superblock, state, meta, slabs, cache_bytes=cache_bytes, read_only=read_only
+            )  # fmt: skip
+            store = cls(root, lock_fd, pool)
+            store._load()
+        except BaseException:
+            os.close(lock_fd)
+            raise
+        return store
+
+    def _load(self) -> None:
+        pool = self.pool
+        for slab in range(pool.state.slabs):
+            pool.core.add_slab(slab, pool.slabs.open(slab))
+        for key, bits in pool.meta.items("slots"):
+            slab, chunk = unpack_chunk_key(key)
+            pool.core.load_chunk(slab, chunk, bits)
+        for key, value in pool.meta.items("records"):
+            self._records[key.decode()] = value
+        for _, raw in pool.meta.items("volumes"):
+            record = VolumeRecord.unpack(raw)
+            parent = self._volumes.get(record.parent_id)
+            if record.flags & FLAG_SNAPSHOT and parent is None:
+                raise errors.Corrupt(f"snapshot {record.name} has no volume; run `ramet fsck`")
+            self._add(Volume(pool, record, parent))
+        if not pool.read_only:
+            for key, _ in pool.meta.items("orphans"):
+                pool.delete("orphans", key)
+        index = self.path / "index" / INDEX_FILE
+        if index.exists():
+            pool.core.index_import(index.read_bytes())
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Commit (unless the store has failed or is read-only) and let go of everything."""
+        try:
+            if not self.pool.read_only and self.pool.failed is None:
+                self.commit()
+                self._save_index()
+        finally:
+            self._release()
+
+    def abandon(self) -> None:
+        """Let go without a commit: what a crash of the process would leave."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock_fd < 0:
+            return
+        self.pool.core.close()
+        self.pool.slabs.close()
+        self.pool.meta.close()
+        os.close(self._lock_fd)
+        self._lock_fd = -1
+
+    def _save_index(self) -> None:
+        """The index is derived: it need not be durable, it must only be whole."""
+        target = self.path / "index" / INDEX_FILE
+        scratch = target.with_suffix(".new")
+        scratch.write_bytes(self.pool.core.index_export())
+        scratch.chmod(0o600)
+        os.replace(scratch, target)
+
+    @property
+    def uuid(self) -> uuid.UUID:
+        return self.pool.superblock.uuid
+
+    @property
+    def failed(self) -> str | None:
+        """Why the store takes no more writes; None while it does."""
+        return self.pool.failed
+
+    @property
+    def listeners(self) -> list[Callable[[Change], None]]:
+        """Called after each change, on the engine thread; must be quick and raise nothing."""
+        return self.pool.listeners
+
+    # --- volumes
+
+    def _add(self, volume: Volume) -> Volume:
+        self._volumes[volume.id] = volume
+        if volume.is_snapshot:
+            self._snapshots.setdefault(volume.record.parent_id, {})[volume.name] = volume
+        else:
+            self._names[volume.name] = volume
+        return volume
+
+    def _new_record(self, name: str, root: int, epoch: int) -> VolumeRecord:
+        check_volume_name(name)
+        state = self.pool.state
+        record = VolumeRecord(state.next_volume, name, root, epoch, 0, now_ns())
+        state.next_volume += 1
+        return record
+
+    def _check_free(self, name: str) -> None:
+        check_volume_name(name)
+        self.pool.check_writable()
+        if name in self._names:
+            raise errors.AlreadyExists(f"volume {name} exists; choose another name")
+
+    def create_volume(self, name: str) -> Volume:
+        """A new, empty volume."""
+        self._check_free(name)
+        volume = Volume(self.pool, self._new_record(name, 0, 0))
+        volume.make_root()
+        self._add(volume)
+        volume.store_record()
+        self.pool.notify(volume.id, 0, "volumes")
+        return volume
+
+    def volumes(self) -> list[Volume]:
+        """All volumes (no snapshots), by name."""
+        return [self._names[name] for name in sorted(self._names)]
+
+    def volume(self, name: str) -> Volume:
+        volume = self._names.get(name)
+        if volume is None:
+            raise errors.NotFound(f"no volume {name!r}; see `ramet volume ls`")
+        return volume
+
+    def volume_by_id(self, volume_id: int) -> Volume:
+        """A volume or snapshot by its number; Stale when it is gone."""
+        volume = self._volumes.get(volume_id)
+        if volume is None:
+            raise errors.Stale(f"volume number {volume_id} is gone")
+        return volume
+
+    def rename_volume(self, old: str, new: str) -> None:
+        volume = self.volume(old)
+        self._check_free(new)
+        del self._names[old]
+        volume.record.name = new
+        self._names[new] = volume
+        volume.store_record()
+        self.pool.notify(volume.id, 0, "volumes")
+
+    def remove_volume(self, name: str, *, force: bool = False) -> None:
+        """Remove a volume and its snapshots; Busy while files are open, unless forced."""
+        self.pool.check_writable()
+        volume = self.volume(name)
+        doomed = [*self.snapshots(volume), volume]
+        if not force and any(v.held for v in doomed):
+            raise errors.Busy(f"files of {name} are open; close them, or force")
+        for each in doomed:
+            self._drop(each)
+        del self._names[name]
+        self._snapshots.pop(volume.id, None)
+
+    def _drop(self, volume: Volume) -> None:
+        volume.reset(0, 0)
+        volume.removed = True
+        del self._volumes[volume.id]
+        self.pool.delete("volumes", volume.id.to_bytes(8, "big"))
+        self.pool.notify(volume.id, 0, "volumes")
+
+    def clone_volume(self, source: Volume, name: str) -> Volume:
+        """A writable clone of a volume or snapshot: one root copied, whatever is in it."""
+        self._check_free(name)
+        volume = self._copy_root(source, name)
+        self._add(volume)
+        return volume
+
+    def _copy_root(self, source: Volume, name: str, parent: Volume | None = None) -> Volume:
+        source.flush()
+        epoch = self.pool.bump_epoch()
+        if not source.is_snapshot:
+            source.tree.shared_epoch = source.record.shared_epoch = epoch
+            source.store_record()
+        record = self._new_record(name, source.tree.root, epoch)
+        record.origin_id = source.id
+        record.files, record.blocks = source.record.files, source.record.blocks
+        record.logical_bytes = source.record.logical_bytes
+        if parent is not None:
+            record.parent_id = parent.id
+            record.flags |= FLAG_SNAPSHOT
+        volume = Volume(self.pool, record, parent)
+        volume.store_record()
+        self.pool.notify(volume.id, 0, "volumes")
+        return volume
+
+    # --- snapshots
+
+    def snapshots(self, volume: Volume) -> list[Volume]:
+        """The volume's snapshots, oldest first."""
+        return sorted(self._snapshots.get(volume.id, {}).values(), key=lambda s: s.id)
+
+    def snapshot(self, volume: Volume, name: str) -> Volume:
+        found = self._snapshots.get(volume.id, {}).get(name)
+        if found is None:
+            raise errors.NotFound(f"no snapshot {name!r} of {volume}; see `ramet snapshot ls`")
+        return found
+
+    def create_snapshot(self, volume: Volume, name: str) -> Volume:
+        """A read-only, point-in-time view of the volume; constant time."""
+        volume.check_writable()
+        check_volume_name(name)
+        if name in self._snapshots.get(volume.id, {}):
+            raise errors.AlreadyExists(f"{volume} has a snapshot {name}; choose another name")
+        return self._add(self._copy_root(volume, name, volume))
+
+    def remove_snapshot(self, volume: Volume, name: str, *, force: bool = False) -> None:
+        self.pool.check_writable()
+        snapshot = self.snapshot(volume, name)
+        if snapshot.held and not force:
+            raise errors.Busy(f"files of {snapshot} are open; close them, or force")
+        self._drop(snapshot)
+        del self._snapshots[volume.id][name]
+
+    def restore(self, volume: Volume, name: str, *, force: bool = False) -> None:
+        """Take the volume back to a snapshot.  Busy while files are open; forced, their handles
+        go stale.  Inode numbers and generations made since are never used again."""
+        volume.check_writable()
+        snapshot = self.snapshot(volume, name)
+        if volume.held and not force:
+            raise errors.Busy(f"files of {volume} are open; close them, or force")
+        epoch = self.pool.bump_epoch()
+        volume.reset(snapshot.tree.root, epoch)
+        record, past = volume.record, snapshot.record
+        record.root, record.shared_epoch = volume.tree.root, epoch
+        record.files, record.blocks = past.files, past.blocks
+        record.logical_bytes = past.logical_bytes
+        volume.store_record()
+        self.pool.notify(volume.id, 0, "volumes")
+
+    # --- clones of files
+
+    def clone_file(
+        self, source: Volume, source_ino: int, target: Volume, parent: int, name: bytes, *,
+        replace: bool = False, mode: int | None = None, uid: int | None = None,
+        gid: int | None = None,
+    ) -> Inode:  # fmt: skip
+        return clones.clone_file(
+            source, source_ino, target, parent, name,
+            replace=replace, mode=mode, uid=uid, gid=gid,
+        )  # fmt: skip
+
+    def clone_range(
+        self, source: Volume, source_ino: int, source_offset: int,
+        target: Volume, target_ino: int, target_offset: int, length: int,
+    ) -> int:  # fmt: skip
+        return clones.clone_range(
+            source, source_ino, source_offset, target, target_ino, target_offset, length
+        )
+
+    def clone_tree(
+        self, source: Volume, source_dir: int, target: Volume, parent: int, name: bytes
+    ) -> Inode:  # fmt: skip
+        return clones.clone_tree(source, source_dir, target, parent, name)
+
+    def remove_tree(self, volume: Volume, parent: int, name: bytes) -> int:
+        return clones.remove_tree(volume, parent, name)
+
+    # --- commit
+
+    @property
+    def generation(self) -> int:
+        """Grows with each capture: what changes now is in the commit of this number."""
+        return self.pool.generation
+
+    @property
+    def dirty(self) -> bool:
+        self._flush()
+        return self.pool.dirty
+
+    @property
+    def dirty_nodes(self) -> int:
+        """Nodes the next commit will store; what back-pressure goes by."""
+        return len(self.pool.nodes.dirty) + self.pool.core.dirty_nodes
+
+    def _flush(self) -> None:
+        for volume in self._volumes.values():
+            if not volume.is_snapshot:
+                volume.flush()
+
+    def capture(self, *, force: bool = False) -> Commit | None:
+        """Freeze what has changed; None when nothing has.  One commit at a time."""
+        self.pool.check_writable()
+        assert self._in_flight is None, "finish the commit in flight first"
+        self._flush()
+        if not (force or self.pool.dirty):
+            return None
+        self._in_flight = Commit(self.pool)
+        return self._in_flight
+
+    def finish(self, commit: Commit) -> None:
+        """Back on the engine thread: a durable commit's nodes are clean, its freed slots free."""
+        assert commit is self._in_flight
+        self._in_flight = None
+        if not commit.durable:
+            self.pool.fail("a commit did not reach its disk")
+            return
+        self.pool.core.release(commit.sealed)
+        self.pool.nodes.release()
+        self._waiting_for_readers.append(commit)
+        self.release_freed()
+
+    def release_freed(self) -> None:
+        """Reuse the slots of durable commits, as far as no earlier reader is still running."""
+        oldest = self.pool.oldest_pin()
+        waiting = self._waiting_for_readers
+        while waiting and (oldest is None or oldest > waiting[0].generation):
+            self.pool.core.release_freed(waiting.pop(0).sealed)
+
+    def fail(self, reason: str) -> None:
+        self.pool.fail(reason)
+
+    def commit(self) -> None:
+        """Capture, write and finish, here and now.  StoreFailed when the disk fails."""
+        commit = self.capture()
+        if commit is not None:
+            try:
+                write_or_fail(commit, self.pool)
+            finally:
+                self.finish(commit)
+
+    # --- space
+
+    def start_gc(self) -> tuple[Gc, Commit]:
+        """Arm a gc run and capture its commit in the same instant (see engine/gc.py)."""
+        gc = Gc(self.pool)
+        commit = self.capture(force=True)
+        assert commit is not None
+        return gc, commit
+
+    def gc(self) -> GcResult:
+        """A whole gc run, here and now."""
+        gc, commit = self.start_gc()
+        try:
+            try:
+                write_or_fail(commit, self.pool)
+            finally:
+                self.finish(commit)
+            gc.open()
+            gc.mark()
+            while not gc.sweep():
+                pass
+        finally:
+            gc.close()
+        self.commit()
+        return gc.result
+
+    def space(self) -> Space:
+        """The store's space figures."""
+        pool = self.pool
+        host = os.statvfs(self.path)
+        every = self._volumes.values()
+        block = pool.superblock.block_bytes
+        return Space(
+            logical_bytes=sum(v.logical_bytes for v in every),
+            referenced_bytes=sum(v.referenced_bytes for v in every),
+            physical_bytes=pool.core.allocated_slots * block,
+            metadata_bytes=pool.meta.used_bytes(),
+            free_bytes=host.f_bavail * host.f_frsize + pool.core.free_slots * block,
+            volumes=len(self._names),
+            snapshots=len(self._volumes) - len(self._names),
+            files=sum(v.files for v in self._names.values()),
+        )
+
+    # --- records of upper layers
+
+    @property
+    def records(self) -> "Records":
+        return Records(self.pool, self._records)
+
+
+class Records:
+    """A small persistent table for the layers above: jobs, hosts, shares."""
+
+    def __init__(self, pool: Pool, table: dict[str, bytes]) -> None:
+        self._pool = pool
+        self._table = table
+
+    def get(self, key: str) -> bytes | None:
+        return self._table.get(key)
+
+    def put(self, key: str, value: bytes) -> None:
+        if not key or len(key.encode()) > 500:
+            raise errors.InvalidArgument("a record's key has 1 to 500 bytes")
+        self._pool.check_writable()
+        self._table[key] = value
+        self._pool.put("records", key.encode(), value)
+
+    def delete(self, key: str) -> None:
+        self._pool.check_writable()
+        if self._table.pop(key, None) is not None:
+            self._pool.delete("records", key.encode())
+
+    def items(self, prefix: str = "") -> list[tuple[str, bytes]]:
+        return sorted((k, v) for k, v in self._table.items() if k.startswith(prefix))

@@ -1,0 +1,125 @@
+/* What the files of the hot path share, and nobody else sees. */
+#ifndef RMT_CORE_H
+#define RMT_CORE_H
+
+#include <stdbool.h>
+#include <string.h>
+
+#include "rmt.h"
+
+enum node_state { NODE_CLEAN, NODE_DIRTY, NODE_SEALED, NODE_DETACHED };
+
+/*
+ * A cached node, by state:
+ *   CLEAN     in the table; LMDB has the same; may be evicted
+ *   DIRTY     in the table and in core->dirty; may be changed in place by its owner
+ *   SEALED    in the table and in a sealed set; a change copies it and makes this one DETACHED
+ *   DETACHED  in a dirty or sealed set only; freed with the set (in core->dirty: never stored)
+ */
+typedef struct node {
+  struct node *chain;       /* hash table */
+  struct node *prev, *next; /* clock ring of all nodes in the table */
+  uint64_t id;
+  uint8_t state;
+  uint8_t used; /* clock: looked at since the hand went by */
+  _Alignas(16) uint8_t data[];
+} node;
+
+typedef struct {
+  uint64_t word, value; /* leaf: address and flags, checksum; interior: child id, blocks below */
+} entry;
+
+typedef struct {
+  uint32_t magic;
+  uint8_t kind, level;
+  uint16_t used;
+  uint64_t id, birth, checksum, blocks, reserved;
+} header;
+
+typedef struct {
+  uint64_t *allocated, *shared, *busy, *touched, *reached; /* one bit a slot; gc's may be NULL */
+  uint8_t *chunk_dirty;
+  int fd;
+  uint32_t free;
+  bool present, written;
+} slab;
+
+typedef struct {
+  uint32_t slab, chunk;
+  uint8_t bits[RMT_CHUNK_BYTES];
+} sealed_chunk;
+
+struct rmt_sealed {
+  node **nodes;
+  uint64_t node_count;
+  uint64_t *freed;
+  uint64_t freed_count;
+  sealed_chunk *chunks;
+  uint64_t chunk_count;
+  uint32_t *slabs;
+  uint64_t slab_count;
+};
+
+struct rmt_core {
+  rmt_shared state;
+  uint32_t fanout, slab_slots, slab_words, slab_chunks;
+  uint64_t seed, cache_nodes;
+  node **table;
+  uint64_t table_mask;
+  node *hand;
+  node **dirty;
+  uint64_t dirty_count, dirty_capacity;
+  node *spare; /* reserved nodes, chained */
+  uint64_t spare_count;
+  slab *slabs; /* RMT_SLABS_MAX of them */
+  uint32_t slab_count, alloc_slab, alloc_slot;
+  uint64_t *freed;
+  uint64_t freed_count, freed_capacity;
+  uint64_t chunks_dirty;
+  bool armed;
+  uint64_t *index; /* pairs of fingerprint, address + 1 */
+  uint64_t index_mask;
+};
+
+static inline header *node_header(node *n) { return (header *)n->data; }
+static inline entry *node_entries(node *n) { return (entry *)(n->data + RMT_HEADER); }
+
+static inline size_t node_bytes(const rmt_core *core) {
+  return RMT_HEADER + (size_t)core->fanout * sizeof(entry);
+}
+
+/* Blocks below one node of a level; saturates, which is past every block number there is. */
+static inline uint64_t level_span(const rmt_core *core, uint32_t level) {
+  uint64_t span = core->fanout;
+  while (level-- > 0 && span < RMT_BLOCKS_MAX) span *= core->fanout;
+  return span;
+}
+
+static inline bool bit_get(const uint64_t *bits, uint64_t i) {
+  return bits[i >> 6] >> (i & 63) & 1;
+}
+static inline void bit_set(uint64_t *bits, uint64_t i) { bits[i >> 6] |= 1ull << (i & 63); }
+static inline void bit_clear(uint64_t *bits, uint64_t i) { bits[i >> 6] &= ~(1ull << (i & 63)); }
+
+/* cache.c */
+node *cache_find(rmt_core *core, uint64_t id);               /* NULL: core->state.missing is set */
+int cache_reserve(rmt_core *core, uint64_t nodes);           /* room for so many new nodes */
+node *cache_create(rmt_core *core, uint32_t level);          /* from the reserve */
+node *cache_own(rmt_core *core, node *n, const rmt_tree *t); /* the node to change instead of n */
+
+/* map.c */
+int map_ensure(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t count);
+uint64_t map_nodes_bound(const rmt_core *core, uint64_t count);
+void map_grow(rmt_core *core, rmt_tree *tree, uint64_t end);
+node *map_own_leaf(rmt_core *core, rmt_tree *tree, uint64_t block, node **path, uint32_t *depth);
+void map_count(rmt_core *core, rmt_tree *tree, node **path, uint32_t depth, uint64_t block,
+               int64_t grown);
+
+/* slots.c */
+int slots_reserve_freed(rmt_core *core, uint64_t count);
+bool slots_take_run(rmt_core *core, uint32_t want, uint64_t *address, uint32_t *got);
+void slots_give_back(rmt_core *core, uint64_t address); /* undo a take: nobody has seen it */
+void slots_free(rmt_core *core, uint64_t address);      /* for reuse after the commit */
+void slots_share(rmt_core *core, uint64_t address);
+
+#endif

@@ -1,0 +1,138 @@
+/*
+ * Ramet's hot path: extent maps, slots, fingerprints, block reads and writes.
+ *
+ * One rmt_core holds what one store needs; there are no globals. Only the engine thread changes a
+ * core. Other threads may call rmt_fetch, rmt_sealed_node and rmt_gc_mark, which touch nothing that
+ * the engine thread changes. No function returns a pointer into a core except rmt_sealed_node,
+ * whose buffer lives until rmt_release.
+ *
+ * Every call that can fail changes nothing when it returns RMT_MISSING (load the node named in
+ * core->missing, insert it, call again), RMT_NEED_SLAB, RMT_NOMEM or RMT_IO; punch and share work
+ * in steps, each of which is whole. docs/FORMAT.md describes what is stored.
+ */
+#ifndef RMT_H
+#define RMT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define RMT_BLOCK 4096u
+#define RMT_HEADER 48u
+#define RMT_FANOUT_MAX 252u
+#define RMT_LEVELS_MAX 24u
+#define RMT_SLABS_MAX 65536u
+#define RMT_CHUNK_SLOTS 8192u
+#define RMT_CHUNK_BYTES 2048u
+#define RMT_BLOCKS_MAX (1ull << 40)
+#define RMT_CALL_BLOCKS_MAX 1024u
+#define RMT_HOLE UINT64_MAX
+
+enum rmt_status {
+  RMT_OK = 0,
+  RMT_MISSING = 1,
+  RMT_NEED_SLAB = 2,
+  RMT_CORRUPT_BLOCK = 3,
+  RMT_CORRUPT_NODE = 4,
+  RMT_NOMEM = 5,
+  RMT_IO = 6,
+  RMT_RANGE = 7
+};
+
+#define RMT_MAPPED 1ull
+#define RMT_OWNED 2ull
+#define RMT_FLAG_SHIFT 48
+#define RMT_ADDRESS_MASK ((1ull << 48) - 1)
+
+typedef struct rmt_core rmt_core;
+typedef struct rmt_sealed rmt_sealed;
+
+typedef struct {
+  uint64_t root; /* node id, 0: nothing mapped */
+  uint64_t blocks;
+  uint64_t shared_epoch;
+  uint32_t height; /* levels, 0 when root is 0 */
+  uint32_t pad;
+} rmt_tree;
+
+typedef struct {
+  uint64_t block, address, count;
+} rmt_extent;
+
+typedef struct {
+  uint64_t block, address; /* of the block that failed its check */
+  int32_t error;           /* errno, with RMT_IO */
+  uint32_t pad;
+} rmt_failure;
+
+typedef struct {
+  uint32_t fresh, duplicate, zero, pad;
+} rmt_written;
+
+typedef struct {
+  uint64_t missing; /* with RMT_MISSING: the node to load */
+  uint64_t next_id; /* the next node id to hand out */
+  uint64_t epoch;   /* birth of new nodes */
+  uint64_t cached, dirty, allocated, busy, total, index_used;
+  uint64_t changed; /* slots or nodes changed since the last seal */
+} rmt_shared;
+
+rmt_core *rmt_new(uint32_t fanout, uint32_t slab_slots, uint64_t seed, uint64_t cache_nodes,
+                  uint64_t index_entries);
+void rmt_free(rmt_core *core);
+rmt_shared *rmt_state(rmt_core *core);
+uint64_t rmt_hash(const rmt_core *core, const void *data, size_t length);
+
+/* cache.c */
+int rmt_insert_node(rmt_core *core, uint64_t id, const uint8_t *data, size_t length);
+void rmt_drop_node(rmt_core *core, uint64_t id);
+void rmt_forget(rmt_core *core);
+int rmt_seal(rmt_core *core, rmt_sealed **out);
+uint64_t rmt_sealed_nodes(const rmt_sealed *sealed);
+const uint8_t *rmt_sealed_node(const rmt_core *core, rmt_sealed *sealed, uint64_t index,
+                               uint64_t *id, size_t *length);
+uint64_t rmt_sealed_chunks(const rmt_sealed *sealed);
+const uint8_t *rmt_sealed_chunk(const rmt_sealed *sealed, uint64_t index, uint32_t *slab,
+                                uint32_t *chunk);
+uint64_t rmt_sealed_slabs(const rmt_sealed *sealed);
+uint32_t rmt_sealed_slab(const rmt_sealed *sealed, uint64_t index);
+void rmt_release(rmt_core *core, rmt_sealed *sealed);
+uint64_t rmt_release_freed(rmt_core *core, rmt_sealed *sealed);
+void rmt_sealed_free(rmt_sealed *sealed);
+
+/* map.c */
+int rmt_resolve(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t count,
+                uint64_t *addresses, uint64_t *checksums);
+int rmt_lookup(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t count,
+               rmt_extent *out, uint64_t capacity, uint64_t *found, uint64_t *next);
+int rmt_next_data(rmt_core *core, const rmt_tree *tree, uint64_t block, uint64_t *out);
+int rmt_next_hole(rmt_core *core, const rmt_tree *tree, uint64_t block, uint64_t *out);
+int rmt_punch(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count);
+int rmt_share(rmt_core *core, rmt_tree *dst, uint64_t *dst_first, const rmt_tree *src,
+              uint64_t *src_first, uint64_t *count);
+
+/* slots.c */
+int rmt_add_slab(rmt_core *core, uint32_t slab, int fd);
+int rmt_load_chunk(rmt_core *core, uint32_t slab, uint32_t chunk, const uint8_t *bits);
+int rmt_is_allocated(const rmt_core *core, uint64_t address);
+int rmt_is_shared(const rmt_core *core, uint64_t address);
+int rmt_gc_arm(rmt_core *core);
+void rmt_gc_disarm(rmt_core *core);
+int rmt_gc_mark(rmt_core *core, const uint8_t *node, size_t length, uint64_t *children,
+                uint32_t *count, uint32_t *level);
+int rmt_gc_sweep(rmt_core *core, uint32_t slab, uint64_t *freed);
+
+/* index.c */
+void rmt_index_insert(rmt_core *core, uint64_t fingerprint, uint64_t address);
+int rmt_index_lookup(const rmt_core *core, uint64_t fingerprint, uint64_t *address);
+uint64_t rmt_index_export(const rmt_core *core, uint64_t *out, uint64_t capacity);
+
+/* io.c */
+int rmt_read(rmt_core *core, const rmt_tree *tree, uint64_t offset, uint8_t *buffer, size_t length,
+             rmt_failure *failure);
+int rmt_fetch(const rmt_core *core, const uint64_t *addresses, const uint64_t *checksums,
+              uint64_t first, uint64_t count, uint64_t skip, uint8_t *buffer, size_t length,
+              rmt_failure *failure);
+int rmt_write(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count, const uint8_t *data,
+              int dedup, rmt_written *written, rmt_failure *failure);
+
+#endif

@@ -1,0 +1,256 @@
+/*
+ * Slots: which are allocated, which may be referenced more than once, which may be written.
+ *
+ *   allocated busy
+ *       0      0     free: may be taken
+ *       1      1     holds a block
+ *       0      1     freed: unusable until the commit that frees it is durable and its readers gone
+ *
+ * allocated and shared are committed state, stored by chunk; busy is not. A slot is taken next-fit,
+ * in runs, so that a sequential write is sequential on disk.
+ */
+#include "core.h"
+
+#include <stdlib.h>
+
+static slab *slab_of(const rmt_core *core, uint64_t address, uint32_t *slot) {
+  uint64_t number = address / core->slab_slots;
+  if (number >= core->slab_count || !core->slabs[number].present) return NULL;
+  *slot = (uint32_t)(address % core->slab_slots);
+  return &core->slabs[number];
+}
+
+static void chunk_changed(rmt_core *core, slab *s, uint32_t slot) {
+  uint8_t *dirty = &s->chunk_dirty[slot / RMT_CHUNK_SLOTS];
+  core->chunks_dirty += !*dirty;
+  *dirty = 1;
+  core->state.changed++;
+}
+
+int rmt_add_slab(rmt_core *core, uint32_t number, int fd) {
+  if (number != core->slab_count || number >= RMT_SLABS_MAX) return RMT_RANGE;
+  slab *s = &core->slabs[number];
+  s->allocated = calloc(3 * (size_t)core->slab_words, sizeof *s->allocated);
+  s->chunk_dirty = calloc(core->slab_chunks, 1);
+  if (!s->allocated || !s->chunk_dirty) {
+    free(s->allocated);
+    free(s->chunk_dirty);
+    s->allocated = NULL;
+    s->chunk_dirty = NULL;
+    return RMT_NOMEM;
+  }
+  s->shared = s->allocated + core->slab_words;
+  s->busy = s->shared + core->slab_words;
+  s->fd = fd;
+  s->free = core->slab_slots;
+  s->present = true;
+  core->state.total += core->slab_slots;
+  core->slab_count++;
+  return RMT_OK;
+}
+
+int rmt_load_chunk(rmt_core *core, uint32_t number, uint32_t chunk, const uint8_t *bits) {
+  if (number >= core->slab_count || chunk >= core->slab_chunks) return RMT_RANGE;
+  slab *s = &core->slabs[number];
+  uint32_t at = chunk * (RMT_CHUNK_SLOTS / 64);
+  memcpy(s->allocated + at, bits, RMT_CHUNK_BYTES / 2);
+  memcpy(s->shared + at, bits + RMT_CHUNK_BYTES / 2, RMT_CHUNK_BYTES / 2);
+  memcpy(s->busy + at, bits, RMT_CHUNK_BYTES / 2);
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < RMT_CHUNK_SLOTS / 64; i++)
+    count += (uint32_t)__builtin_popcountll(s->allocated[at + i]);
+  if (count > s->free) return RMT_RANGE;
+  s->free -= count;
+  core->state.allocated += count;
+  core->state.busy += count;
+  return RMT_OK;
+}
+
+int rmt_is_allocated(const rmt_core *core, uint64_t address) {
+  uint32_t slot;
+  const slab *s = slab_of(core, address, &slot);
+  return s && bit_get(s->allocated, slot);
+}
+
+int rmt_is_shared(const rmt_core *core, uint64_t address) {
+  uint32_t slot;
+  const slab *s = slab_of(core, address, &slot);
+  return s && bit_get(s->shared, slot);
+}
+
+int slots_reserve_freed(rmt_core *core, uint64_t count) {
+  uint64_t room = core->freed_count + count;
+  if (room <= core->freed_capacity) return RMT_OK;
+  uint64_t capacity = room + room / 2 + 64;
+  uint64_t *grown = realloc(core->freed, capacity * sizeof *grown);
+  if (!grown) return RMT_NOMEM;
+  core->freed = grown;
+  core->freed_capacity = capacity;
+  return RMT_OK;
+}
+
+/* The first free slot at or after `slot`, or slab_slots. */
+static uint32_t next_free(const rmt_core *core, const slab *s, uint32_t slot) {
+  while (slot < core->slab_slots) {
+    uint64_t word = ~s->busy[slot >> 6] >> (slot & 63);
+    if (word) {
+      slot += (uint32_t)__builtin_ctzll(word);
+      return slot < core->slab_slots ? slot : core->slab_slots;
+    }
+    slot = (slot | 63) + 1;
+  }
+  return core->slab_slots;
+}
+
+static bool find_free(rmt_core *core) {
+  for (uint32_t tries = 0; tries <= core->slab_count; tries++) {
+    if (core->alloc_slab >= core->slab_count) core->alloc_slab = core->alloc_slot = 0;
+    slab *s = &core->slabs[core->alloc_slab];
+    if (s->free) {
+      core->alloc_slot = next_free(core, s, core->alloc_slot);
+      if (core->alloc_slot < core->slab_slots) return true;
+      core->alloc_slot = next_free(core, s, 0);
+      if (core->alloc_slot < core->slab_slots) return true;
+    }
+    core->alloc_slab++;
+    core->alloc_slot = 0;
+  }
+  return false;
+}
+
+bool slots_take_run(rmt_core *core, uint32_t want, uint64_t *address, uint32_t *got) {
+  if (!core->slab_count || !find_free(core)) return false;
+  slab *s = &core->slabs[core->alloc_slab];
+  uint32_t slot = core->alloc_slot, count = 0;
+  *address = (uint64_t)core->alloc_slab * core->slab_slots + slot;
+  while (count < want && slot < core->slab_slots && !bit_get(s->busy, slot)) {
+    bit_set(s->allocated, slot);
+    bit_set(s->busy, slot);
+    bit_clear(s->shared, slot);
+    if (core->armed && s->touched) bit_set(s->touched, slot);
+    chunk_changed(core, s, slot);
+    slot++;
+    count++;
+  }
+  s->free -= count;
+  s->written = true;
+  core->state.allocated += count;
+  core->state.busy += count;
+  core->alloc_slot = slot;
+  *got = count;
+  return true;
+}
+
+void slots_give_back(rmt_core *core, uint64_t address) {
+  uint32_t slot;
+  slab *s = slab_of(core, address, &slot);
+  bit_clear(s->allocated, slot);
+  bit_clear(s->busy, slot);
+  s->free++;
+  core->state.allocated--;
+  core->state.busy--;
+}
+
+void slots_free(rmt_core *core, uint64_t address) {
+  uint32_t slot;
+  slab *s = slab_of(core, address, &slot);
+  if (!s || !bit_get(s->allocated, slot)) return;
+  bit_clear(s->allocated, slot);
+  bit_clear(s->shared, slot);
+  chunk_changed(core, s, slot);
+  core->freed[core->freed_count++] = address;
+  core->state.allocated--;
+}
+
+void slots_share(rmt_core *core, uint64_t address) {
+  uint32_t slot;
+  slab *s = slab_of(core, address, &slot);
+  if (!bit_get(s->shared, slot)) {
+    bit_set(s->shared, slot);
+    chunk_changed(core, s, slot);
+  }
+  if (core->armed && s->touched) bit_set(s->touched, slot);
+}
+
+uint64_t rmt_release_freed(rmt_core *core, rmt_sealed *sealed) {
+  uint64_t count = sealed->freed_count;
+  for (uint64_t i = 0; i < count; i++) {
+    uint32_t slot;
+    slab *s = slab_of(core, sealed->freed[i], &slot);
+    bit_clear(s->busy, slot);
+    s->free++;
+  }
+  core->state.busy -= count;
+  sealed->freed_count = 0;
+  return count;
+}
+
+int rmt_gc_arm(rmt_core *core) {
+  for (uint32_t i = 0; i < core->slab_count; i++) {
+    slab *s = &core->slabs[i];
+    if (!s->touched) s->touched = malloc(2 * (size_t)core->slab_words * sizeof *s->touched);
+    if (!s->touched) {
+      rmt_gc_disarm(core);
+      return RMT_NOMEM;
+    }
+    memset(s->touched, 0, 2 * (size_t)core->slab_words * sizeof *s->touched);
+    s->reached = s->touched + core->slab_words;
+  }
+  core->armed = true;
+  return RMT_OK;
+}
+
+void rmt_gc_disarm(rmt_core *core) {
+  core->armed = false;
+  for (uint32_t i = 0; i < core->slab_count; i++) {
+    free(core->slabs[i].touched);
+    core->slabs[i].touched = core->slabs[i].reached = NULL;
+  }
+}
+
+/* Slabs added since gc was armed have no reached bits: all that is in them was allocated since. */
+static void reach(rmt_core *core, uint64_t address) {
+  uint64_t number = address / core->slab_slots;
+  if (number < RMT_SLABS_MAX && core->slabs[number].reached)
+    bit_set(core->slabs[number].reached, address % core->slab_slots);
+}
+
+int rmt_gc_mark(rmt_core *core, const uint8_t *data, size_t length, uint64_t *children,
+                uint32_t *count, uint32_t *level) {
+  _Alignas(16) uint8_t copy[RMT_HEADER + RMT_FANOUT_MAX * sizeof(entry)];
+  if (length != node_bytes(core)) return RMT_CORRUPT_NODE;
+  memcpy(copy, data, length);
+  header *h = (header *)copy;
+  uint64_t stored = h->checksum;
+  h->checksum = 0;
+  if (rmt_hash(core, copy, length) != stored) return RMT_CORRUPT_NODE;
+  const entry *entries = (const entry *)(copy + RMT_HEADER);
+  *level = h->level;
+  *count = 0;
+  for (uint32_t i = 0; i < core->fanout; i++) {
+    if (!entries[i].word) continue;
+    if (h->level)
+      children[(*count)++] = entries[i].word;
+    else
+      reach(core, entries[i].word & RMT_ADDRESS_MASK);
+  }
+  return RMT_OK;
+}
+
+int rmt_gc_sweep(rmt_core *core, uint32_t number, uint64_t *freed) {
+  *freed = 0;
+  if (number >= core->slab_count) return RMT_RANGE;
+  slab *s = &core->slabs[number];
+  if (!core->armed || !s->reached) return RMT_OK;
+  if (slots_reserve_freed(core, core->slab_slots) != RMT_OK) return RMT_NOMEM;
+  for (uint32_t w = 0; w < core->slab_words; w++) {
+    uint64_t dead = s->allocated[w] & ~s->reached[w] & ~s->touched[w];
+    while (dead) {
+      uint32_t slot = w * 64 + (uint32_t)__builtin_ctzll(dead);
+      dead &= dead - 1;
+      slots_free(core, (uint64_t)number * core->slab_slots + slot);
+      (*freed)++;
+    }
+  }
+  return RMT_OK;
+}
