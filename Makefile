@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
-C_SOURCES := $(wildcard native/*.c native/*.h)
+C_SOURCES := $(wildcard native/*.c native/*.h fusefs/*.c)
 
 setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
 
@@ -21,8 +21,9 @@ setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
 	$(PY) -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-.venv/stamp-native: native/build.py $(C_SOURCES) .venv/stamp-python
+.venv/stamp-native: native/build.py fusefs/build.py $(C_SOURCES) .venv/stamp-python
 	$(PY) native/build.py
+	$(PY) fusefs/build.py
 	@touch $@
 
 lint: setup
@@ -36,4 +37,4 @@ test: lint
 	$(PY) -m pytest
 
 clean:
-	rm -rf .venv build native/_core* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,96 @@
+/*
+ * pyfuse3 binds no copy_file_range, fallocate and lseek. This library is loaded before it, with
+ * RTLD_GLOBAL, and so stands in front of libfuse's fuse_session_new: it adds the three handlers to
+ * the table that pyfuse3 hands over and calls the real function. The handlers run on pyfuse3's own
+ * thread and reply at once. The callbacks are the one piece of global state: a process has one
+ * interposed symbol, whatever number of mounts.
+ */
+#define _GNU_SOURCE
+#define FUSE_USE_VERSION 35
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fuse_lowlevel.h>
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Each returns its result, or a negative errno. */
+typedef int64_t (*copy_call)(uint64_t ino_in, uint64_t off_in, uint64_t ino_out, uint64_t off_out,
+                             uint64_t length);
+typedef int64_t (*allocate_call)(uint64_t ino, uint64_t mode, uint64_t offset, uint64_t length);
+typedef int64_t (*seek_call)(uint64_t ino, uint64_t offset, uint64_t whence);
+
+static struct {
+  copy_call copy;
+  allocate_call allocate;
+  seek_call seek;
+} calls;
+
+void ramet_set_calls(copy_call copy, allocate_call allocate, seek_call seek) {
+  calls.copy = copy;
+  calls.allocate = allocate;
+  calls.seek = seek;
+}
+
+static void on_copy(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *fi_in,
+                    fuse_ino_t ino_out, off_t off_out, struct fuse_file_info *fi_out, size_t length,
+                    int flags) {
+  (void)fi_in;
+  (void)fi_out;
+  if (flags || off_in < 0 || off_out < 0) {
+    fuse_reply_err(req, EINVAL);
+    return;
+  }
+  int64_t done = calls.copy(ino_in, (uint64_t)off_in, ino_out, (uint64_t)off_out, length);
+  if (done < 0)
+    fuse_reply_err(req, (int)-done);
+  else
+    fuse_reply_write(req, (size_t)done);
+}
+
+static void on_allocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
+                        struct fuse_file_info *fi) {
+  (void)fi;
+  if (offset < 0 || length <= 0) {
+    fuse_reply_err(req, EINVAL);
+    return;
+  }
+  int64_t result = calls.allocate(ino, (uint64_t)mode, (uint64_t)offset, (uint64_t)length);
+  fuse_reply_err(req, result < 0 ? (int)-result : 0);
+}
+
+static void on_seek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
+                    struct fuse_file_info *fi) {
+  (void)fi;
+  if (offset < 0) {
+    fuse_reply_err(req, ENXIO);
+    return;
+  }
+  int64_t found = calls.seek(ino, (uint64_t)offset, (uint64_t)whence);
+  if (found < 0)
+    fuse_reply_err(req, (int)-found);
+  else
+    fuse_reply_lseek(req, found);
+}
+
+#undef fuse_session_new
+struct fuse_session *fuse_session_new(struct fuse_args *args,
+                                      const struct fuse_lowlevel_ops *operations, size_t size,
+                                      void *userdata) {
+  typedef struct fuse_session *(*function)(struct fuse_args *, const struct fuse_lowlevel_ops *,
+                                           size_t, void *);
+  struct fuse_lowlevel_ops extended = {0};
+  memcpy(&extended, operations, size < sizeof extended ? size : sizeof extended);
+  if (calls.copy) {
+    extended.copy_file_range = on_copy;
+    extended.fallocate = on_allocate;
+    extended.lseek = on_seek;
+  }
+  function real = (function)dlvsym(RTLD_NEXT, "fuse_session_new", "FUSE_3.0");
+  if (!real) {
+    errno = ENOSYS;
+    return NULL;
+  }
+  return real(args, &extended, sizeof extended, userdata);
+}

@@ -1,0 +1,49 @@
+"""Serve a mount from start to unmount, inside the caller's trio program."""
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from engine import Store, Volume, errors
+from fusefs import extra
+from fusefs.operations import Operations
+
+OPTIONS = {"default_permissions", "nosuid", "nodev", "allow_other"}
+
+
+def check_mountpoint(path: Path) -> None:
+    """Refuse what would hide somebody's files."""
+    if not path.is_dir():
+        raise errors.NotADirectory(f"{path} is no directory; make it first")
+    if os.path.ismount(path):
+        raise errors.Busy(f"something is mounted at {path}; unmount it first")
+    if any(path.iterdir()):
+        raise errors.NotEmpty(f"{path} is not empty; mount at an empty directory")
+
+
+async def serve(
+    store: Store,
+    mountpoint: Path,
+    *,
+    volume: Volume | None = None,
+    durable: Callable[[], Awaitable[None]],
+    admit: Callable[[], Awaitable[None]],
+    real_blocks: bool = False,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Mount, say so, and answer requests until the mount goes away or the task is cancelled."""
+    check_mountpoint(mountpoint)
+    operations = Operations(
+        store, volume=volume, durable=durable, admit=admit, real_blocks=real_blocks
+    )
+    extra.set_calls(*operations.callbacks())
+    options = OPTIONS | {f"fsname=ramet:{store.path}", "subtype=ramet"}
+    pyfuse3.init(operations, str(mountpoint), options)
+    try:
+        task_status.started()
+        await pyfuse3.main()
+    finally:
+        pyfuse3.close(unmount=True)

@@ -1,0 +1,69 @@
+"""Grouped commits: every fsync that waits when a commit starts is answered by it.
+
+The store is captured on the loop, written on a thread, finished on the loop.  A waiter that comes
+while a commit is being written waits for the next one, because its own change may not be in the
+one under way.  When a write fails the store takes no more changes, and every waiter is told.
+"""
+
+import trio
+
+from engine import Store, errors
+from engine.pool import METADATA_ERRORS
+
+IDLE_COMMIT_S = 2.0
+DIRTY_NODES_MAX = 20_000
+
+
+class Committer:
+    """Runs as one task (``run``); ``durable`` and ``admit`` are what front ends call."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._wanted = trio.Event()
+        self._waiters: list[trio.Event] = []
+        self._room = trio.Event()
+
+    async def durable(self) -> None:
+        """Return when all that was done before the call is on disk; StoreFailed if it cannot."""
+        done = trio.Event()
+        self._waiters.append(done)
+        self._wanted.set()
+        await done.wait()
+        if self._store.failed is not None:
+            raise errors.StoreFailed(f"not durable: {self._store.failed}; reopen the store")
+
+    async def admit(self) -> None:
+        """Wait while too much is dirty: before a change enters the engine, never inside."""
+        while self._store.dirty_nodes > DIRTY_NODES_MAX and self._store.failed is None:
+            self._wanted.set()
+            await self._room.wait()
+
+    async def run(self) -> None:
+        while True:
+            with trio.move_on_after(IDLE_COMMIT_S):
+                await self._wanted.wait()
+            await self._commit()
+
+    async def _commit(self) -> None:
+        self._wanted = trio.Event()
+        waiters, self._waiters = self._waiters, []
+        try:
+            if self._store.failed is None and not self._store.pool.read_only:
+                await self._write()
+        finally:
+            for waiter in waiters:
+                waiter.set()
+            self._room.set()
+            self._room = trio.Event()
+
+    async def _write(self) -> None:
+        commit = self._store.capture()
+        if commit is None:
+            return
+        try:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(commit.write)
+        except METADATA_ERRORS as error:
+            self._store.fail(f"writing to its disk failed ({error})")
+        finally:
+            self._store.finish(commit)
