@@ -1,6 +1,7 @@
 # make setup   install Debian packages and build .venv/ (fast when done)
 # make test    set-up, lint, types, import contract, tests
-.PHONY: setup lint test clean
+# make bench   print the measurements
+.PHONY: setup lint test bench clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -35,6 +36,9 @@ lint: setup
 
 test: lint
 	$(PY) -m pytest
+
+bench: setup
+	$(PY) -m bench
 
 clean:
 	rm -rf .venv build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

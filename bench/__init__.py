@@ -1,0 +1,1 @@
+"""Measurements of Ramet: ``make bench``.  Figures, never assertions."""
