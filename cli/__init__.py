@@ -1,0 +1,1 @@
+"""The ``ramet`` command: words, tables and JSON around service.operations.  No logic."""
