@@ -3,13 +3,15 @@
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from engine import Store, errors
-from service import operations
+from service import background, daemon, operations
 from service.operations import Result
+from service.rpc import Client
 
 EXIT_CODES: dict[type[errors.RametError], int] = {
     errors.NoSuchStore: 10,
@@ -48,15 +50,25 @@ def main(ctx: click.Context, store: str | None, as_json: bool) -> None:
 
 
 def run(call: Callable[..., Result], *arguments: Any) -> Result:
-    """Open the store, run an operation, commit, and print what it returned."""
+    """Run an operation, in the daemon if one runs; make it durable; print what it returned."""
+    path, as_json = settings()
+    client = Client.connect(Path(path))
+    if client is not None:
+        result: Result = client.call(call.__name__, *arguments)
+    else:
+        with Store.open(path) as store:
+            result = call(store, *arguments)
+            store.commit()
+    show(result, as_json=as_json)
+    return result
+
+
+def settings() -> tuple[str, bool]:
+    """The store's directory, and whether to print JSON."""
     path, as_json = click.get_current_context().find_root().obj
     if path is None:
         raise click.UsageError("say which store: --store DIR or RAMET_STORE")
-    with Store.open(path) as store:
-        result = call(store, *arguments)
-        store.commit()
-    show(result, as_json=as_json)
-    return result
+    return str(path), bool(as_json)
 
 
 def show(result: Result, *, as_json: bool) -> None:
@@ -85,6 +97,33 @@ def text(key: str, value: Any) -> str:
 def init(directory: str) -> None:
     """Make a store in a new or empty DIRECTORY.  Example: ramet init /srv/store"""
     Store.create(directory)
+
+
+@main.command()
+@click.option("--mount", "mountpoint", help="Also mount the store here.")
+def serve(mountpoint: str | None) -> None:
+    """Own the store in the foreground until SIGTERM.  Example: ramet serve --mount /mnt/ramet"""
+    daemon.serve(settings()[0], mountpoint, lambda: click.echo("ready"))
+
+
+@main.command()
+@click.argument("mountpoint")
+def mount(mountpoint: str) -> None:
+    """Mount the store, served in the background.  Example: ramet mount /mnt/ramet"""
+    background.start(settings()[0], mountpoint)
+
+
+@main.command()
+def umount() -> None:
+    """Unmount and stop the daemon; returns when it is done.  Example: ramet umount"""
+    background.stop(settings()[0])
+
+
+@main.command()
+def status() -> None:
+    """Whether a daemon serves the store, and how it is.  Example: ramet status"""
+    path, as_json = settings()
+    show(background.status(path), as_json=as_json)
 
 
 @main.group()
@@ -170,7 +209,7 @@ def snapshot_restore(volume: str, name: str, force: bool) -> None:
 @click.argument("address")
 def import_file(file: str, address: str) -> None:
     """Bring raw image FILE in.  Example: ramet import golden.raw lab:/golden.raw"""
-    run(operations.import_file, file, address)
+    run(operations.import_file, str(Path(file).absolute()), address)
 
 
 @main.command("export")
@@ -178,7 +217,7 @@ def import_file(file: str, address: str) -> None:
 @click.argument("file")
 def export_file(address: str, file: str) -> None:
     """Write a file out, sparse.  Example: ramet export lab:/web.raw web.raw"""
-    run(operations.export_file, address, file)
+    run(operations.export_file, address, str(Path(file).absolute()))
 
 
 @main.command()

@@ -8,6 +8,7 @@ one under way.  When a write fails the store takes no more changes, and every wa
 import trio
 
 from engine import Store, errors
+from engine.commit import Commit
 from engine.pool import METADATA_ERRORS
 
 IDLE_COMMIT_S = 2.0
@@ -22,6 +23,7 @@ class Committer:
         self._wanted = trio.Event()
         self._waiters: list[trio.Event] = []
         self._room = trio.Event()
+        self.alone = trio.Lock()  # one commit at a time: ours, or the one that begins a gc
 
     async def durable(self) -> None:
         """Return when all that was done before the call is on disk; StoreFailed if it cannot."""
@@ -46,20 +48,23 @@ class Committer:
 
     async def _commit(self) -> None:
         self._wanted = trio.Event()
-        waiters, self._waiters = self._waiters, []
         try:
-            if self._store.failed is None and not self._store.pool.read_only:
-                await self._write()
+            async with self.alone:
+                waiters, self._waiters = self._waiters, []
+                try:
+                    if self._store.failed is None and not self._store.pool.read_only:
+                        commit = self._store.capture()
+                        if commit is not None:
+                            await self.write(commit)
+                finally:
+                    for waiter in waiters:
+                        waiter.set()
         finally:
-            for waiter in waiters:
-                waiter.set()
             self._room.set()
             self._room = trio.Event()
 
-    async def _write(self) -> None:
-        commit = self._store.capture()
-        if commit is None:
-            return
+    async def write(self, commit: Commit) -> None:
+        """Write a captured commit on a thread and finish it; the caller holds ``alone``."""
         try:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(commit.write)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import Inode, Store, Volume, errors, fsck
+from engine.gc import GcResult
 from service.addresses import parse
 
 Result = dict[str, Any] | list[dict[str, Any]]
@@ -219,7 +220,10 @@ def tree(store: Store) -> Result:
 
 
 def gc(store: Store) -> Result:
-    result = store.gc()
+    return gc_figures(store.gc())
+
+
+def gc_figures(result: GcResult) -> dict[str, Any]:
     return {
         "freed_bytes": result.slots_freed * 4096,
         "nodes_visited": result.nodes_visited,
@@ -229,7 +233,10 @@ def gc(store: Store) -> Result:
 
 def check(store: Store, data: bool) -> Result:
     store.commit()
-    report = fsck.check(store, data=data)
+    return check_figures(fsck.check(store, data=data))
+
+
+def check_figures(report: fsck.Report) -> dict[str, Any]:
     return {
         "clean": report.clean,
         "findings": [f"{f.check} {f.where}: {f.problem}" for f in report.findings],

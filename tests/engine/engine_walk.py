@@ -38,7 +38,10 @@ def arguments(rng: random.Random, machine: EngineMachine, step: str) -> dict[str
     if step in {"clone_volume", "clone_file"} and rng.random() < 0.7:
         into, new = rng.choice(["v1", "v2", "v3"]), rng.choice([b"a", b"b", b"c", b"d", b"e", b"f"])
     offset = rng.randrange(FILE_BLOCKS) * BLOCK
-    if rng.random() < 0.3:
+    into_offset = rng.randrange(FILE_BLOCKS) * BLOCK
+    if rng.random() < 0.3:  # congruent: whole subtrees can be shared
+        offset, into_offset = offset // 65536 * 65536, into_offset // 65536 * 65536
+    elif rng.random() < 0.3:
         offset += rng.randrange(BLOCK)
     length = rng.choice([rng.randrange(1, 24) * BLOCK, rng.randrange(1, 5 * BLOCK)])
     every = {
@@ -48,7 +51,7 @@ def arguments(rng: random.Random, machine: EngineMachine, step: str) -> dict[str
         "size": rng.randrange(FILE_BLOCKS * BLOCK), "snap": rng.choice(["s1", "s2"]),
         "force": rng.random() < 0.5, "clean": rng.random() < 0.2,
         "nodes": rng.randrange(1, 60), "pick": rng.randrange(10),
-        "to": rng.randrange(FILE_BLOCKS) * BLOCK,
+        "to": into_offset,
     }  # fmt: skip
     wanted = list(inspect.signature(getattr(EngineMachine, step)).parameters)[1:]
     return {name: every[name] for name in wanted}

@@ -14,6 +14,6 @@ TestEngine.settings = settings(
 )
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(16))
 def test_a_long_walk_never_reads_a_wrong_byte(seed: int) -> None:
     run(seed, 3000)

@@ -39,11 +39,11 @@ class Mount:
 
 def serve(store: Path, root: Path) -> Mount:
     process = subprocess.Popen(
-        [sys.executable, "-m", "service.serve", str(store), str(root)],
+        [sys.executable, "-m", "cli", "--store", str(store), "serve", "--mount", str(root)],
         stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())},
     )  # fmt: skip
     assert process.stdout is not None
-    assert process.stdout.readline() == "mounted\n"
+    assert process.stdout.readline() == "ready\n"
     process.stdout.close()
     os.stat(root / "lab")  # the first request waits for the mount to answer
     return Mount(store, root, process)

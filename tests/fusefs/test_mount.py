@@ -219,10 +219,9 @@ def test_kill_9_loses_nothing_that_was_synced(mount: Mount) -> None:
     mount.stop()
 
 
-def test_a_second_owner_is_refused(mount: Mount, tmp_path: Path) -> None:
-    (tmp_path / "mnt2").mkdir()
+def test_a_second_owner_is_refused(mount: Mount) -> None:
     second = subprocess.run(
-        [sys.executable, "-m", "service.serve", str(mount.store), str(tmp_path / "mnt2")],
+        [sys.executable, "-m", "cli", "--store", str(mount.store), "serve"],
         check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert second.returncode == 11

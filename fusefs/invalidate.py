@@ -1,0 +1,81 @@
+"""Tell the kernel what others have changed under a mount.
+
+The kernel may ask the loop for a page while it invalidates it, so the notices are sent from a
+thread of their own, never from the loop.  Who made the change waits with ``settled`` before it
+answers: then what one door changes, the mount shows.  Changes that the mount's own requests make
+are known to the kernel; ``foreign`` marks the others.
+"""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import pyfuse3
+import trio
+
+from engine import Change, Store
+from engine.keys import ROOT_INO
+from fusefs import numbers
+
+
+class Invalidator:
+    """One mount's notices: a queue and the thread that empties it."""
+
+    def __init__(self, store: Store, number_of: Callable[[int, int], int]) -> None:
+        self._number_of = number_of
+        self._foreign = False
+        self._queue: queue.Queue[Change | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="invalidate", daemon=True)
+        self._store = store
+        store.listeners.append(self._changed)
+        self._thread.start()
+
+    @contextlib.contextmanager
+    def foreign(self) -> Iterator[None]:
+        """What is changed inside did not come through the mount."""
+        self._foreign = True
+        try:
+            yield
+        finally:
+            self._foreign = False
+
+    async def settled(self) -> None:
+        """Return when the kernel has been told all that was changed before."""
+        await trio.to_thread.run_sync(self._queue.join)
+
+    def close(self) -> None:
+        self._store.listeners.remove(self._changed)
+        self._queue.put(None)
+        self._thread.join()
+
+    def _changed(self, change: Change) -> None:
+        if self._foreign:
+            self._queue.put(change)
+
+    def _work(self) -> None:
+        while True:
+            change = self._queue.get()
+            try:
+                if change is None:
+                    return
+                self._tell(change)
+            finally:
+                self._queue.task_done()
+
+    def _tell(self, change: Change) -> None:
+        # The kernel answers ENOENT for what it does not know: then there is nothing to forget.
+        with contextlib.suppress(OSError):
+            if change.what == "volumes":
+                pyfuse3.invalidate_inode(self._number_of(change.volume_id, ROOT_INO))
+            elif change.what == "entry" and change.name is not None:
+                parent = self._number_of(change.volume_id, change.parent)
+                pyfuse3.invalidate_entry(parent, change.name)
+                pyfuse3.invalidate_inode(parent)
+            else:
+                pyfuse3.invalidate_inode(self._number_of(change.volume_id, change.ino))
+
+
+def all_volumes(volume_id: int, ino: int) -> int:
+    """The inode numbers of a mount that shows all volumes."""
+    return numbers.join(volume_id, ino)

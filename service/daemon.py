@@ -1,0 +1,209 @@
+"""``ramet serve``: the one process that owns a store, and all doors to it in one trio program.
+
+Everything that changes the store runs on this loop; commits, gc's mark and fsck run on threads, on
+captured state.  A change that came by RPC is answered when it is durable and when the kernel has
+forgotten what it knew before.  SIGTERM, SIGINT, ``shutdown`` or the end of the mount end it: the
+mount goes, the last commit is written, the store closes.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from engine import Store, errors, fsck
+from fusefs.invalidate import Invalidator, all_volumes
+from fusefs.mount import check_mountpoint
+from fusefs.mount import serve as serve_mount
+from service import operations
+from service.commits import Committer
+from service.rpc import SOCKET, Answer, Request, body_length, pack
+
+READS = {"volume_ls", "snapshot_ls", "ls", "df", "tree", "export_file"}
+CHANGES = {
+    "volume_create", "volume_clone", "volume_rename", "volume_rm", "snapshot_create",
+    "snapshot_rm", "snapshot_restore", "rm", "clone", "import_file",
+}  # fmt: skip
+GC_NODES_STEP = 2_000
+
+
+class Daemon:
+    """One store, served."""
+
+    def __init__(self, store: Store, mountpoint: Path | None) -> None:
+        self.store = store
+        self.mountpoint = mountpoint
+        self.committer = Committer(store)
+        self.invalidator: Invalidator | None = None
+        self._scope = trio.CancelScope()
+        self._own: dict[str, Callable[..., Any]] = {
+            "status": self._status, "shutdown": self._shutdown, "gc": self._gc,
+            "check": self._check,
+        }  # fmt: skip
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until told to stop; ``ready`` is called when every door is open."""
+        if self.mountpoint is not None:
+            check_mountpoint(self.mountpoint)
+        with self._listen() as listener, self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.committer.run)
+                nursery.start_soon(self._stop_on_signal)
+                if self.mountpoint is not None:
+                    await nursery.start(self._mount)
+                nursery.start_soon(self._accept, listener, nursery)
+                ready()
+
+    def _listen(self) -> socket.socket:
+        """The socket, for its owner only.  A crashed daemon's is in the way: the lock is ours."""
+        path = self.store.path / SOCKET
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        old = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(old)
+        listener.listen(64)
+        return listener
+
+    async def _stop_on_signal(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                self._scope.cancel()
+
+    async def _mount(self, task_status: trio.TaskStatus[None]) -> None:
+        assert self.mountpoint is not None
+        self.invalidator = Invalidator(self.store, all_volumes)
+        try:
+            await serve_mount(
+                self.store, self.mountpoint, durable=self.committer.durable,
+                admit=self.committer.admit, task_status=task_status,
+            )  # fmt: skip
+        finally:
+            self.invalidator.close()
+        self._scope.cancel()
+
+    # --- RPC
+
+    async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
+        door = trio.socket.from_stdlib_socket(listener)
+        while True:
+            connection, _ = await door.accept()
+            nursery.start_soon(self._serve, trio.SocketStream(connection))
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await stream.send_all(pack(await self._answer(stream)))
+
+    async def _answer(self, stream: trio.SocketStream) -> Answer:
+        try:
+            self._check_peer(stream)
+            body = await _receive(stream, body_length(await _receive(stream, 4)))
+            request = msgspec.msgpack.decode(body, type=Request)
+            return Answer(await self._perform(request))
+        except errors.RametError as error:
+            return Answer(kind=type(error).__name__, message=str(error))
+        except (OSError, TypeError, msgspec.MsgspecError) as error:
+            return Answer(kind="RametError", message=f"{type(error).__name__}: {error}")
+
+    @staticmethod
+    def _check_peer(stream: trio.SocketStream) -> None:
+        raw = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        uid = struct.unpack("3i", raw)[1]
+        if uid not in (0, os.geteuid()):
+            raise errors.NotPermitted("only the store's owner may use its daemon")
+
+    async def _perform(self, request: Request) -> Any:
+        own = self._own.get(request.method)
+        if own is not None:
+            return await own(*request.arguments)
+        if request.method not in READS | CHANGES:
+            raise errors.Unsupported(f"the daemon knows no {request.method!r}; same version?")
+        call = getattr(operations, request.method)
+        if request.method in READS:
+            return call(self.store, *request.arguments)
+        await self.committer.admit()
+        foreign = self.invalidator.foreign() if self.invalidator else contextlib.nullcontext()
+        with foreign:
+            result = call(self.store, *request.arguments)
+        await self.committer.durable()
+        if self.invalidator:
+            await self.invalidator.settled()
+        return result
+
+    async def _status(self) -> dict[str, Any]:
+        return {
+            "pid": os.getpid(),
+            "store": str(self.store.path),
+            "mountpoint": str(self.mountpoint) if self.mountpoint else None,
+            "failed": self.store.failed,
+            "dirty_nodes": self.store.dirty_nodes,
+        }
+
+    async def _shutdown(self) -> dict[str, Any]:
+        self._scope.deadline = trio.current_time() + 0.05  # after the answer has been sent
+        return {"stopped": os.getpid()}
+
+    async def _gc(self) -> dict[str, Any]:
+        """A run beside the load: the mark on a thread, the sweep in steps."""
+        async with self.committer.alone:
+            gc, commit = self.store.start_gc()
+            await self.committer.write(commit)
+        try:
+            gc.open()
+            while not await trio.to_thread.run_sync(gc.mark, GC_NODES_STEP):
+                pass
+            while not gc.sweep():
+                await trio.lowlevel.checkpoint()
+        finally:
+            gc.close()
+        await self.committer.durable()
+        return operations.gc_figures(gc.result)
+
+    async def _check(self, data: bool) -> dict[str, Any]:
+        await self.committer.durable()
+        pin = self.store.pool.pin()
+        try:
+            report = await trio.to_thread.run_sync(lambda: fsck.check(self.store, data=data))
+        finally:
+            self.store.pool.unpin(pin)
+            self.store.release_freed()
+        return operations.check_figures(report)
+
+
+async def _receive(stream: trio.SocketStream, count: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < count:
+        part = await stream.receive_some(min(count - len(parts), 1 << 16))
+        if not part:
+            raise errors.InvalidArgument("the request was cut short")
+        parts += part
+    return bytes(parts)
+
+
+def serve(store_path: str, mountpoint: str | None, ready: Callable[[], None]) -> None:
+    """Own a store until told to stop.  NoSuchStore, StoreInUse, and what a mount refuses."""
+    with Store.open(store_path) as store:
+        daemon = Daemon(store, None if mountpoint is None else Path(mountpoint).absolute())
+        try:
+            trio.run(daemon.run, ready)
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+        finally:
+            (store.path / SOCKET).unlink(missing_ok=True)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,96 @@
+"""Requests between the command and the daemon: frames on a unix socket.
+
+A frame is a u32 big-endian length and that many bytes of msgpack.  One request, one answer; the
+connection ends after it.  Errors travel as the name of the engine's class and the message, and come
+out as the same class.
+"""
+
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine import errors
+
+FRAME_BYTES_MAX = 16 << 20
+SOCKET = Path("run") / "ramet.sock"
+TIMEOUT_S = 5.0
+_LENGTH = struct.Struct(">I")
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True):
+    """A method of service.operations (or of the daemon) and its arguments after the store."""
+
+    method: str
+    arguments: list[Any]
+
+
+class Answer(msgspec.Struct):
+    """``kind`` is the error's class, empty when it went well."""
+
+    result: Any = None
+    kind: str = ""
+    message: str = ""
+
+
+def pack(message: Request | Answer) -> bytes:
+    body = msgspec.msgpack.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def body_length(head: bytes) -> int:
+    """The length a frame announces; InvalidArgument when it is past the limit."""
+    length: int = _LENGTH.unpack(head)[0]
+    if length > FRAME_BYTES_MAX:
+        raise errors.InvalidArgument(f"frame of {length} bytes; the limit is {FRAME_BYTES_MAX}")
+    return length
+
+
+def error_class(kind: str) -> type[errors.RametError]:
+    found = getattr(errors, kind, None)
+    if isinstance(found, type) and issubclass(found, errors.RametError):
+        return found
+    return errors.RametError
+
+
+class Client:
+    """The command's side.  ``connect`` answers None when no daemon runs."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    @classmethod
+    def connect(cls, store: Path) -> "Client | None":
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(TIMEOUT_S)
+            connection.connect(str(store / SOCKET))
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+            return None
+        except OSError:
+            connection.close()
+            raise
+        connection.settimeout(None)
+        return cls(connection)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Run a method in the daemon; raises what it raised."""
+        with self._connection as connection:
+            connection.sendall(pack(Request(method, list(arguments))))
+            length = body_length(self._receive(4))
+            answer = msgspec.msgpack.decode(self._receive(length), type=Answer)
+        if answer.kind:
+            raise error_class(answer.kind)(answer.message)
+        return answer.result
+
+    def _receive(self, count: int) -> bytes:
+        parts = b""
+        while len(parts) < count:
+            part = self._connection.recv(min(count - len(parts), 1 << 16))
+            if not part:
+                raise errors.RametError("the daemon went away; see its output, then try again")
+            parts += part
+        return parts
