@@ -1,17 +1,23 @@
 """Every command of ``ramet``.  Exit codes and errors are mapped in one place, ``Ramet``."""
 
-import json
+import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from cli.output import show
+from cli.settings import Settings, common_options, settings
 from engine import Store, errors
-from service import background, daemon, operations
+from service import background, daemon, operations, vms
+from service.addresses import Context
+from service.commits import DIRTY_NODES_MAX
 from service.operations import Result
 from service.rpc import Client
+from service.steps import run_here
 
 EXIT_CODES: dict[type[errors.RametError], int] = {
     errors.NoSuchStore: 10,
@@ -21,75 +27,112 @@ EXIT_CODES: dict[type[errors.RametError], int] = {
     errors.Corrupt: 14,
     errors.NoSpace: 15,
 }
+TEXT_BYTES_MAX = 1 << 20
+_ADDRESS = re.compile(r"[^/:]+:/")
 
 
-class Ramet(click.Group):
-    """A group whose expected errors are one line on stderr and an exit code."""
+class Leaf(click.Command):
+    """A command that takes --json, -q and -v as well."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += common_options()
+
+
+class Branch(click.Group):
+    command_class = Leaf
+    group_class = type
+
+
+class Ramet(Branch):
+    """The root: expected errors are one line on stderr and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except errors.RametError as error:
+        except (errors.RametError, OSError) as error:
+            if ctx.obj.verbose:
+                raise
             click.echo(f"ramet: {error}", err=True)
-            ctx.exit(EXIT_CODES.get(type(error), 1))
-        except OSError as error:
-            click.echo(f"ramet: {error}", err=True)
-            ctx.exit(15 if error.errno == 28 else 1)
+            full = isinstance(error, OSError) and error.errno == 28
+            ctx.exit(15 if full else EXIT_CODES.get(type(error), 1))  # type: ignore[arg-type]
 
 
 @click.group(cls=Ramet, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--store", envvar="RAMET_STORE", help="The store's directory (or RAMET_STORE).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Print where an error came from.")
 @click.pass_context
-def main(ctx: click.Context, store: str | None, as_json: bool) -> None:
+def main(ctx: click.Context, store: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
     """A copy-on-write, content-addressed datastore for VM images.
+
+    Files are named VOL:/path, VOL@SNAP:/path, or by their path on the mount.
 
     Example: ramet --store /srv/store clone lab:/golden.raw 'lab:/web-{n:03d}.raw' --count 20
     """
-    ctx.obj = (store, as_json)
+    ctx.obj = Settings(store=store, as_json=as_json, quiet=quiet, verbose=verbose)
 
 
-def run(call: Callable[..., Result], *arguments: Any) -> Result:
+def run(call: Callable[..., Any], *arguments: Any) -> Result:
     """Run an operation, in the daemon if one runs; make it durable; print what it returned."""
-    path, as_json = settings()
+    path = settings().store_path
     client = Client.connect(Path(path))
     if client is not None:
         result: Result = client.call(call.__name__, *arguments)
     else:
         with Store.open(path) as store:
-            result = call(store, *arguments)
-            store.commit()
-    show(result, as_json=as_json)
+            result = run_local(store, call, *arguments)
+    show(result)
     return result
 
 
-def settings() -> tuple[str, bool]:
-    """The store's directory, and whether to print JSON."""
-    path, as_json = click.get_current_context().find_root().obj
+def run_local(store: Store, call: Callable[..., Any], *arguments: Any) -> Result:
+    def between() -> None:
+        if store.dirty_nodes > DIRTY_NODES_MAX:
+            store.commit()
+
+    answer = call(Context(store), *arguments)
+    if isinstance(answer, Generator):
+        answer = run_here(answer, store.commit, between)
+    store.commit()
+    result: Result = answer
+    return result
+
+
+def address(text: str) -> str:
+    """VOL:/path as it is; a path of this machine made absolute, for the daemon to place."""
+    return text if _ADDRESS.match(text) or not os.path.lexists(text) else os.path.abspath(text)
+
+
+def small_text(path: str | None) -> str | None:
+    """The text of a small file that the user named."""
     if path is None:
-        raise click.UsageError("say which store: --store DIR or RAMET_STORE")
-    return str(path), bool(as_json)
+        return None
+    with Path(path).open("rb") as file:
+        data = file.read(TEXT_BYTES_MAX + 1)
+    if len(data) > TEXT_BYTES_MAX:
+        raise errors.TooLarge(f"{path} is larger than 1 MiB; is it the right file?")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise errors.InvalidArgument(f"{path} is not UTF-8 text") from None
 
 
-def show(result: Result, *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(result))
-        return
-    for row in [result] if isinstance(result, dict) else result:
-        cells = [f"{k.removesuffix('_bytes')}={text(k, v)}" for k, v in row.items()]
-        click.echo("  ".join(cells))
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, remove nothing.")
+CONNECT = click.option(
+    "-c", "--connect", envvar="LIBVIRT_DEFAULT_URI", help="libvirt URI  [default: qemu:///system]"
+)
+VIRT_TYPE = click.option("--virt-type", help="Domain type instead of the XML's: kvm, qemu.")
+USER_DATA = click.option("--user-data", help="A file with more cloud-init user-data.")
 
 
-def text(key: str, value: Any) -> str:
-    """IEC units for people."""
-    if not key.endswith("_bytes"):
-        return str(value)
-    size = float(value)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    raise AssertionError
+def uri(connect: str | None) -> str:
+    settings().connect = connect
+    return settings().uri
+
+
+# --- store and daemon
 
 
 @main.command()
@@ -103,30 +146,60 @@ def init(directory: str) -> None:
 @click.option("--mount", "mountpoint", help="Also mount the store here.")
 def serve(mountpoint: str | None) -> None:
     """Own the store in the foreground until SIGTERM.  Example: ramet serve --mount /mnt/ramet"""
-    daemon.serve(settings()[0], mountpoint, lambda: click.echo("ready"))
+    daemon.serve(settings().store_path, mountpoint, lambda: click.echo("ready"))
 
 
 @main.command()
 @click.argument("mountpoint")
 def mount(mountpoint: str) -> None:
     """Mount the store, served in the background.  Example: ramet mount /mnt/ramet"""
-    background.start(settings()[0], mountpoint)
+    background.start(settings().store_path, os.path.abspath(mountpoint))
 
 
 @main.command()
 def umount() -> None:
     """Unmount and stop the daemon; returns when it is done.  Example: ramet umount"""
-    background.stop(settings()[0])
+    background.stop(settings().store_path)
 
 
 @main.command()
 def status() -> None:
     """Whether a daemon serves the store, and how it is.  Example: ramet status"""
-    path, as_json = settings()
-    show(background.status(path), as_json=as_json)
+    show(background.status(settings().store_path))
 
 
-@main.group()
+@main.command()
+def df() -> None:
+    """Space of the store.  Example: ramet df --json"""
+    run(operations.df)
+
+
+@main.command()
+def tree() -> None:
+    """Volumes, snapshots and their lineage.  Example: ramet tree"""
+    run(operations.tree)
+
+
+@main.command()
+def gc() -> None:
+    """Free what nothing reaches.  Example: ramet gc"""
+    run(operations.gc)
+
+
+@main.command()
+@click.option("--data", is_flag=True, help="Read and check every block as well.")
+def fsck(data: bool) -> None:
+    """Check every invariant, read-only; exit code 14 on damage.  Example: ramet fsck --data"""
+    result = run(operations.check, data)
+    assert isinstance(result, dict)
+    if not result["clean"]:
+        sys.exit(14)
+
+
+# --- volumes and snapshots
+
+
+@main.group(cls=Branch)
 def volume() -> None:
     """Volumes: the datastores of a store."""
 
@@ -162,12 +235,13 @@ def volume_rename(old: str, new: str) -> None:
 
 @volume.command("rm")
 @click.argument("name")
-def volume_rm(name: str) -> None:
+@DRY_RUN
+def volume_rm(name: str, dry_run: bool) -> None:
     """Remove a volume and its snapshots.  Example: ramet volume rm test"""
-    run(operations.volume_rm, name)
+    run(operations.volume_rm, name, dry_run)
 
 
-@main.group()
+@main.group(cls=Branch)
 def snapshot() -> None:
     """Snapshots: read-only, point-in-time views of a volume."""
 
@@ -190,34 +264,41 @@ def snapshot_ls(volume: str) -> None:
 @snapshot.command("rm")
 @click.argument("volume")
 @click.argument("name")
-def snapshot_rm(volume: str, name: str) -> None:
+@DRY_RUN
+def snapshot_rm(volume: str, name: str, dry_run: bool) -> None:
     """Remove a snapshot.  Example: ramet snapshot rm lab monday"""
-    run(operations.snapshot_rm, volume, name)
+    run(operations.snapshot_rm, volume, name, dry_run)
 
 
 @snapshot.command("restore")
 @click.argument("volume")
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Also while files are open; they go stale.")
-def snapshot_restore(volume: str, name: str, force: bool) -> None:
-    """Take a volume back.  Example: ramet snapshot restore lab monday"""
-    run(operations.snapshot_restore, volume, name, force)
+@DRY_RUN
+def snapshot_restore(volume: str, name: str, force: bool, dry_run: bool) -> None:
+    """Take a volume back; newer changes are lost.  Example: ramet snapshot restore lab monday"""
+    run(operations.snapshot_restore, volume, name, force, dry_run)
+
+
+# --- files
 
 
 @main.command("import")
 @click.argument("file")
-@click.argument("address")
-def import_file(file: str, address: str) -> None:
-    """Bring raw image FILE in.  Example: ramet import golden.raw lab:/golden.raw"""
-    run(operations.import_file, str(Path(file).absolute()), address)
+@click.argument("target")
+@click.option("--format", "form", help="Format of FILE  [default: what its header says]")
+@click.option("-p", "--parents", is_flag=True, help="Make the directories above TARGET.")
+def import_file(file: str, target: str, form: str | None, parents: bool) -> None:
+    """Bring an image in, as raw.  Example: ramet import -p golden.qcow2 lab:/golden/disk.raw"""
+    run(operations.import_file, os.path.abspath(file), address(target), form, parents)
 
 
 @main.command("export")
-@click.argument("address")
+@click.argument("source")
 @click.argument("file")
-def export_file(address: str, file: str) -> None:
-    """Write a file out, sparse.  Example: ramet export lab:/web.raw web.raw"""
-    run(operations.export_file, address, str(Path(file).absolute()))
+def export_file(source: str, file: str) -> None:
+    """Write a file out, raw and sparse.  Example: ramet export lab:/web.raw web.raw"""
+    run(operations.export_file, address(source), os.path.abspath(file))
 
 
 @main.command()
@@ -227,48 +308,125 @@ def export_file(address: str, file: str) -> None:
 @click.option("--start", default=1, show_default=True, help="The first n.")
 @click.option("--replace", is_flag=True, help="Replace TARGET if it is there (files).")
 def clone(source: str, target: str, count: int, start: int, replace: bool) -> None:
-    """Clone a file or directory.  Example: ramet clone lab:/golden lab:/web-{n:03d} --count 20"""
-    run(operations.clone, source, target, count, start, replace)
+    """Clone a file or directory.  Example: ramet clone lab:/golden 'lab:/web-{n:03d}' --count 20"""
+    run(operations.clone, address(source), address(target), count, start, replace)
 
 
 @main.command()
-@click.argument("address")
-def ls(address: str) -> None:
+@click.argument("directory")
+def ls(directory: str) -> None:
     """List a directory.  Example: ramet ls lab:/"""
-    run(operations.ls, address)
+    run(operations.ls, address(directory))
 
 
 @main.command()
-@click.argument("address")
+@click.argument("directory")
+def du(directory: str) -> None:
+    """Logical and referenced sizes below a directory.  Example: ramet du lab:/"""
+    run(operations.du, address(directory))
+
+
+@main.command()
+@click.argument("target")
 @click.option("-r", "recursive", is_flag=True, help="A directory with all below it.")
-def rm(address: str, recursive: bool) -> None:
+@DRY_RUN
+def rm(target: str, recursive: bool, dry_run: bool) -> None:
     """Remove a file or directory.  Example: ramet rm -r lab:/web-001"""
-    run(operations.rm, address, recursive)
+    run(operations.rm, address(target), recursive, dry_run)
 
 
-@main.command()
-def df() -> None:
-    """Space of the store.  Example: ramet --json df"""
-    run(operations.df)
+# --- virtual machines
 
 
-@main.command()
-def tree() -> None:
-    """Volumes, snapshots and their lineage.  Example: ramet tree"""
-    run(operations.tree)
+@main.group(cls=Branch)
+def vm() -> None:
+    """Virtual machines: directories with a domain.xml, disks, and a seed image."""
 
 
-@main.command()
-def gc() -> None:
-    """Free what nothing reaches.  Example: ramet gc"""
-    run(operations.gc)
+@vm.command("add")
+@click.argument("directory")
+@click.option("--xml", "xml_file", help="A file with the domain XML  [default: domain.xml in it]")
+@click.option("--domain", "from_domain", help="Take the XML of this libvirt domain.")
+@VIRT_TYPE
+@CONNECT
+def vm_add(
+    directory: str, xml_file: str | None, from_domain: str | None, virt_type: str | None,
+    connect: str | None,
+) -> None:  # fmt: skip
+    """Make a directory with disks a base VM.  Example: ramet vm add lab:/golden --xml golden.xml"""
+    if xml_file is not None and from_domain is not None:
+        raise click.UsageError("give --xml or --domain, not both")
+    text = small_text(xml_file)
+    run(vms.vm_add, address(directory), text, from_domain, uri(connect), virt_type)
 
 
-@main.command()
-@click.option("--data", is_flag=True, help="Read and check every block as well.")
-def fsck(data: bool) -> None:
-    """Check every invariant, read-only; exit code 14 on damage.  Example: ramet fsck --data"""
-    result = run(operations.check, data)
-    assert isinstance(result, dict)
-    if not result["clean"]:
-        sys.exit(14)
+@vm.command("clone")
+@click.argument("source")
+@click.argument("target")
+@click.option("--count", default=1, show_default=True, help="How many; TARGET then has {n}.")
+@click.option("--start", default=1, show_default=True, help="The first n.")
+@click.option("--register", is_flag=True, help="Define the clones in libvirt.")
+@USER_DATA
+@VIRT_TYPE
+@CONNECT
+def vm_clone(
+    source: str, target: str, count: int, start: int, register: bool, user_data: str | None,
+    virt_type: str | None, connect: str | None,
+) -> None:  # fmt: skip
+    """Clone a VM, each clone with its own identity; all or none.
+
+    Example: ramet vm clone lab:/golden 'lab:/web-{n:03d}' --count 20 --register
+    """
+    run(
+        vms.vm_clone, address(source), address(target), count, start, register, uri(connect),
+        small_text(user_data), virt_type,
+    )  # fmt: skip
+
+
+@vm.command("customize")
+@click.argument("directory")
+@click.option("--name", required=True, help="The VM's new name.")
+@USER_DATA
+def vm_customize(directory: str, name: str, user_data: str | None) -> None:
+    """Give a VM a new identity.  Example: ramet vm customize lab:/copy --name web-021"""
+    run(vms.vm_customize, address(directory), name, small_text(user_data))
+
+
+@vm.command("register")
+@click.argument("directory")
+@CONNECT
+def vm_register(directory: str, connect: str | None) -> None:
+    """Define a VM in libvirt.  Example: ramet vm register lab:/web-001"""
+    run(vms.vm_register, address(directory), uri(connect))
+
+
+@vm.command("unregister")
+@click.argument("directory")
+@click.option("--force", is_flag=True, help="Also when it runs: it is powered off.")
+@CONNECT
+def vm_unregister(directory: str, force: bool, connect: str | None) -> None:
+    """Undefine a VM, keep its files.  Example: ramet vm unregister lab:/web-001"""
+    run(vms.vm_unregister, address(directory), connect, force)
+
+
+@vm.command("ls")
+@click.argument("volume", required=False)
+def vm_ls(volume: str | None) -> None:
+    """List VMs.  Example: ramet vm ls lab"""
+    run(vms.vm_ls, volume)
+
+
+@vm.command("show")
+@click.argument("directory")
+def vm_show(directory: str) -> None:
+    """One VM: identity, state, XML.  Example: ramet vm show lab:/web-001"""
+    run(vms.vm_show, address(directory))
+
+
+@vm.command("rm")
+@click.argument("directory")
+@click.option("--force", is_flag=True, help="Also when it runs: it is powered off.")
+@DRY_RUN
+def vm_rm(directory: str, force: bool, dry_run: bool) -> None:
+    """Undefine a VM and remove its files.  Example: ramet vm rm lab:/web-001"""
+    run(vms.vm_rm, address(directory), force, dry_run)

@@ -1,8 +1,28 @@
-"""Addresses: ``VOL:/path`` and ``VOL@SNAP:/path``."""
+"""Addresses: ``VOL:/path`` and ``VOL@SNAP:/path``, or a path under the mount for the same thing."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from engine import Store, Volume, errors
+
+SNAPSHOTS = ".snapshots"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a command works on: the store, and where it is mounted (None: nowhere)."""
+
+    store: Store
+    mountpoint: Path | None = None
+
+    def mounted_path(self, volume: Volume, path: str) -> Path:
+        """The path of a file on the mount; InvalidArgument when the store is not mounted."""
+        if self.mountpoint is None:
+            raise errors.InvalidArgument("the store is not mounted; run `ramet mount DIR` first")
+        name, at, snapshot = str(volume).partition("@")
+        root = self.mountpoint / name / SNAPSHOTS / snapshot if at else self.mountpoint / name
+        return root / path.lstrip("/")
 
 
 class Address(NamedTuple):
@@ -11,12 +31,35 @@ class Address(NamedTuple):
     volume: Volume
     path: str
 
+    def __str__(self) -> str:
+        return f"{self.volume}:{self.path}"
 
-def parse(store: Store, text: str) -> Address:
+
+def parse(context: Context, text: str) -> Address:
     """NotFound when the volume or snapshot is not there, InvalidArgument for another form."""
+    if text.startswith("/"):
+        text = _from_mount(context, text)
     head, colon, path = text.partition(":")
     if not colon or not path.startswith("/"):
         raise errors.InvalidArgument(f"{text!r} is no address; write VOL:/path or VOL@SNAP:/path")
-    name, at, snapshot = head.partition("@")
-    volume = store.volume(name)
-    return Address(store.snapshot(volume, snapshot) if at else volume, path)
+    return Address(parse_volume(context, head), path)
+
+
+def parse_volume(context: Context, text: str) -> Volume:
+    """VOL or VOL@SNAP."""
+    name, at, snapshot = text.partition("@")
+    volume = context.store.volume(name)
+    return context.store.snapshot(volume, snapshot) if at else volume
+
+
+def _from_mount(context: Context, text: str) -> str:
+    root = context.mountpoint
+    if root is None or not Path(text).is_relative_to(root):
+        where = f"not under the mount {root}" if root else "and the store is not mounted"
+        raise errors.InvalidArgument(f"{text} is a path {where}; write VOL:/path")
+    parts = Path(text).relative_to(root).parts
+    if not parts:
+        raise errors.InvalidArgument(f"{text} is the mount itself; name a volume's directory in it")
+    if len(parts) > 2 and parts[1] == SNAPSHOTS:
+        return f"{parts[0]}@{parts[2]}:/{'/'.join(parts[3:])}"
+    return f"{parts[0]}:/{'/'.join(parts[1:])}"

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,14 @@ from engine import Store, errors, fsck
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
-from service import operations
+from service import operations, vms
+from service.addresses import Context
 from service.commits import Committer
 from service.rpc import SOCKET, Answer, Request, body_length, pack
+from service.steps import Beside
 
-READS = {"volume_ls", "snapshot_ls", "ls", "df", "tree", "export_file"}
-CHANGES = {
-    "volume_create", "volume_clone", "volume_rename", "volume_rm", "snapshot_create",
-    "snapshot_rm", "snapshot_restore", "rm", "clone", "import_file",
-}  # fmt: skip
+READS = {call.__name__: call for call in (*operations.READS, *vms.READS)}
+CHANGES = {call.__name__: call for call in (*operations.CHANGES, *vms.CHANGES)}
 GC_NODES_STEP = 2_000
 
 
@@ -40,6 +39,7 @@ class Daemon:
     def __init__(self, store: Store, mountpoint: Path | None) -> None:
         self.store = store
         self.mountpoint = mountpoint
+        self.context = Context(store, mountpoint)
         self.committer = Committer(store)
         self.invalidator: Invalidator | None = None
         self._scope = trio.CancelScope()
@@ -127,19 +127,26 @@ class Daemon:
         own = self._own.get(request.method)
         if own is not None:
             return await own(*request.arguments)
-        if request.method not in READS | CHANGES:
+        call = READS.get(request.method) or CHANGES.get(request.method)
+        if call is None:
             raise errors.Unsupported(f"the daemon knows no {request.method!r}; same version?")
-        call = getattr(operations, request.method)
-        if request.method in READS:
-            return call(self.store, *request.arguments)
         await self.committer.admit()
-        foreign = self.invalidator.foreign() if self.invalidator else contextlib.nullcontext()
-        with foreign:
-            result = call(self.store, *request.arguments)
+        with self._foreign():
+            result = call(self.context, *request.arguments)
+        if isinstance(result, Generator):
+            result = await Beside(self.committer.admit, self._settled, self._foreign).run(result)
+        if request.method in CHANGES:
+            await self._settled()
+        return result
+
+    async def _settled(self) -> None:
+        """What was done is on disk, and the mount shows it."""
         await self.committer.durable()
         if self.invalidator:
             await self.invalidator.settled()
-        return result
+
+    def _foreign(self) -> contextlib.AbstractContextManager[None]:
+        return self.invalidator.foreign() if self.invalidator else contextlib.nullcontext()
 
     async def _status(self) -> dict[str, Any]:
         return {
@@ -194,6 +201,8 @@ async def _receive(stream: trio.SocketStream, count: int) -> bytes:
 def serve(store_path: str, mountpoint: str | None, ready: Callable[[], None]) -> None:
     """Own a store until told to stop.  NoSuchStore, StoreInUse, and what a mount refuses."""
     with Store.open(store_path) as store:
+        for leftover in (store.path / SOCKET).parent.glob("import-*"):
+            leftover.unlink()  # of a conversion that a crash cut short
         daemon = Daemon(store, None if mountpoint is None else Path(mountpoint).absolute())
         try:
             trio.run(daemon.run, ready)

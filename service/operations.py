@@ -1,27 +1,35 @@
 """The public commands, each once: with a daemon they run in it, without one in the command itself.
 
-Each takes an open store and plain values and returns what ``--json`` prints; keys end in
-their unit.  None commits: the caller makes durable what it is about to report.
+Each takes a context and plain values and returns what ``--json`` prints, or the steps to it
+(``service.steps``); keys end in their unit.  None commits: the caller makes durable what it is
+about to report.
 """
 
 import os
 import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine import Inode, Store, Volume, errors, fsck
+from engine import Inode, Volume, errors, fsck
 from engine.gc import GcResult
-from service.addresses import parse
+from hypervisor import images
+from service.addresses import Context, parse, parse_volume
+from service.steps import Steps
 
 Result = dict[str, Any] | list[dict[str, Any]]
 COPY_BYTES = 1 << 20
 CLONES_MAX = 100_000
+CLONES_STEP = 256
 
 
 def iso(time_ns: int) -> str:
     return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat()
+
+
+# --- volumes and snapshots
 
 
 def _volume(volume: Volume) -> dict[str, Any]:
@@ -34,46 +42,58 @@ def _volume(volume: Volume) -> dict[str, Any]:
     }
 
 
-def volume_create(store: Store, name: str) -> Result:
-    return _volume(store.create_volume(name))
+def volume_create(context: Context, name: str) -> Result:
+    return _volume(context.store.create_volume(name))
 
 
-def volume_ls(store: Store) -> Result:
-    return [_volume(v) for v in store.volumes()]
+def volume_ls(context: Context) -> Result:
+    return [_volume(v) for v in context.store.volumes()]
 
 
-def volume_clone(store: Store, source: str, name: str) -> Result:
-    head, at, snapshot = source.partition("@")
-    volume = store.volume(head)
-    return _volume(store.clone_volume(store.snapshot(volume, snapshot) if at else volume, name))
+def volume_clone(context: Context, source: str, name: str) -> Result:
+    return _volume(context.store.clone_volume(parse_volume(context, source), name))
 
 
-def volume_rename(store: Store, old: str, new: str) -> Result:
-    store.rename_volume(old, new)
-    return _volume(store.volume(new))
+def volume_rename(context: Context, old: str, new: str) -> Result:
+    context.store.rename_volume(old, new)
+    return _volume(context.store.volume(new))
 
 
-def volume_rm(store: Store, name: str) -> Result:
-    store.remove_volume(name)
-    return {"removed": name}
+def volume_rm(context: Context, name: str, dry_run: bool) -> Result:
+    volume = context.store.volume(name)
+    snapshots = [str(s) for s in context.store.snapshots(volume)]
+    if not dry_run:
+        context.store.remove_volume(name)
+    return {"removed": name, "files": volume.files, "snapshots": snapshots, "dry_run": dry_run}
 
 
-def snapshot_create(store: Store, volume: str, name: str) -> Result:
-    return _volume(store.create_snapshot(store.volume(volume), name))
+def snapshot_create(context: Context, volume: str, name: str) -> Result:
+    return _volume(context.store.create_snapshot(context.store.volume(volume), name))
 
 
-def snapshot_ls(store: Store, volume: str) -> Result:
-    return [_volume(s) for s in store.snapshots(store.volume(volume))]
+def snapshot_ls(context: Context, volume: str) -> Result:
+    return [_volume(s) for s in context.store.snapshots(context.store.volume(volume))]
 
 
-def snapshot_rm(store: Store, volume: str, name: str) -> Result:
-    store.remove_snapshot(store.volume(volume), name)
-    return {"removed": f"{volume}@{name}"}
+def snapshot_rm(context: Context, volume: str, name: str, dry_run: bool) -> Result:
+    store = context.store
+    snapshot = store.snapshot(store.volume(volume), name)
+    if not dry_run:
+        store.remove_snapshot(store.volume(volume), name)
+    return {"removed": f"{volume}@{name}", "files": snapshot.files, "dry_run": dry_run}
 
 
-def snapshot_restore(store: Store, volume: str, name: str, force: bool) -> Result:
-    store.restore(store.volume(volume), name, force=force)
-    return _volume(store.volume(volume))
+def snapshot_restore(
+    context: Context, volume: str, name: str, force: bool, dry_run: bool
+) -> Result:  # fmt: skip
+    store = context.store
+    snapshot = store.snapshot(store.volume(volume), name)
+    if not dry_run:
+        store.restore(store.volume(volume), name, force=force)
+    return _volume(store.volume(volume)) | {"restored": str(snapshot), "dry_run": dry_run}
+
+
+# --- files
 
 
 def _inode(name: str, inode: Inode) -> dict[str, Any]:
@@ -86,47 +106,111 @@ def _inode(name: str, inode: Inode) -> dict[str, Any]:
     }
 
 
-def ls(store: Store, address: str) -> Result:
-    volume, path = parse(store, address)
+def _children(volume: Volume, ino: int) -> list[tuple[str, Inode]]:
+    found, cookie = [], 0
+    while entries := volume.readdir(ino, cookie):
+        found += [(e.name.decode(errors="replace"), volume.inode(e.ino)) for e in entries]
+        cookie = entries[-1].cookie
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def ls(context: Context, address: str) -> Result:
+    volume, path = parse(context, address)
     inode = volume.resolve(path)
     if not inode.is_dir:
         return [_inode(path, inode)]
-    found, cookie = [], 0
-    while entries := volume.readdir(inode.ino, cookie):
-        found += [_inode(e.name.decode(errors="replace"), volume.inode(e.ino)) for e in entries]
-        cookie = entries[-1].cookie
-    return sorted(found, key=lambda entry: str(entry["name"]))
+    return [_inode(name, child) for name, child in _children(volume, inode.ino)]
 
 
-def rm(store: Store, address: str, recursive: bool) -> Result:
-    volume, path = parse(store, address)
+def du(context: Context, address: str) -> Steps[Result]:
+    """Sizes of each entry of a directory with all below it (hard links once), and their sum."""
+    volume, path = parse(context, address)
+    inode = volume.resolve(path)
+    tops = _children(volume, inode.ino) if inode.is_dir else [(path, inode)]
+    rows: list[dict[str, Any]] = []
+    for name, top in tops:
+        files = logical = referenced = 0
+        pending, seen = [top], {top.ino}
+        while pending:
+            each = pending.pop()
+            if each.is_dir:
+                below = [child for _, child in _children(volume, each.ino)]
+                pending += [child for child in below if child.ino not in seen]
+                seen |= {child.ino for child in below}
+                yield None
+            else:
+                files += 1
+                logical += each.size
+                referenced += each.blocks * 4096
+        rows.append({
+            "name": name, "files": files, "logical_bytes": logical,
+            "referenced_bytes": referenced,
+        })  # fmt: skip
+    keys = ("files", "logical_bytes", "referenced_bytes")
+    return [*rows, {"name": "total"} | {key: sum(row[key] for row in rows) for key in keys}]
+
+
+def rm(context: Context, address: str, recursive: bool, dry_run: bool) -> Result:
+    volume, path = parse(context, address)
     parent, name = volume.resolve_parent(path)
     if volume.lookup(parent.ino, name).is_dir and not recursive:
         raise errors.IsADirectory(f"{address} is a directory; use -r to remove all below it")
-    return {"removed": address, "names": store.remove_tree(volume, parent.ino, name)}
+    if dry_run:
+        return {"removed": address, "dry_run": True}
+    names = context.store.remove_tree(volume, parent.ino, name)
+    return {"removed": address, "names": names, "dry_run": False}
+
+
+def make_parents(volume: Volume, path: str) -> None:
+    """``mkdir -p`` for the directory that will hold ``path``."""
+    at = ""
+    for part in [p for p in path.split("/") if p][:-1]:
+        at += "/" + part
+        try:
+            volume.resolve(at)
+        except errors.NotFound:
+            parent, name = volume.resolve_parent(at)
+            volume.mkdir(parent.ino, name, 0o755, 0, 0)
 
 
 def clone(
-    store: Store, source: str, target: str, count: int, start: int, replace: bool
-) -> Result:  # fmt: skip
-    """Clone a file or directory; with ``{n}`` in the target, ``count`` times."""
-    if not 1 <= count <= CLONES_MAX:
-        raise errors.InvalidArgument(f"count must be 1 to {CLONES_MAX}")
-    origin, path = parse(store, source)
+    context: Context, source: str, target: str, count: int, start: int, replace: bool
+) -> Steps[Result]:
+    """Clone a file or directory; with ``{n}`` in the target, ``count`` times: all or none."""
+    origin, path = parse(context, source)
     inode = origin.resolve(path)
-    names = [expand(target, n) for n in range(start, start + count)]
+    if inode.is_dir and replace:
+        raise errors.InvalidArgument("--replace works on files; remove the directory first")
+    names = expand_all(target, start, count)
+    store = context.store
+    made: list[tuple[Volume, int, bytes]] = []
+    try:
+        for n, each in enumerate(names):
+            volume, to = parse(context, each)
+            parent, name = volume.resolve_parent(to)
+            if inode.is_dir:
+                store.clone_tree(origin, inode.ino, volume, parent.ino, name)
+            else:
+                store.clone_file(origin, inode.ino, volume, parent.ino, name, replace=replace)
+            made.append((volume, parent.ino, name))
+            if n % CLONES_STEP == CLONES_STEP - 1:
+                yield None
+    except BaseException:
+        if not replace:  # what was replaced is gone; the new clones stay
+            for volume, directory, name in made:
+                store.remove_tree(volume, directory, name)
+        raise
+    return {"source": source, "clones": names, "bytes_copied": 0}
+
+
+def expand_all(pattern: str, start: int, count: int) -> list[str]:
+    """The targets of a batch; InvalidArgument when they are not all different."""
+    if not 1 <= count <= CLONES_MAX or start < 0:
+        raise errors.InvalidArgument(f"count must be 1 to {CLONES_MAX}, start 0 or more")
+    names = [expand(pattern, n) for n in range(start, start + count)]
     if len(set(names)) < count:
         raise errors.InvalidArgument("the target needs {n}, as in lab:/web-{n:03d}")
-    for each in names:
-        volume, to = parse(store, each)
-        parent, name = volume.resolve_parent(to)
-        if inode.is_dir:
-            if replace:
-                raise errors.InvalidArgument("--replace works on files; remove the directory first")
-            store.clone_tree(origin, inode.ino, volume, parent.ino, name)
-        else:
-            store.clone_file(origin, inode.ino, volume, parent.ino, name, replace=replace)
-    return {"source": source, "clones": names, "bytes_copied": 0}
+    return names
 
 
 def expand(pattern: str, n: int) -> str:
@@ -142,59 +226,89 @@ def expand(pattern: str, n: int) -> str:
     return f"{head}{n:0{width}d}{tail}"
 
 
-def import_file(store: Store, path: str, address: str) -> Result:
-    """Bring a raw image in: holes stay holes, and no name exists until all of it is there."""
-    volume, to = parse(store, address)
+# --- in and out
+
+
+def import_file(
+    context: Context, path: str, address: str, form: str | None, parents: bool
+) -> Steps[Result]:
+    """Bring an image in as raw: holes stay holes, no name exists until all of it is there."""
+    volume, to = parse(context, address)
+    if parents:
+        make_parents(volume, to)
     parent, name = volume.resolve_parent(to)
-    with Path(path).open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    if volume.entry(parent.ino, name) is not None:
+        raise errors.AlreadyExists(f"{address} exists; remove it first or choose another name")
+    scratch = context.store.path / "run"
+    opened = yield lambda: images.open_raw(Path(path), form, scratch)
+    with opened as image:
+        size = os.fstat(image.fileno()).st_size
         staged = volume.create_staged(0o644, 0, 0)
         try:
-            _copy_data(file.fileno(), size, lambda at, data: volume.write(staged.ino, at, data))
+            at = 0
+            while (piece := (yield partial(next_data, image.fileno(), at))) is not None:
+                at, data = piece
+                volume.write(staged.ino, at, data)
+                at += len(data)
             volume.setattr(staged.ino, size=size)
             inode = volume.publish(staged.ino, parent.ino, name)
         except BaseException:
             volume.release(staged.ino)
             raise
-    return _inode(to, inode)
+    return _inode(to, inode) | {"format": opened.form}
 
 
-def _copy_data(fd: int, size: int, write: Callable[[int, bytes], object]) -> None:
-    at = 0
-    while at < size:
+def next_data(fd: int, at: int) -> tuple[int, bytes] | None:
+    """The next piece of data of a file at or after ``at``; None at the end."""
+    try:
+        at = os.lseek(fd, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == 6:  # ENXIO: only a hole is left
+            return None
+        raise
+    end = os.lseek(fd, at, os.SEEK_HOLE)
+    data = os.pread(fd, min(COPY_BYTES, end - at), at)
+    return (at, data) if data else None
+
+
+def export_file(context: Context, address: str, path: str) -> Steps[Result]:
+    """Write a file out as a sparse raw image; refuses to overwrite, leaves nothing half-done."""
+    volume, source = parse(context, address)
+    inode = volume.hold(volume.file(volume.resolve(source).ino).ino)
+    try:
+        file = Path(path).open("xb")  # noqa: SIM115 - it is removed again on errors
         try:
-            at = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError:
-            return
-        end = os.lseek(fd, at, os.SEEK_HOLE)
+            with file:
+                yield from _copy_out(volume, inode, file.fileno())
+                size = inode.size
+                file.truncate(size)
+                yield partial(os.fsync, file.fileno())
+        except BaseException:
+            Path(path).unlink()
+            raise
+    finally:
+        volume.release(inode.ino)
+    return {"path": path, "size_bytes": size}
+
+
+def _copy_out(volume: Volume, inode: Inode, fd: int) -> Steps[None]:
+    at: int | None = 0
+    while at is not None and (at := volume.seek_data(inode.ino, at)) is not None:
+        end = volume.seek_hole(inode.ino, at)
+        assert end is not None
         while at < end:
-            data = os.pread(fd, min(COPY_BYTES, end - at), at)
+            data = volume.read(inode.ino, at, min(COPY_BYTES, end - at))
             if not data:
-                return
-            write(at, data)
+                return  # truncated meanwhile
+            yield partial(os.pwrite, fd, data, at)
             at += len(data)
 
 
-def export_file(store: Store, address: str, path: str) -> Result:
-    """Write a file out as a sparse raw image; refuses to overwrite."""
-    volume, source = parse(store, address)
-    inode = volume.resolve(source)
-    with Path(path).open("xb") as file:
-        at: int | None = 0
-        while at is not None and (at := volume.seek_data(inode.ino, at)) is not None:
-            end = volume.seek_hole(inode.ino, at)
-            assert end is not None
-            while at < end:
-                data = volume.read(inode.ino, at, min(COPY_BYTES, end - at))
-                os.pwrite(file.fileno(), data, at)
-                at += len(data)
-        file.truncate(inode.size)
-        os.fsync(file.fileno())
-    return {"path": path, "size_bytes": inode.size}
+# --- the store
 
 
-def df(store: Store) -> Result:
-    space = store.space()
+def df(context: Context) -> Result:
+    space = context.store.space()
     return {
         "logical_bytes": space.logical_bytes,
         "referenced_bytes": space.referenced_bytes,
@@ -207,8 +321,9 @@ def df(store: Store) -> Result:
     }
 
 
-def tree(store: Store) -> Result:
+def tree(context: Context) -> Result:
     """Volumes with their snapshots, and what each was cloned from."""
+    store = context.store
     names = {v.id: str(v) for v in store.volumes()}
     for volume in store.volumes():
         names |= {s.id: str(s) for s in store.snapshots(volume)}
@@ -219,8 +334,8 @@ def tree(store: Store) -> Result:
     ]
 
 
-def gc(store: Store) -> Result:
-    return gc_figures(store.gc())
+def gc(context: Context) -> Result:
+    return gc_figures(context.store.gc())
 
 
 def gc_figures(result: GcResult) -> dict[str, Any]:
@@ -231,9 +346,9 @@ def gc_figures(result: GcResult) -> dict[str, Any]:
     }
 
 
-def check(store: Store, data: bool) -> Result:
-    store.commit()
-    return check_figures(fsck.check(store, data=data))
+def check(context: Context, data: bool) -> Result:
+    context.store.commit()
+    return check_figures(fsck.check(context.store, data=data))
 
 
 def check_figures(report: fsck.Report) -> dict[str, Any]:
@@ -244,3 +359,11 @@ def check_figures(report: fsck.Report) -> dict[str, Any]:
         "mapped_bytes": report.blocks * 4096,
         "garbage_bytes": report.garbage_slots * 4096,
     }
+
+
+Operation = Callable[..., Result | Steps[Result]]
+READS: tuple[Operation, ...] = (volume_ls, snapshot_ls, ls, du, df, tree, export_file)
+CHANGES: tuple[Operation, ...] = (
+    volume_create, volume_clone, volume_rename, volume_rm, snapshot_create, snapshot_rm,
+    snapshot_restore, rm, clone, import_file,
+)  # fmt: skip

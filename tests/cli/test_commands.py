@@ -3,43 +3,28 @@
 import json
 import os
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import click
+import click.testing
 import pytest
+from command import Ramet
 
+from cli.main import main
 from engine import Store
 from service.operations import expand
 
 
-class Cli:
-    def __init__(self, store: Path) -> None:
-        self.store = store
-
-    def run(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from cli.main import main; main()", "--json"]
-        done = subprocess.run(
-            [*command, *map(str, arguments)], capture_output=True, text=True, check=False,
-            env={**os.environ, "PYTHONPATH": str(Path.cwd()), "RAMET_STORE": str(self.store)},
-        )  # fmt: skip
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        return done
-
-    def json(self, *arguments: object) -> Any:
-        return json.loads(self.run(*arguments).stdout)
-
-
 @pytest.fixture()
-def cli(tmp_path: Path) -> Cli:
-    made = Cli(tmp_path / "store")
+def cli(tmp_path: Path) -> Ramet:
+    made = Ramet(tmp_path / "store")
     made.run("init", made.store)
     made.run("volume", "create", "lab")
     return made
 
 
-def test_twenty_clones_copy_nothing_and_outlive_their_source(cli: Cli, tmp_path: Path) -> None:
+def test_twenty_clones_copy_nothing_and_outlive_their_source(cli: Ramet, tmp_path: Path) -> None:
     golden = tmp_path / "golden.raw"
     golden.write_bytes(os.urandom(3 << 20))
     os.truncate(golden, 16 << 20)
@@ -58,7 +43,7 @@ def test_twenty_clones_copy_nothing_and_outlive_their_source(cli: Cli, tmp_path:
     assert cli.json("fsck", "--data")["clean"]
 
 
-def test_snapshot_clone_and_restore(cli: Cli, tmp_path: Path) -> None:
+def test_snapshot_clone_and_restore(cli: Ramet, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"one")
     cli.run("import", tmp_path / "a", "lab:/a")
     cli.run("snapshot", "create", "lab", "monday")
@@ -72,17 +57,17 @@ def test_snapshot_clone_and_restore(cli: Cli, tmp_path: Path) -> None:
     assert {v["name"]: v["cloned_from"] for v in cli.json("tree")}["test"] == "lab@monday"
 
 
-def test_exit_codes_say_what_is_wrong(cli: Cli, tmp_path: Path) -> None:
+def test_exit_codes_say_what_is_wrong(cli: Ramet, tmp_path: Path) -> None:
     cli.run("volume", "create", "lab", code=13)
     cli.run("ls", "nowhere:/", code=12)
     cli.run("ls", "lab", code=1)
     cli.run("frobnicate", code=2)
-    Cli(tmp_path / "missing").run("df", code=10)
+    Ramet(tmp_path / "missing").run("df", code=10)
     with Store.open(cli.store):
         assert "owns" in cli.run("df", code=11).stderr
 
 
-def test_hostile_names_are_refused(cli: Cli) -> None:
+def test_hostile_names_are_refused(cli: Ramet) -> None:
     for name in ("../up", "a/b", "", "a\nb", "-rf", "ü", "x" * 300):
         cli.run("volume", "create", "--", name, code=1)
     assert [v["name"] for v in cli.json("volume", "ls")] == ["lab"]
@@ -94,3 +79,83 @@ def test_patterns_take_one_field() -> None:
     for bad in ("{n.real}", "{n[0]}", "{n:x}", "{n", "{n:999d}"):
         with pytest.raises(Exception, match="write"):
             expand(bad, 1)
+
+
+def test_import_of_other_formats(cli: Ramet, tmp_path: Path) -> None:
+    raw = tmp_path / "a.raw"
+    raw.write_bytes(os.urandom(1 << 20))
+    os.truncate(raw, 8 << 20)
+    for form in ("qcow2", "vmdk", "vdi", "vhdx"):
+        image = tmp_path / f"a.{form}"
+        subprocess.run(["qemu-img", "convert", "-O", form, raw, image], check=True)
+        got = cli.json("import", "-p", image, f"lab:/deep/er/{form}")
+        assert (got["format"], got["referenced_bytes"]) == (form, 1 << 20)
+        cli.run("export", f"lab:/deep/er/{form}", tmp_path / f"{form}.out")
+        assert (tmp_path / f"{form}.out").read_bytes() == raw.read_bytes()
+    cli.run("import", tmp_path / "a.qcow2", "lab:/as-is", "--format", "raw")
+    assert [*(cli.store / "run").iterdir()] == []
+    sums = {row["name"]: row for row in cli.json("du", "lab:/")}
+    assert sums["deep"]["files"] == 4
+    assert sums["total"]["logical_bytes"] == 4 * (8 << 20) + (tmp_path / "a.qcow2").stat().st_size
+
+
+def test_an_image_that_names_other_files_is_refused(cli: Ramet, tmp_path: Path) -> None:
+    secret, image = tmp_path / "secret", tmp_path / "image"
+    secret.write_bytes(b"s" * 65536)
+    backed = ["-b", str(secret), "-F", "raw"]
+    external = ["-o", f"data_file={tmp_path / 'data'}"]
+    for extra in (backed, external):
+        image.unlink(missing_ok=True)
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *extra, image, "1M"], check=True)
+        assert "another file" in cli.run("import", image, "lab:/a", code=1).stderr
+    image.write_bytes(b"QFI\xfb" + b"\xff" * 600)
+    cli.run("import", image, "lab:/a", code=1)
+    cli.run("import", tmp_path / "missing", "lab:/a", code=12)
+    cli.run("import", tmp_path, "lab:/a", code=1)
+    assert cli.json("ls", "lab:/") == []
+
+
+def test_a_batch_of_clones_is_all_or_none(cli: Ramet, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    cli.run("import", tmp_path / "a", "lab:/a")
+    cli.run("import", tmp_path / "a", "lab:/b-7")
+    cli.run("clone", "lab:/a", "lab:/b-{n}", "--count", 9, code=13)
+    assert [e["name"] for e in cli.json("ls", "lab:/")] == ["a", "b-7"]
+    cli.run("clone", "lab:/a", "lab:/same", "--count", 2, code=1)
+
+
+def test_dry_runs_remove_nothing(cli: Ramet, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    cli.run("import", tmp_path / "a", "lab:/a")
+    cli.run("snapshot", "create", "lab", "monday")
+    for words in (
+        ("rm", "lab:/a"), ("snapshot", "rm", "lab", "monday"), ("volume", "rm", "lab"),
+        ("snapshot", "restore", "lab", "monday"),
+    ):  # fmt: skip
+        assert cli.json(*words, "--dry-run")["dry_run"]
+    assert [e["name"] for e in cli.json("ls", "lab@monday:/")] == ["a"]
+    assert [e["name"] for e in cli.json("ls", "lab:/")] == ["a"]
+
+
+def test_people_get_tables_quiet_and_a_configuration_file(
+    cli: Ramet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "ramet.toml"
+    config.write_text(f'store = "{cli.store}"\n')
+    monkeypatch.setenv("RAMET_CONFIG", str(config))
+    monkeypatch.delenv("RAMET_STORE", raising=False)
+    runner = click.testing.CliRunner()
+    assert "lab" in runner.invoke(main, ["volume", "ls"]).output
+    assert runner.invoke(main, ["volume", "ls", "-q"]).output == ""
+    assert json.loads(runner.invoke(main, ["df", "--json"]).output)["volumes"] == 1
+    config.write_text("stor = 1\n")
+    assert runner.invoke(main, ["df"]).exit_code == 2
+
+
+def test_every_command_explains_itself_with_an_example() -> None:
+    def leaves(group: click.Group) -> Iterator[click.Command]:
+        for command in group.commands.values():
+            yield from leaves(command) if isinstance(command, click.Group) else [command]
+
+    for command in leaves(main):
+        assert "Example: ramet " in (command.help or ""), command.name

@@ -1,33 +1,23 @@
 """The daemon behind the command: one owner, no leftovers, the same answers."""
 
-import json
 import os
 import signal
+import socket
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command import Ramet
+
+from service.rpc import Request, pack
 
 
-class Served:
+class Served(Ramet):
     def __init__(self, store: Path, root: Path) -> None:
-        self.store, self.root = store, root
-
-    def run(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "cli", "--json", *map(str, arguments)],
-            capture_output=True, text=True, check=False, timeout=60,
-            env={**os.environ, "PYTHONPATH": str(Path.cwd()), "RAMET_STORE": str(self.store)},
-        )  # fmt: skip
-        assert done.returncode == code, done.stderr
-        return done
-
-    def json(self, *arguments: object) -> Any:
-        return json.loads(self.run(*arguments).stdout)
+        super().__init__(store)
+        self.root = root
 
 
 @pytest.fixture()
@@ -90,3 +80,54 @@ def test_umount_returns_when_the_store_is_closed(served: Served) -> None:
     served.run("umount")
     assert not os.path.ismount(served.root)
     assert [e["size_bytes"] for e in served.json("ls", "lab:/")] == [4]
+
+
+def test_a_path_on_the_mount_is_an_address(served: Served, tmp_path: Path) -> None:
+    (served.root / "lab" / "a").write_bytes(b"one")
+    served.run("snapshot", "create", "lab", "monday")
+    served.run("clone", served.root / "lab" / "a", "lab:/b")
+    served.run("clone", served.root / "lab/.snapshots/monday/a", "lab:/c")
+    assert (served.root / "lab" / "c").read_bytes() == b"one"
+    assert "not under" in served.run("ls", tmp_path, code=1).stderr
+
+
+def test_an_import_does_not_hold_up_the_mount(served: Served, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(os.urandom(64 << 20))
+    with ThreadPoolExecutor() as pool:
+        done = pool.submit(served.run, "import", image, "lab:/image")
+        seen = 0
+        while not done.done():
+            (served.root / "lab" / f"n{seen}").write_bytes(b"x")
+            assert not (served.root / "lab" / "image").exists() or done.done() or seen
+            seen += 1
+        done.result()
+    assert seen > 10
+    assert (served.root / "lab" / "image").read_bytes() == image.read_bytes()
+
+
+def test_stopping_in_the_middle_leaves_a_clean_store(served: Served, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(os.urandom(512 << 20))  # seconds of work
+    with ThreadPoolExecutor() as pool:
+        done = pool.submit(served.run, "import", image, "lab:/image", code=1)
+        while served.json("df")["physical_bytes"] < 1 << 20:
+            pass
+        served.run("umount")
+        done.result()
+    assert served.json("ls", "lab:/") == []
+    assert served.json("gc")["freed_bytes"] >= 0
+    assert served.json("fsck", "--data")["clean"]
+    assert served.json("df")["physical_bytes"] == 0
+
+
+def test_nonsense_on_the_socket_harms_nobody(served: Served) -> None:
+    for frame in (b"", b"\xff\xff\xff\xff", b"\0\0\0\4junk", b"\0\0\0\1\x93", b"\0\0"):
+        with socket.socket(socket.AF_UNIX) as door:
+            door.connect(str(served.store / "run" / "ramet.sock"))
+            door.sendall(frame)
+    with socket.socket(socket.AF_UNIX) as door:
+        door.connect(str(served.store / "run" / "ramet.sock"))
+        door.sendall(pack(Request("__class__", [])))
+        assert b"Unsupported" in door.recv(1000)
+    assert served.json("status")["serving"]

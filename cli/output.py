@@ -1,0 +1,79 @@
+"""How results look: JSON for programs, lines and tables in IEC units for people."""
+
+import json
+import sys
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from cli.settings import settings
+from service.operations import Result
+
+
+def show(result: Result) -> None:
+    told = settings()
+    if told.as_json:
+        click.echo(json.dumps(result))
+    elif told.quiet:
+        return
+    elif isinstance(result, list):
+        table(result)
+    else:
+        for key, value in result.items():
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                table(value)
+            elif value is not None:
+                lines(key, value)
+
+
+def lines(key: str, value: Any) -> None:
+    head = f"{title(key) + ':':<14}"
+    if isinstance(value, list):
+        click.echo(f"{head}{len(value)}")
+        for each in value:
+            click.echo(f"  {each}")
+    elif "\n" in str(value):
+        click.echo(f"{head}\n{value}")
+    else:
+        click.echo(f"{head}{text(key, value)}")
+
+
+def table(rows: list[dict[str, Any]]) -> None:
+    """Aligned columns; narrow ones wrap only on a terminal, a pipe gets whole lines."""
+    if not rows:
+        return
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for key in rows[0]:
+        number = key.endswith("_bytes") or isinstance(rows[0][key], int)
+        made.add_column(title(key), justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*(text(key, value) for key, value in row.items()))
+    width = None if sys.stdout.isatty() else 10_000
+    Console(width=width, markup=False, highlight=False, emoji=False).print(made)
+
+
+def title(key: str) -> str:
+    return key.removesuffix("_bytes").replace("_", " ")
+
+
+def text(key: str, value: Any) -> str:
+    """IEC units for sizes, yes and no, a dash for nothing; control characters never raw."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    if key.endswith("_bytes"):
+        return size(float(value))
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
+
+
+def size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1024 or unit == "TiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError

@@ -1,0 +1,1 @@
+"""Virtual machines on volumes: domain XML, identities, seed images, libvirt."""

@@ -1,0 +1,272 @@
+"""Rewrite every identity in a domain's XML tree.
+
+What virt-clone changes is changed (name, UUID, MACs, disk and NVRAM paths, channel paths, fixed
+graphics ports), and what it leaves alone as well: SMBIOS values, genid, disk serials and WWNs,
+vsock CIDs, interface ids of virtual ports, fixed runtime values.
+"""
+
+import secrets
+import uuid
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Collection, Iterator
+from pathlib import PurePosixPath
+
+from engine import errors
+from hypervisor import domain
+from hypervisor.identity import Identity, new_mac
+
+SEED = "seed.iso"
+CHARACTER_DEVICES = ("serial", "parallel", "console", "channel", "rng/backend", "redirdev")
+_SMBIOS_SERIALS = {"serial", "asset"}
+
+Place = Callable[[str], str | None]
+"""The path in the new VM for a file of the old one; None when it is none of the VM's own."""
+
+
+def customize(
+    root: ET.Element, identity: Identity, place: Place, seed: str, taken_macs: Collection[str]
+) -> list[str]:
+    """Make the tree the XML of a new VM; returns its MACs.
+
+    ``seed`` is the path of its seed image.  InvalidArgument when the XML has what two VMs cannot
+    share and what cannot be rewritten.
+    """
+    old_name, old_uuid = domain.name_of(root), domain.text_of(root, "uuid")
+    old_macs = domain.macs(root)
+    _refuse_unshareable(root)
+    _name_and_ids(root, identity, old_name)
+    _boot_files(root, place)
+    _disks(root, place, seed)
+    macs = _interfaces(root, set(taken_macs))
+    _character_devices(root, old_name, identity.name, place)
+    _graphics(root, old_name, identity.name)
+    _runtime(root)
+    _check_commandline(root, [old_name, old_uuid, *old_macs])
+    _lineage(root, old_name, old_uuid)
+    return macs
+
+
+def _refuse_unshareable(root: ET.Element) -> None:
+    if root.find("devices/hostdev") is not None:
+        raise errors.InvalidArgument("a host device belongs to one VM; remove <hostdev> and clone")
+    for device in ("nvram", "lease", "shmem"):
+        if root.find(f"devices/{device}[@name]") is not None:
+            raise errors.InvalidArgument(f"<{device}> is shared by name; remove it and clone")
+
+
+def _set(root: ET.Element, path: str, text: str) -> None:
+    element = root.find(path)
+    if element is None:
+        element = ET.Element(path)
+        root.insert(1, element)
+    element.text = text
+
+
+def _name_and_ids(root: ET.Element, identity: Identity, old_name: str) -> None:
+    root.attrib.pop("id", None)
+    _set(root, "name", identity.name)
+    _set(root, "uuid", identity.uuid)
+    title = root.find("title")
+    if title is not None and title.text:
+        title.text = title.text.replace(old_name, identity.name)
+    genid = root.find("genid")
+    if genid is not None:
+        genid.text = identity.genid
+    for entry in root.iterfind("sysinfo//entry"):
+        if entry.get("name") == "uuid":  # libvirt wants it equal to the domain's
+            entry.text = identity.uuid
+        elif entry.get("name") in _SMBIOS_SERIALS:
+            entry.text = identity.name
+
+
+def _boot_files(root: ET.Element, place: Place) -> None:
+    for tag in ("nvram", "kernel", "initrd", "dtb"):
+        element = root.find(f"os/{tag}")
+        if element is None or not (element.text or "").strip():
+            continue
+        new = place((element.text or "").strip())
+        if new is not None:
+            element.text = new
+        elif tag == "nvram":  # libvirt makes a new one from its template, under the new name
+            element.text = None
+    for source in root.iterfind("os/nvram/source"):
+        new = place(source.get("file", ""))
+        if new is None:
+            raise errors.InvalidArgument("the NVRAM is not in the VM's directory; move it there")
+        source.set("file", new)
+
+
+def _disks(root: ET.Element, place: Place, seed: str) -> None:
+    has_seed = False
+    for disk, source in domain.disks(root):
+        path = source.get("file", "")
+        for tag in ("backingStore", "mirror", "auth"):
+            for element in disk.findall(tag):
+                disk.remove(element)
+        source.attrib.pop("index", None)
+        if PurePosixPath(path).name == SEED:
+            source.set("file", seed)
+            has_seed = True
+            continue
+        new = place(path)
+        if new is not None:
+            source.set("file", new)
+        elif not domain.is_shared_medium(disk):
+            raise errors.InvalidArgument(
+                f"disk {path} is not in the VM's directory; import it there"
+            )
+        serial, wwn = disk.find("serial"), disk.find("wwn")
+        if serial is not None:
+            serial.text = secrets.token_hex(10)
+        if wwn is not None:  # NAA 5, and 60 random bits
+            wwn.text = f"5{secrets.randbits(60):015x}"
+    if not has_seed:
+        _add_seed(root, seed)
+
+
+def _add_seed(root: ET.Element, path: str) -> None:
+    devices = root.find("devices")
+    if devices is None:
+        raise errors.InvalidArgument("the domain XML has no <devices>")
+    bus, places = ("sata", "sdf sde sdd sdc sdb sda") if _has_sata(root) else ("ide", "hdd hdc hdb")
+    targets = {t.get("dev") for t in root.iterfind("devices/disk/target")}
+    free = [dev for dev in places.split() if dev not in targets]
+    if not free:
+        raise errors.InvalidArgument(f"no {bus} place is free for the seed image; remove a disk")
+    disk = ET.SubElement(devices, "disk", {"type": "file", "device": "cdrom"})
+    ET.SubElement(disk, "driver", {"name": "qemu", "type": "raw"})
+    ET.SubElement(disk, "source", {"file": path})
+    ET.SubElement(disk, "target", {"dev": free[0], "bus": bus})
+    ET.SubElement(disk, "readonly")
+
+
+def _has_sata(root: ET.Element) -> bool:
+    kind = root.find("os/type")
+    machine = "" if kind is None else kind.get("machine", "")
+    arch = "x86_64" if kind is None else kind.get("arch", "x86_64")
+    return "q35" in machine or arch not in ("x86_64", "i686")
+
+
+def localize(root: ET.Element, place: Place) -> None:
+    """Point the VM's own files to where its directory is now; nothing else changes."""
+    for tag in ("nvram", "kernel", "initrd", "dtb"):
+        element = root.find(f"os/{tag}")
+        if element is not None:
+            element.text = place((element.text or "").strip()) or element.text
+    spots = [(s, "file") for _, s in domain.disks(root)]
+    spots += [(s, "file") for s in root.iterfind("os/nvram/source")]
+    spots += [(element, attribute) for element, attribute in _paths(root)]
+    for element, attribute in spots:
+        path = element.get(attribute, "")
+        element.set(attribute, place(path) or path)
+
+
+def _paths(root: ET.Element) -> Iterator[tuple[ET.Element, str]]:
+    """Files and sockets of character devices: the element, and its attribute with the path."""
+    devices = root.find("devices")
+    for tag in CHARACTER_DEVICES:
+        for device in [] if devices is None else devices.iterfind(tag):
+            if device.get("type") != "dev":
+                yield from ((s, "path") for s in device.iterfind("source") if s.get("path"))
+            yield from ((s, "file") for s in device.iterfind("log") if s.get("file"))
+
+
+def outputs(root: ET.Element) -> list[str]:
+    """Files that the hypervisor writes a VM's output to; a clone starts without them."""
+    found = [element.get("file", "") for element in root.iterfind("devices/*/log")]
+    for device in root.iterfind("devices/*[@type='file']"):
+        if device.tag in CHARACTER_DEVICES:
+            found += [element.get("path", "") for element in device.iterfind("source")]
+    return [path for path in found if path]
+
+
+def _interfaces(root: ET.Element, taken: set[str]) -> list[str]:
+    made = []
+    for interface in root.iterfind("devices/interface"):
+        mac = interface.find("mac")
+        if mac is None:
+            mac = ET.SubElement(interface, "mac")
+        address = new_mac(taken)
+        mac.set("address", address)
+        taken.add(address)
+        made.append(address)
+        target = interface.find("target")
+        if target is not None and target.get("managed") != "no":
+            target.attrib.pop("dev", None)
+        for source in interface.iterfind("source"):
+            source.attrib.pop("portid", None)
+            if source.get("type") == "unix":
+                raise errors.InvalidArgument("a vhost-user interface belongs to one VM; remove it")
+        for parameters in interface.iterfind("virtualport/parameters"):
+            if parameters.get("interfaceid"):
+                parameters.set("interfaceid", str(uuid.uuid4()))
+    return made
+
+
+def _character_devices(root: ET.Element, old: str, new: str, place: Place) -> None:
+    for element, attribute in list(_paths(root)):
+        element.set(attribute, _own_path(element.get(attribute, ""), old, new, place))
+    for tag in CHARACTER_DEVICES:
+        for source in root.iterfind(f"devices/{tag}[@type='tcp']/source[@mode='bind']"):
+            port = source.get("service")
+            raise errors.InvalidArgument(f"two VMs cannot listen on TCP port {port}; remove it")
+
+
+def _own_path(path: str, old: str, new: str, place: Place) -> str:
+    """In the VM's own directory, or with the VM's name in it, or else with the name added."""
+    placed = place(path)
+    if placed is not None:
+        return placed
+    if old in path:
+        return path.replace(old, new)
+    if path.startswith("/dev/"):
+        return path
+    where = PurePosixPath(path)
+    return str(where.with_name(f"{new}-{where.name}"))
+
+
+def _graphics(root: ET.Element, old: str, new: str) -> None:
+    for graphics in root.iterfind("devices/graphics"):
+        for attribute in ("port", "tlsPort", "websocket"):
+            if graphics.get(attribute, "-1") not in ("-1", ""):
+                graphics.set(attribute, "-1")
+        if graphics.get("type") in ("vnc", "spice", "rdp") and graphics.get("socket") is None:
+            graphics.set("autoport", "yes")
+        for element in (graphics, *graphics.findall("listen")):
+            socket = element.get("socket")
+            if socket:
+                element.set("socket", _own_path(socket, old, new, lambda _: None))
+
+
+def _runtime(root: ET.Element) -> None:
+    for cid in root.iterfind("devices/vsock/cid"):
+        cid.attrib.pop("address", None)
+        cid.set("auto", "yes")
+    for element in root.iterfind("devices/*"):
+        alias = element.find("alias")
+        if alias is not None and not alias.get("name", "").startswith("ua-"):
+            element.remove(alias)
+    for label in root.findall("seclabel"):
+        if label.get("type") == "dynamic":
+            root.remove(label)
+
+
+def _check_commandline(root: ET.Element, identities: list[str]) -> None:
+    """Arguments for QEMU itself are the user's; those that name the old VM we cannot rewrite."""
+    spaces = "{http://libvirt.org/schemas/domain/qemu/1.0}"
+    for element in root.iterfind(f"{spaces}commandline/*"):
+        value = element.get("value", "").lower()
+        if any(known and known.lower() in value for known in identities):
+            raise errors.InvalidArgument(
+                f"<qemu:commandline> names the base VM ({value[:60]!r}); remove it and clone"
+            )
+
+
+def _lineage(root: ET.Element, name: str, old_uuid: str) -> None:
+    metadata = root.find("metadata")
+    if metadata is None:
+        metadata = ET.SubElement(root, "metadata")
+    tag = f"{{{domain.NAMESPACE}}}clone"
+    for old in metadata.findall(tag):
+        metadata.remove(old)
+    ET.SubElement(metadata, tag, {"of": name, "of-uuid": old_uuid})

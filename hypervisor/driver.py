@@ -1,0 +1,201 @@
+"""libvirt behind a small interface.  Every call blocks: run it on a thread, never on the loop.
+
+The thread matters twice: libvirt may look at files on our own mount while it answers.
+"""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import PurePosixPath
+
+import libvirt
+
+from engine import errors
+from hypervisor import domain
+
+UNDEFINE_FLAGS: int = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+)
+_CLASSES = {
+    libvirt.VIR_ERR_NO_DOMAIN: errors.NotFound,
+    libvirt.VIR_ERR_DOM_EXIST: errors.AlreadyExists,
+    libvirt.VIR_ERR_XML_ERROR: errors.InvalidArgument,
+    libvirt.VIR_ERR_AUTH_FAILED: errors.NotPermitted,
+    libvirt.VIR_ERR_ACCESS_DENIED: errors.NotPermitted,
+}
+libvirt.registerErrorHandler(lambda _context, _error: None, None)  # we report errors ourselves
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        reason = (error.get_error_message() or "no reason given").replace("\n", " ")
+        kind = _CLASSES.get(error.get_error_code(), errors.RametError)
+        raise kind(f"{what}: {reason}") from None
+
+
+class LibvirtDriver:
+    """One connection to a libvirt URI, local or remote."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        with _translated(f"cannot reach libvirt at {uri}; is its daemon running?"):
+            self._connection = libvirt.open(uri)
+
+    def close(self) -> None:
+        with suppress(libvirt.libvirtError):
+            self._connection.close()
+
+    def names_and_macs(self) -> tuple[set[str], set[str]]:
+        """What is taken on this host."""
+        names: set[str] = set()
+        macs: set[str] = set()
+        with _translated("cannot list the domains"):
+            for each in self._connection.listAllDomains():
+                with suppress(libvirt.libvirtError):  # undefined since the list was made
+                    names.add(each.name())
+                    macs |= set(domain.macs(ET.fromstring(each.XMLDesc())))  # noqa: S314
+        return names, macs
+
+    def check_runs(self, text: str) -> None:
+        """Whether this host runs a domain's type; InvalidArgument says what to use instead."""
+        root = domain.parse(text.encode())
+        kind = root.get("type", "qemu")
+        if self._connection.getType() == "Test":
+            return
+        os_type = root.find("os/type")
+        arch, machine = (None, None) if os_type is None else (os_type.get("arch"), None)
+        try:
+            self._connection.getDomainCapabilities(None, arch, machine, kind)
+        except libvirt.libvirtError as error:
+            raise errors.InvalidArgument(
+                f"{self.uri} cannot run domains of type {kind!r} ({error.get_error_message()}); "
+                "use --virt-type qemu"
+            ) from None
+
+    def define_all(self, texts: list[str]) -> None:
+        """Define domains: all, or none."""
+        done: list[libvirt.virDomain] = []
+        for text in texts:
+            try:
+                with _translated("libvirt refused the domain"):
+                    done.append(self._connection.defineXML(text))
+            except errors.RametError as error:
+                left = [each.name() for each in done if not self._try_undefine(each)]
+                if left:
+                    raise errors.RametError(
+                        f"{error}; and these could not be taken back: {', '.join(left)}; "
+                        "`virsh undefine` them"
+                    ) from None
+                raise
+
+    def undefine_all(self, uuids: list[str], *, stop: bool = False) -> None:
+        """Undefine domains with all that libvirt keeps of them; gone already is as good.
+
+        Busy when one runs and ``stop`` is not set; then none is touched.
+        """
+        found = [each for each in map(self._find, uuids) if each is not None]
+        running = [each for each in found if each.isActive()]
+        if running and not stop:
+            raise errors.Busy(f"{running[0].name()} is running; shut it down first, or use --force")
+        for each in found:
+            with _translated(f"cannot undefine {each.name()}"):
+                if each.isActive():
+                    each.destroy()
+                self._undefine(each)
+
+    def state(self, uuid: str) -> str:
+        """``running``, ``shut off``, or ``not registered``."""
+        found = self._find(uuid)
+        if found is None:
+            return "not registered"
+        with _translated("cannot ask for the state"):
+            return "running" if found.isActive() else "shut off"
+
+    def xml(self, name: str) -> str:
+        """The inactive XML of a domain of this host, secrets left out."""
+        with _translated(f"no domain {name!r} at {self.uri}"):
+            found = self._connection.lookupByName(name)
+            return str(found.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+
+    def refresh_pool(self, name: str, path: PurePosixPath) -> None:
+        """A directory pool on ``path``, started, and read again."""
+        with _translated(f"storage pool {name}"):
+            pool = self._pool(name)
+            if pool is not None and not _is_at(pool, path):
+                self._drop(pool)
+                pool = None
+            if pool is None:
+                pool = self._connection.storagePoolDefineXML(_pool_xml(name, path))
+            if not pool.isActive():
+                pool.create()
+            pool.refresh()
+
+    def drop_pool(self, name: str) -> None:
+        """Forget a pool; the files stay."""
+        with _translated(f"storage pool {name}"):
+            pool = self._pool(name)
+            if pool is not None:
+                self._drop(pool)
+
+    @staticmethod
+    def _drop(pool: "libvirt.virStoragePool") -> None:
+        if pool.isActive():
+            pool.destroy()
+        pool.undefine()
+
+    def _pool(self, name: str) -> "libvirt.virStoragePool | None":
+        return _or_none(
+            lambda: self._connection.storagePoolLookupByName(name),
+            libvirt.VIR_ERR_NO_STORAGE_POOL,
+        )
+
+    def _find(self, uuid: str) -> "libvirt.virDomain | None":
+        with _translated("cannot look for a domain"):
+            return _or_none(
+                lambda: self._connection.lookupByUUIDString(uuid), libvirt.VIR_ERR_NO_DOMAIN
+            )
+
+    @staticmethod
+    def _undefine(each: "libvirt.virDomain") -> None:
+        try:
+            each.undefineFlags(UNDEFINE_FLAGS)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in (
+                libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_INVALID_ARG,
+            ):  # fmt: skip
+                raise
+            each.undefine()  # a driver that knows no such flags
+
+    def _try_undefine(self, each: "libvirt.virDomain") -> bool:
+        try:
+            self._undefine(each)
+        except libvirt.libvirtError as error:
+            return bool(error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN)
+        return True
+
+
+def _or_none(look: "Callable[[], object]", missing: int) -> "libvirt.virDomain | None":
+    try:
+        return look()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == missing:
+            return None
+        raise
+
+
+def _pool_xml(name: str, path: PurePosixPath) -> str:
+    pool = ET.Element("pool", {"type": "dir"})
+    ET.SubElement(pool, "name").text = name
+    ET.SubElement(ET.SubElement(pool, "target"), "path").text = str(path)
+    return ET.tostring(pool, encoding="unicode")
+
+
+def _is_at(pool: "libvirt.virStoragePool", path: PurePosixPath) -> bool:
+    root = ET.fromstring(pool.XMLDesc())  # noqa: S314 - libvirt's own
+    return (root.findtext("target/path") or "") == str(path)

@@ -1,0 +1,89 @@
+"""Long commands as steps: a generator that hands back control between two changes of the store.
+
+What it yields is work for a thread (a callable; its result comes back from the ``yield``, its error
+is raised there) or None, a point where others may have their turn.  Between two yields nothing
+else touches the store, so each stretch is atomic; what must be undone is undone in the generator's
+own ``except``.  One driver runs steps in the command itself, one in the daemon.
+"""
+
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import trio
+
+from engine import errors
+
+T = TypeVar("T")
+Steps = Generator[Callable[[], Any] | None, Any, T]
+
+
+def durable() -> None:
+    """Yield this very function to go on only when all that was done is on disk."""
+    raise AssertionError("the drivers of steps know this one by itself")
+
+
+def run_here(steps: Steps[T], commit: Callable[[], object], between: Callable[[], object]) -> T:
+    """All in this thread; ``between`` is called at each yield."""
+    try:
+        work = next(steps)
+        while True:
+            try:
+                between()
+                value = (commit if work is durable else work)() if work else None
+            except Exception as error:
+                work = steps.throw(error)
+            else:
+                work = steps.send(value)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+class Beside:
+    """Runs steps on a trio loop beside others: work on threads, turns for everybody.
+
+    ``admit`` waits before a stretch, ``stretch`` wraps it, ``commit`` makes durable.  A cancelled
+    run goes on until its steps have undone what they did.
+    """
+
+    def __init__(
+        self, admit: Callable[[], Awaitable[None]], commit: Callable[[], Awaitable[None]],
+        stretch: Callable[[], AbstractContextManager[None]],
+    ) -> None:  # fmt: skip
+        self._admit = admit
+        self._commit = commit
+        self._stretch = stretch
+
+    async def run(self, steps: Steps[T]) -> T:
+        value: Any = None
+        error: Exception | None = None
+        cancelled: trio.Cancelled | None = None
+        with trio.CancelScope() as scope:
+            while True:
+                try:
+                    with self._stretch():
+                        work = steps.throw(error) if error else steps.send(value)
+                except StopIteration as done:
+                    result: T = done.value
+                    return result
+                except errors.Busy:
+                    if cancelled is not None:
+                        raise cancelled from None
+                    raise
+                value, error = None, None
+                try:
+                    value = await self._between(work)
+                except Exception as raised:
+                    error = raised
+                except trio.Cancelled as stop:
+                    cancelled, scope.shield = stop, True
+                    error = errors.Busy("the daemon is stopping; nothing was done")
+        raise AssertionError("the scope is never cancelled by itself")
+
+    async def _between(self, work: Callable[[], Any] | None) -> Any:
+        await trio.lowlevel.checkpoint()
+        if work is durable:
+            return await self._commit()
+        await self._admit()
+        return None if work is None else await trio.to_thread.run_sync(work)

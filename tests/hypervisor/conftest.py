@@ -1,0 +1,62 @@
+"""A real libvirtd, and a store mounted where it can see it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import libvirt
+import libvirtd
+import pytest
+from command import Ramet
+
+BASE_XML = Path(__file__).with_name("golden.xml")
+
+
+@pytest.fixture(scope="session")
+def uri() -> Iterator[str]:
+    with libvirtd.running() as found:
+        yield found
+
+
+class Lab:
+    """A mounted store with a base VM whose disk is random bytes."""
+
+    def __init__(self, root: Path, uri: str) -> None:
+        self.ramet = Ramet(root / "store")
+        self.mount = root / "mnt"
+        self.disk = os.urandom(1 << 20)
+        self.libvirt = libvirt.open(uri)
+        self.mount.mkdir()
+        self.ramet.run("init", self.ramet.store)
+        self.ramet.run("mount", self.mount)
+        self.ramet.run("volume", "create", "lab")
+        (root / "golden.raw").write_bytes(self.disk)
+        self.ramet.run("import", "-p", root / "golden.raw", "lab:/golden/golden.raw")
+        self.ramet.run("vm", "add", "lab:/golden", "--xml", BASE_XML)
+
+    def domains(self) -> list[str]:
+        return sorted(each.name() for each in self.libvirt.listAllDomains())
+
+    def pools(self) -> list[str]:
+        return sorted(each.name() for each in self.libvirt.listAllStoragePools())
+
+    def names(self) -> list[str]:
+        return sorted(os.listdir(self.mount / "lab"))
+
+    def close(self) -> None:
+        for vm in self.ramet.json("vm", "ls"):
+            self.ramet.run("vm", "rm", "--force", vm["address"])
+        self.ramet.run("umount")
+        assert (self.domains(), self.pools()) == ([], [])
+        self.libvirt.close()
+
+
+@pytest.fixture()
+def lab(tmp_path_factory: pytest.TempPathFactory, uri: str) -> Iterator[Lab]:
+    root = tmp_path_factory.mktemp("lab")
+    for each in (root, *root.parents):  # QEMU runs as a user of its own
+        if each.stat().st_mode & 0o777 == 0o700:
+            each.chmod(0o711)
+    made = Lab(root, uri)
+    yield made
+    made.close()

@@ -1,0 +1,153 @@
+"""Clones as libvirt sees them: registered, distinct, independent; and undone when it fails."""
+
+import os
+import subprocess
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from engine import errors
+from hypervisor.driver import LibvirtDriver
+
+if TYPE_CHECKING:
+    from conftest import Lab
+
+NOWHERE = "qemu+unix:///system?socket=/nonexistent/socket"
+
+
+def test_clones_are_registered_distinct_and_outlive_their_base(lab: "Lab") -> None:
+    before = lab.ramet.json("df")["physical_bytes"]
+    made = lab.ramet.json("vm", "clone", "lab:/golden", "lab:/web-{n:03d}", "--count", 5,
+                          "--register")  # fmt: skip
+    assert made["bytes_copied"] == 0
+    assert lab.domains() == [f"web-00{n}" for n in range(1, 6)]
+    assert len({vm["uuid"] for vm in made["vms"]} | {vm["macs"][0] for vm in made["vms"]}) == 10
+    seeds = 5 * 40 * 4096
+    assert lab.ramet.json("df")["physical_bytes"] - before < seeds  # seed images, no disk data
+    pool = lab.libvirt.storagePoolLookupByName("ramet-lab")
+    assert "web-005" in pool.listVolumes()
+
+    lab.ramet.run("vm", "rm", "lab:/golden")
+    lab.ramet.run("gc")
+    first = lab.libvirt.lookupByName("web-001")
+    source = ET.fromstring(first.XMLDesc()).find("devices/disk/source")
+    assert source is not None
+    assert Path(source.attrib["file"]).read_bytes() == lab.disk
+    first.create()
+    assert lab.ramet.json("vm", "show", "lab:/web-001")["state"] == "running"
+    assert "is running" in lab.ramet.run("vm", "rm", "lab:/web-001", code=1).stderr
+
+    # a clone of a VM that runs does not inherit what libvirt noted on its disk
+    assert any("libvirt" in x for x in os.listxattr(lab.mount / "lab/web-001/golden.raw"))
+    lab.ramet.run("vm", "clone", "lab:/web-001", "lab:/again", "--register")
+    assert os.listxattr(lab.mount / "lab/again/golden.raw") == []
+    assert not (lab.mount / "lab/again/console.log").exists()
+
+    lab.ramet.run("vm", "rm", "--force", "lab:/web-001")
+    assert "web-001" not in lab.domains()
+    assert "web-001" not in lab.names()
+    assert lab.ramet.json("fsck", "--data")["clean"]
+
+
+def test_a_taken_name_undoes_all(lab: "Lab") -> None:
+    lab.ramet.run("vm", "clone", "lab:/golden", "lab:/web-3", "--register")
+    names, domains = lab.names(), lab.domains()
+    lab.ramet.run("vm", "clone", "lab:/golden", "lab:/web-{n}", "--count", 5, "--register", code=13)
+    (lab.mount / "lab" / "sub").mkdir()
+    failed = lab.ramet.run(
+        "vm", "clone", "lab:/golden", "lab:/sub/web-{n}", "--count", 5, "--register", code=13
+    )
+    assert "has a domain 'web-3'" in failed.stderr
+    assert lab.names() == sorted([*names, "sub"])
+    assert os.listdir(lab.mount / "lab" / "sub") == []
+    assert lab.domains() == domains
+
+
+def test_what_libvirt_refuses_is_undone(lab: "Lab") -> None:
+    xml = lab.mount / "lab/golden/domain.xml"
+    xml.write_text(xml.read_text().replace("MiB", "bogus"))
+    names = lab.names()
+    failed = lab.ramet.run("vm", "clone", "lab:/golden", "lab:/web-{n}", "--count", 3,
+                           "--register", code=1)  # fmt: skip
+    assert "bogus" in failed.stderr
+    assert (lab.names(), lab.domains()) == (names, [])
+    lab.ramet.run("vm", "clone", "lab:/golden", "lab:/a", "--register", "-c", NOWHERE, code=1)
+    assert lab.names() == names
+
+
+def test_defining_is_all_or_none(lab: "Lab", uri: str) -> None:
+    lab.ramet.run("vm", "clone", "lab:/golden", "lab:/web-{n}", "--count", 3)
+    texts = [lab.ramet.json("vm", "show", f"lab:/web-{n}")["xml"] for n in (1, 2, 3)]
+    driver = LibvirtDriver(uri)
+    with pytest.raises(errors.RametError):
+        driver.define_all([*texts[:2], texts[2].replace("MiB", "bogus")])
+    assert lab.domains() == []
+    with pytest.raises(errors.InvalidArgument, match="virt-type"):
+        driver.check_runs(texts[0].replace('type="qemu"', 'type="xen"', 1))
+    driver.close()
+
+
+def test_register_follows_the_mount(lab: "Lab", tmp_path: Path) -> None:
+    lab.ramet.run("vm", "clone", "lab:/golden", "lab:/web", "--register")
+    lab.ramet.run("umount")
+    lab.ramet.run("vm", "register", "lab:/web", code=1)
+    lab.ramet.run("mount", tmp_path)
+    lab.ramet.run("vm", "register", "lab:/web")
+    xml = lab.libvirt.lookupByName("web").XMLDesc()
+    assert str(tmp_path / "lab/web/golden.raw") in xml
+    pool = lab.libvirt.storagePoolLookupByName("ramet-lab")
+    assert str(tmp_path / "lab") in pool.XMLDesc()
+    lab.ramet.run("vm", "unregister", "lab:/web")
+    assert (lab.domains(), lab.pools()) == ([], [])
+    assert lab.ramet.json("vm", "show", "lab:/web")["state"] == "not registered"
+
+
+def test_a_plain_copy_needs_an_identity_first(lab: "Lab") -> None:
+    golden = lab.mount / "lab/golden"
+    subprocess.run(["cp", "-r", golden, lab.mount / "lab/copy"], check=True)
+    assert "same UUID" in lab.ramet.run("vm", "add", "lab:/copy", code=13).stderr
+    old = lab.ramet.json("vm", "show", "lab:/golden")
+    new = lab.ramet.json("vm", "customize", "lab:/copy", "--name", "other")
+    assert new["name"] == "other"
+    assert (new["uuid"], new["macs"]) != (old["uuid"], old["macs"])
+    lab.ramet.run("vm", "register", "lab:/copy")
+    assert lab.domains() == ["other"]
+    assert "unregister" in lab.ramet.run("vm", "customize", "lab:/copy", "--name", "x",
+                                         code=1).stderr  # fmt: skip
+
+
+def test_a_vm_can_come_from_libvirt(lab: "Lab") -> None:
+    lab.ramet.run("vm", "clone", "lab:/golden", "lab:/web", "--register")
+    (lab.mount / "lab/imported").mkdir()
+    os.rename(lab.mount / "lab/web/golden.raw", lab.mount / "lab/imported/golden.raw")
+    os.rename(lab.mount / "lab/web/seed.iso", lab.mount / "lab/imported/seed.iso")
+    lab.ramet.run("vm", "add", "lab:/imported", "--domain", "web", code=13)  # its twin is here
+    lab.ramet.run("vm", "add", "lab:/imported", "--domain", "missing", code=12)
+    lab.ramet.run("vm", "rm", "lab:/web", "--dry-run")
+    assert "web" in lab.names()
+
+
+def test_bad_vms_are_refused_in_words(lab: "Lab", tmp_path: Path) -> None:
+    (lab.mount / "lab/empty").mkdir()
+    assert "--xml" in lab.ramet.run("vm", "add", "lab:/empty", code=12).stderr
+    base = Path(__file__).with_name("golden.xml")
+    failed = lab.ramet.run("vm", "add", "lab:/empty", "--xml", base, code=12)
+    assert "import" in failed.stderr
+    hostile = tmp_path / "hostile.xml"
+    hostile.write_text("<!DOCTYPE domain SYSTEM 'file:///etc/passwd'><domain/>")
+    assert "DTD" in lab.ramet.run("vm", "add", "lab:/empty", "--xml", hostile, code=1).stderr
+    lab.ramet.run("vm", "clone", "lab:/empty", "lab:/b", code=12)
+    lab.ramet.run("vm", "clone", "lab:/golden", "lab:/a b", code=1)
+    lab.ramet.run("vm", "clone", "lab:/golden", "lab:/golden/inside", code=1)
+    qcow2 = lab.mount / "lab/empty/golden.raw"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "raw", tmp_path / "back", "1M"], check=True)
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", tmp_path / "back", "-F", "raw", qcow2],
+        check=True,
+    )
+    other = tmp_path / "other.xml"
+    other.write_text(base.read_text().replace("type='raw'", "type='qcow2'"))
+    assert "whole" in lab.ramet.run("vm", "add", "lab:/empty", "--xml", other, code=1).stderr
+    assert lab.names() == ["empty", "golden"]

@@ -1,0 +1,31 @@
+"""The ``ramet`` command as a script uses it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class Ramet:
+    """Runs commands on one store and checks their exit codes."""
+
+    def __init__(self, store: Path) -> None:
+        self.store = store
+
+    def run(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", "--json", *map(str, arguments)],
+            capture_output=True, text=True, check=False, timeout=300,
+            env={
+                **os.environ, "PYTHONPATH": str(Path.cwd()), "RAMET_STORE": str(self.store),
+                "RAMET_CONFIG": "/dev/null",
+            },
+        )  # fmt: skip
+        assert done.returncode == code, (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
+        return done
+
+    def json(self, *arguments: object) -> Any:
+        return json.loads(self.run(*arguments).stdout)
