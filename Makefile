@@ -1,7 +1,8 @@
 # make setup   install Debian packages and build .venv/ (fast when done)
 # make test    set-up, lint, types, import contract, tests
+# make demo    set-up, then the main job with a real guest
 # make bench   print the measurements
-.PHONY: setup lint test bench clean
+.PHONY: setup lint test demo bench clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -36,6 +37,9 @@ lint: setup
 
 test: lint
 	$(PY) -m pytest
+
+demo: setup
+	$(PY) tests/demo/demo.py
 
 bench: setup
 	$(PY) -m bench

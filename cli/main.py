@@ -140,6 +140,7 @@ def uri(connect: str | None) -> str:
 def init(directory: str) -> None:
     """Make a store in a new or empty DIRECTORY.  Example: ramet init /srv/store"""
     Store.create(directory)
+    show({"store": os.path.abspath(directory)})
 
 
 @main.command()
@@ -154,12 +155,14 @@ def serve(mountpoint: str | None) -> None:
 def mount(mountpoint: str) -> None:
     """Mount the store, served in the background.  Example: ramet mount /mnt/ramet"""
     background.start(settings().store_path, os.path.abspath(mountpoint))
+    show({"store": settings().store_path, "mountpoint": os.path.abspath(mountpoint)})
 
 
 @main.command()
 def umount() -> None:
     """Unmount and stop the daemon; returns when it is done.  Example: ramet umount"""
     background.stop(settings().store_path)
+    show({"store": settings().store_path, "serving": False})
 
 
 @main.command()

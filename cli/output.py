@@ -22,6 +22,8 @@ def show(result: Result) -> None:
         table(result)
     else:
         for key, value in result.items():
+            if key == "dry_run" and not value:
+                continue
             if isinstance(value, list) and value and isinstance(value[0], dict):
                 table(value)
             elif value is not None:

@@ -124,16 +124,31 @@ def _disks(root: ET.Element, place: Place, seed: str) -> None:
         _add_seed(root, seed)
 
 
+_SEED_PLACES = {  # targets from the end, so that those a user would take next stay free
+    "virtio": [f"vd{letter}" for letter in "zyxwvutsrqponmlkjihgfedcb"],
+    "scsi": [f"sd{letter}" for letter in "zyxwvutsrqponmlkjihgfedcb"],
+    "sata": [f"sd{letter}" for letter in "fedcb"],
+    "ide": ["hdd", "hdc", "hdb"],
+}
+
+
 def _add_seed(root: ET.Element, path: str) -> None:
+    """On the bus of the boot disk: what the guest boots from, it has a driver for.
+
+    (Debian's cloud kernel, for one, has none for AHCI, so a SATA CD-ROM would never be seen.)
+    """
     devices = root.find("devices")
     if devices is None:
         raise errors.InvalidArgument("the domain XML has no <devices>")
-    bus, places = ("sata", "sdf sde sdd sdc sdb sda") if _has_sata(root) else ("ide", "hdd hdc hdb")
-    targets = {t.get("dev") for t in root.iterfind("devices/disk/target")}
-    free = [dev for dev in places.split() if dev not in targets]
+    target = root.find("devices/disk[@device='disk']/target")
+    bus = "" if target is None else target.get("bus", "")
+    bus = bus if bus in _SEED_PLACES else "sata" if _has_sata(root) else "ide"
+    taken = {t.get("dev") for t in root.iterfind("devices/disk/target")}
+    free = [dev for dev in _SEED_PLACES[bus] if dev not in taken]
     if not free:
         raise errors.InvalidArgument(f"no {bus} place is free for the seed image; remove a disk")
-    disk = ET.SubElement(devices, "disk", {"type": "file", "device": "cdrom"})
+    device = "disk" if bus == "virtio" else "cdrom"
+    disk = ET.SubElement(devices, "disk", {"type": "file", "device": device})
     ET.SubElement(disk, "driver", {"name": "qemu", "type": "raw"})
     ET.SubElement(disk, "source", {"file": path})
     ET.SubElement(disk, "target", {"dev": free[0], "bus": bus})

@@ -9,7 +9,7 @@ import libvirtd
 import pytest
 from command import Ramet
 
-BASE_XML = Path(__file__).with_name("golden.xml")
+BASE_XML = Path(__file__).parents[1] / "guest" / "golden.xml"
 
 
 @pytest.fixture(scope="session")

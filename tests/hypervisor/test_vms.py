@@ -132,7 +132,7 @@ def test_a_vm_can_come_from_libvirt(lab: "Lab") -> None:
 def test_bad_vms_are_refused_in_words(lab: "Lab", tmp_path: Path) -> None:
     (lab.mount / "lab/empty").mkdir()
     assert "--xml" in lab.ramet.run("vm", "add", "lab:/empty", code=12).stderr
-    base = Path(__file__).with_name("golden.xml")
+    base = Path(__file__).parents[1] / "guest" / "golden.xml"
     failed = lab.ramet.run("vm", "add", "lab:/empty", "--xml", base, code=12)
     assert "import" in failed.stderr
     hostile = tmp_path / "hostile.xml"

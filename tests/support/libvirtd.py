@@ -10,6 +10,7 @@ from pathlib import Path
 
 import libvirt
 
+libvirt.registerErrorHandler(lambda _context, _error: None, None)  # not on our stderr
 URI = "qemu:///system"
 DEADLINE_S = 30
 

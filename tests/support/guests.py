@@ -1,0 +1,51 @@
+"""Guests as their host sees them: start, wait for what they print, power off."""
+
+import contextlib
+import shlex
+import time
+from pathlib import Path
+
+import libvirt
+
+BOOT_S = 120
+STOP_S = 30
+WORD = "RAMET-GUEST "
+
+
+class DidNotBoot(Exception):
+    """The domain stopped, or said nothing in time."""
+
+
+class Guest:
+    """A defined domain whose serial console is a file."""
+
+    def __init__(self, connection: libvirt.virConnect, name: str, console: Path) -> None:
+        self.domain = connection.lookupByName(name)
+        self.console = console
+
+    def start(self) -> None:
+        self.domain.create()
+
+    def identity(self, timeout_s: float = BOOT_S) -> dict[str, str]:
+        """The identity it prints, by key."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            with contextlib.suppress(FileNotFoundError):
+                text = self.console.read_bytes().decode(errors="replace")
+                for line in reversed(text.splitlines(keepends=True)):
+                    if line.startswith(WORD) and line.endswith("\n"):
+                        return dict(word.split("=", 1) for word in shlex.split(line[len(WORD) :]))
+            if self.domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
+                raise DidNotBoot(f"{self.domain.name()} stopped")
+            time.sleep(0.2)
+        raise DidNotBoot(f"{self.domain.name()} printed nothing in {timeout_s} s")
+
+    def shut_down(self) -> None:
+        """By its power button; pulled out when that does not help."""
+        self.domain.shutdown()
+        deadline = time.monotonic() + STOP_S
+        while self.domain.isActive():
+            if time.monotonic() > deadline:
+                self.domain.destroy()
+                raise DidNotBoot(f"{self.domain.name()} ignores its power button")
+            time.sleep(0.1)
