@@ -1,5 +1,6 @@
 """``python -m bench``: every measurement there is."""
 
-from bench import clones
+from bench import clones, fuse, space
 
-clones.main()
+for part in (clones, space, fuse):
+    part.main()

@@ -57,6 +57,7 @@ def fio(path: Path, work: Work, seed: int) -> float:
         f"--size={FILE_MIB}m", "--output-format=json", f"--randseed={seed}", "--fallocate=none",
         *work.extra, *([] if work.fresh else ["--time_based", f"--runtime={SECONDS}"]),
     ]  # fmt: skip
+    os.sync()  # what was written before must not be written back meanwhile
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     job = json.loads(done.stdout)["jobs"][0]
     return float(job["read"]["iops"] + job["write"]["iops"])

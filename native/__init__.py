@@ -21,7 +21,6 @@ EXTENT_FANOUT: int = lib.RMT_FANOUT_MAX
 HEADER_BYTES: int = lib.RMT_HEADER
 NODE_BYTES: int = HEADER_BYTES + EXTENT_FANOUT * 16
 CHUNK_BYTES: int = lib.RMT_CHUNK_BYTES
-CALL_BLOCKS_MAX: int = lib.RMT_CALL_BLOCKS_MAX
 _HOLE = (1 << 64) - 1
 
 Buffer = bytes | bytearray | memoryview
@@ -153,6 +152,7 @@ class Core:
         if self._core == ffi.NULL:
             raise MemoryError("no memory for the node cache; lower the cache size")
         self._state = lib.rmt_state(self._core)
+        self._call_blocks: int = lib.rmt_call_blocks(self._core)
         self._state.next_id = next_node_id
         self._failure = ffi.new("rmt_failure *")
         self._number = ffi.new("uint64_t *")
@@ -246,7 +246,7 @@ class Core:
 
     def lookup(self, tree: Tree, first: int, count: int, limit: int = 1 << 16) -> list[Extent]:
         """The extents of a range, at most ``limit``; holes are absent."""
-        capacity = min(limit, 4096)
+        capacity = max(1, min(limit, count, 4096))
         out = ffi.new("rmt_extent[]", capacity)
         found, following = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         extents: list[Extent] = []
@@ -279,8 +279,11 @@ class Core:
         """Fill the buffer from a byte offset.  CorruptBlock, CorruptNode, OSError."""
         view = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
         core, c, length, failure = self._core, tree.c, len(view), self._failure
-        while status := lib.rmt_read(core, c, offset, view, length, failure):
-            self._again(status)
+        step = (self._call_blocks - 1) * BLOCK_BYTES
+        for at in range(0, length, step):
+            size = min(step, length - at)
+            while status := lib.rmt_read(core, c, offset + at, view + at, size, failure):
+                self._again(status)
 
     def plan_read(self, tree: Tree, first: int, count: int) -> ReadPlan:
         """Resolve a range of blocks, to be fetched by ``run_read``."""
@@ -317,7 +320,7 @@ class Core:
         written = ffi.new("rmt_written *")
         done = 0
         while done < blocks:
-            count = min(blocks - done, CALL_BLOCKS_MAX)
+            count = min(blocks - done, self._call_blocks)
             status = lib.rmt_write(
                 self._core, tree.c, first_block + done, count, view + done * BLOCK_BYTES,
                 dedup, written, self._failure,

@@ -1,7 +1,9 @@
 /*
  * The node cache. Extent-map nodes stay as they are stored; a hash table finds them, a clock evicts
  * clean ones when a node is inserted. Nothing is evicted inside an operation, because only
- * rmt_insert_node and rmt_release evict, and those are called between operations.
+ * rmt_insert_node and rmt_release evict, and those are called between operations. As many clean
+ * nodes stay as one call can need, however many dirty ones there are: else the call that is
+ * repeated for each node it misses would lose the others each time, and never end.
  */
 #include "core.h"
 
@@ -24,7 +26,8 @@ rmt_core *rmt_new(uint32_t fanout, uint32_t slab_slots, uint64_t seed, uint64_t 
   core->slab_chunks = (slab_slots + RMT_CHUNK_SLOTS - 1) / RMT_CHUNK_SLOTS;
   core->slab_words = core->slab_chunks * (RMT_CHUNK_SLOTS / 64);
   core->seed = seed;
-  core->cache_nodes = cache_nodes < 64 ? 64 : cache_nodes;
+  core->clean_min = map_nodes_bound(core, rmt_call_blocks(core));
+  core->cache_nodes = cache_nodes < core->clean_min ? core->clean_min : cache_nodes;
   uint64_t buckets = 64;
   while (buckets < core->cache_nodes) buckets *= 2;
   core->table_mask = buckets - 1;
@@ -72,6 +75,11 @@ void rmt_free(rmt_core *core) {
 }
 
 rmt_shared *rmt_state(rmt_core *core) { return &core->state; }
+
+uint64_t rmt_call_blocks(const rmt_core *core) {
+  uint64_t blocks = 8 * (uint64_t)core->fanout;
+  return blocks < RMT_CALL_BLOCKS_MAX ? blocks : RMT_CALL_BLOCKS_MAX;
+}
 
 uint64_t rmt_hash(const rmt_core *core, const void *data, size_t length) {
   return XXH3_64bits_withSeed(data, length, core->seed);
@@ -123,13 +131,14 @@ static void table_remove(rmt_core *core, node *n) {
 
 static void evict(rmt_core *core) {
   uint64_t steps = 2 * core->state.cached;
-  while (core->state.cached > core->cache_nodes && steps-- > 0) {
+  while (core->state.cached > core->cache_nodes && core->clean > core->clean_min && steps-- > 0) {
     node *n = core->hand;
     core->hand = n->next;
     if (n->used) {
       n->used = 0;
     } else if (n->state == NODE_CLEAN) {
       table_remove(core, n);
+      core->clean--;
       free(n);
     }
   }
@@ -141,6 +150,7 @@ void rmt_forget(rmt_core *core) {
       next = n->chain;
       if (n->state == NODE_CLEAN) {
         table_remove(core, n);
+        core->clean--;
         free(n);
       }
     }
@@ -187,6 +197,7 @@ int rmt_insert_node(rmt_core *core, uint64_t id, const uint8_t *data, size_t len
   }
   n->id = id;
   n->state = NODE_CLEAN;
+  core->clean++;
   table_add(core, n);
   if (core->state.cached > core->cache_nodes) evict(core);
   return RMT_OK;
@@ -253,11 +264,13 @@ node *cache_own(rmt_core *core, node *n, const rmt_tree *tree) {
     if (n->state == NODE_SEALED) {
       node *twin = copy_of(core, n);
       twin->id = n->id;
+      twin->state = NODE_DIRTY;
       table_remove(core, n);
       n->state = NODE_DETACHED;
       table_add(core, twin);
       n = twin;
     }
+    core->clean -= n->state == NODE_CLEAN;
     make_dirty(core, n);
     return n;
   }
@@ -280,6 +293,7 @@ void rmt_drop_node(rmt_core *core, uint64_t id) {
   if (!n) return;
   table_remove(core, n);
   if (n->state == NODE_CLEAN) {
+    core->clean--;
     free(n);
   } else {
     if (n->state == NODE_DIRTY) core->state.dirty--;
@@ -375,10 +389,12 @@ uint32_t rmt_sealed_slab(const rmt_sealed *sealed, uint64_t index) { return seal
 void rmt_release(rmt_core *core, rmt_sealed *sealed) {
   for (uint64_t i = 0; i < sealed->node_count; i++) {
     node *n = sealed->nodes[i];
-    if (n->state == NODE_DETACHED)
+    if (n->state == NODE_DETACHED) {
       free(n);
-    else
+    } else {
       n->state = NODE_CLEAN;
+      core->clean++;
+    }
   }
   sealed->node_count = 0;
   if (core->state.cached > core->cache_nodes) evict(core);

@@ -63,7 +63,7 @@ struct rmt_sealed {
 struct rmt_core {
   rmt_shared state;
   uint32_t fanout, slab_slots, slab_words, slab_chunks;
-  uint64_t seed, cache_nodes;
+  uint64_t seed, cache_nodes, clean, clean_min;
   node **table;
   uint64_t table_mask;
   node *hand;

@@ -341,7 +341,7 @@ static int write_batch(rmt_core *core, rmt_tree *tree, uint64_t first, batch *b,
 
 int rmt_write(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count, const uint8_t *data,
               int dedup, rmt_written *written, rmt_failure *failure) {
-  if (count > RMT_CALL_BLOCKS_MAX || first >= RMT_BLOCKS_MAX || count > RMT_BLOCKS_MAX - first)
+  if (count > rmt_call_blocks(core) || first >= RMT_BLOCKS_MAX || count > RMT_BLOCKS_MAX - first)
     return RMT_RANGE;
   batch b;
   int status = batch_new(&b, data, count);

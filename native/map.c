@@ -115,17 +115,22 @@ int rmt_next_hole(rmt_core *core, const rmt_tree *tree, uint64_t block, uint64_t
 
 int rmt_lookup(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t count,
                rmt_extent *out, uint64_t capacity, uint64_t *found, uint64_t *next) {
-  uint64_t end = first + count, n = 0;
+  uint64_t start = first, end = first + count, n = 0;
   *found = 0;
   *next = end;
   while (first < end) {
-    node *leaf;
-    uint64_t hole_end;
-    int status = rmt_next_data(core, tree, first, &first);
+    node *leaf = NULL;
+    uint64_t hole_end, data;
+    int status = rmt_next_data(core, tree, first, &data);
+    if (status == RMT_OK && (data == RMT_HOLE || data >= end)) break;
+    if (status == RMT_OK) status = find_leaf(core, tree, data, &leaf, &hole_end);
+    if (status == RMT_MISSING && first > start) {
+      *found = n;
+      *next = first;
+      return RMT_OK;
+    }
     if (status != RMT_OK) return status;
-    if (first == RMT_HOLE || first >= end) break;
-    status = find_leaf(core, tree, first, &leaf, &hole_end);
-    if (status != RMT_OK) return status;
+    first = data;
     uint64_t leaf_end = (first / core->fanout + 1) * core->fanout;
     for (; leaf && first < end && first < leaf_end; first++) {
       uint64_t word = node_entries(leaf)[first % core->fanout].word;

@@ -80,6 +80,7 @@ rmt_core *rmt_new(uint32_t fanout, uint32_t slab_slots, uint64_t seed, uint64_t 
                   uint64_t index_entries);
 void rmt_free(rmt_core *core);
 rmt_shared *rmt_state(rmt_core *core);
+uint64_t rmt_call_blocks(const rmt_core *core); /* blocks that one read or write may name */
 uint64_t rmt_hash(const rmt_core *core, const void *data, size_t length);
 
 /* cache.c */
@@ -102,6 +103,7 @@ void rmt_sealed_free(rmt_sealed *sealed);
 /* map.c */
 int rmt_resolve(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t count,
                 uint64_t *addresses, uint64_t *checksums);
+/* What was found before a missing node is answered; RMT_MISSING only when that is nothing. */
 int rmt_lookup(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t count,
                rmt_extent *out, uint64_t capacity, uint64_t *found, uint64_t *next);
 int rmt_next_data(rmt_core *core, const rmt_tree *tree, uint64_t block, uint64_t *out);

@@ -1,0 +1,250 @@
+"""The C core against the plain Python reference, step by step, with everything evicted at will."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from reference import BLOCK, ZERO, Reference, Tree
+
+import native
+
+FANOUT, SLOTS, SPAN = 4, 1 << 15, 100
+BLOCKS = [ZERO, *(bytes([n]) * BLOCK for n in range(1, 7))]
+CONTENTS = st.lists(st.integers(0, 6), min_size=1, max_size=11)
+PLACES = st.integers(0, SPAN)
+
+
+class Disk:
+    """A core with one slab and a dict for its nodes."""
+
+    def __init__(self, fanout: int, cache_nodes: int) -> None:
+        self.nodes: dict[int, bytes] = {}
+        self.slab = tempfile.TemporaryFile()  # noqa: SIM115 - closed below
+        os.ftruncate(self.slab.fileno(), SLOTS * BLOCK)
+        self.core = native.Core(
+            hash_seed=7, load_node=self.nodes.__getitem__, fanout=fanout, slab_slots=SLOTS,
+            cache_nodes=cache_nodes, index_entries=1 << 10,
+        )  # fmt: skip
+        self.core.add_slab(0, self.slab.fileno())
+        self.core.epoch = 1
+
+    def commit(self) -> None:
+        sealed = self.core.seal()
+        self.nodes.update((number, bytes(data)) for number, data in sealed.nodes())
+        self.core.release(sealed)
+        self.core.release_freed(sealed)
+        self.core.forget()
+
+    def close(self) -> None:
+        self.core.close()
+        self.slab.close()
+
+
+class Machine(RuleBasedStateMachine):
+    """Each rule does one thing to both, then all that can be seen is compared."""
+
+    @initialize()
+    def start(self) -> None:
+        self.disk = Disk(FANOUT, 8)
+        self.core = self.disk.core
+        self.reference = Reference(FANOUT)
+        self.core.epoch = self.reference.epoch
+        self.files = [(native.Tree(), Tree())]
+
+    def teardown(self) -> None:
+        if hasattr(self, "core"):
+            self.disk.close()
+
+    def pick(self, n: int) -> tuple[native.Tree, Tree]:
+        return self.files[n % len(self.files)]
+
+    @rule(n=PLACES, first=PLACES, letters=CONTENTS)
+    def write(self, n: int, first: int, letters: list[int]) -> None:
+        tree, model = self.pick(n)
+        data = [BLOCKS[letter] for letter in letters]
+        self.core.write(tree, first, b"".join(data))
+        found = dict.fromkeys(range(len(data)))
+        for extent in self.core.lookup(tree, first, len(data)):
+            for i in range(extent.count):
+                found[extent.block - first + i] = extent.address + i
+        self.reference.write(model, first, data, list(found.values()))
+
+    @rule(n=PLACES, first=PLACES, count=st.integers(1, 60))
+    def punch(self, n: int, first: int, count: int) -> None:
+        tree, model = self.pick(n)
+        self.core.punch(tree, first, count)
+        self.reference.punch(model, first, count)
+
+    @precondition(lambda self: len(self.files) < 6)
+    @rule(n=PLACES)
+    def clone(self, n: int) -> None:
+        tree, model = self.pick(n)
+        self.reference.share_epoch(model)
+        self.core.epoch = self.reference.epoch
+        tree.shared_epoch = model.shared_epoch
+        twin = native.Tree(tree.root, tree.height, tree.blocks, tree.shared_epoch)
+        self.files.append((twin, model.clone()))
+
+    @rule(n=PLACES, m=PLACES, first=PLACES, into=PLACES, count=st.integers(1, 40))
+    def share(self, n: int, m: int, first: int, into: int, count: int) -> None:
+        (source, source_model), (target, target_model) = self.pick(n), self.pick(m)
+        if source is target and abs(first - into) < count:
+            return
+        self.reference.share_epoch(source_model, target_model)
+        self.core.epoch = self.reference.epoch
+        source.shared_epoch = target.shared_epoch = source_model.shared_epoch
+        if source is target:
+            source = native.Tree(source.root, source.height, source.blocks, source.shared_epoch)
+        self.core.share(target, into, source, first, count)
+        self.reference.share(target_model, into, source_model, first, count)
+
+    @rule()
+    def commit(self) -> None:
+        """What is frozen is stored; then all nodes are forgotten and come back one by one."""
+        self.disk.commit()
+        self.reference.pending.clear()
+
+    @rule(n=PLACES, first=PLACES, letters=CONTENTS)
+    def write_while_a_commit_is_on_its_way(self, n: int, first: int, letters: list[int]) -> None:
+        sealed = self.core.seal()
+        pending = set(self.reference.pending)
+        frozen = {number: bytes(data) for number, data in sealed.nodes()}
+        self.write(n, first, letters)
+        assert {number: bytes(data) for number, data in sealed.nodes()} == frozen
+        self.disk.nodes.update(frozen)
+        self.core.release(sealed)
+        self.core.release_freed(sealed)
+        self.reference.pending -= pending
+
+    @rule(a=st.integers(1, 6), b=st.integers(1, 6))
+    def poison_the_index(self, a: int, b: int) -> None:
+        """A fingerprint that leads to other bytes is a miss: it is a hint, never proof."""
+        wrong = self.reference.index.get(BLOCKS[b])
+        if wrong is not None:
+            self.core.index_insert(self.core.hash(BLOCKS[a]), wrong)
+            self.reference.index[BLOCKS[a]] = wrong
+
+    @rule(n=PLACES, offset=st.integers(0, SPAN * BLOCK), length=st.integers(0, 20 * BLOCK))
+    def read(self, n: int, offset: int, length: int) -> None:
+        tree, model = self.pick(n)
+        buffer = bytearray(b"\xee" * length)
+        self.core.read_into(tree, offset, buffer)
+        first, skip = divmod(offset, BLOCK)
+        whole = b"".join(self.reference.read(model, first + i) for i in range(length // BLOCK + 2))
+        assert bytes(buffer) == whole[skip : skip + length]
+
+    @rule(n=PLACES, block=PLACES)
+    def seek(self, n: int, block: int) -> None:
+        tree, model = self.pick(n)
+        top = SPAN + 200
+        mapped = [b for b in range(block, top) if self.reference.address(model, b) is not None]
+        assert self.core.next_data(tree, block) == (mapped[0] if mapped else None)
+        hole = next(b for b in range(block, top) if self.reference.address(model, b) is None)
+        assert self.core.next_hole(tree, block) == hole
+
+    @invariant()
+    def same(self) -> None:
+        if not hasattr(self, "core"):
+            return
+        for tree, model in self.files:
+            assert tree.blocks == model.blocks()
+            found: dict[int, int] = {}
+            for extent in self.core.lookup(tree, 0, SPAN + 200):
+                for i in range(extent.count):
+                    found[extent.block + i] = extent.address + i
+            expected = {
+                number * FANOUT + at: entry.address
+                for number, leaf in model.leaves.items()
+                for at, entry in leaf.entries.items()
+            }
+            assert found == expected
+        known = self.reference
+        assert self.core.allocated_slots == len(known.content)
+        assert self.core.pending_slots == len(known.pending)
+        assert all(self.core.allocated(address) for address in known.content)
+        for address in known.content:
+            assert self.core.shared(address) == (address in known.shared), address
+
+
+TestReference = Machine.TestCase
+TestReference.settings = settings(
+    max_examples=500, stateful_step_count=60, deadline=None,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+
+
+@pytest.fixture()
+def disk() -> Iterator[Disk]:
+    made = Disk(FANOUT, 64)
+    yield made
+    made.close()
+
+
+def test_a_damaged_node_is_never_used(disk: Disk) -> None:
+    core = disk.core
+    tree = native.Tree()
+    core.write(tree, 0, b"a" * BLOCK * 20)
+    core.write(tree, 3, os.urandom(BLOCK * 9))
+    disk.commit()
+    nodes, good = disk.nodes, dict(disk.nodes)
+    for number, whole in good.items():
+        for at in (0, 9, 17, 30, len(whole) - 1):
+            bad = bytearray(whole)
+            bad[at] ^= 1
+            nodes[number] = bytes(bad)
+            core.forget()
+            with pytest.raises(native.CorruptNode):
+                core.read_into(tree, 0, bytearray(20 * BLOCK))
+        nodes[number] = good[max(good) if number != max(good) else min(good)]  # another's node
+        with pytest.raises(native.CorruptNode):
+            core.read_into(tree, 0, bytearray(20 * BLOCK))
+        del nodes[number]
+        with pytest.raises(native.CorruptNode):
+            core.read_into(tree, 0, bytearray(20 * BLOCK))
+        nodes[number] = whole
+    core.read_into(tree, 0, bytearray(20 * BLOCK))
+
+
+def test_a_damaged_block_is_named_and_not_returned(disk: Disk) -> None:
+    core = disk.core
+    tree = native.Tree()
+    core.write(tree, 5, os.urandom(BLOCK * 3))
+    (extent,) = core.lookup(tree, 0, 100)
+    at = (extent.address + 1) * BLOCK + 77
+    byte = os.pread(disk.slab.fileno(), 1, at)
+    os.pwrite(disk.slab.fileno(), bytes([byte[0] ^ 4]), at)
+    core.read_into(tree, 5 * BLOCK, bytearray(BLOCK))
+    for offset, length in ((5 * BLOCK, 3 * BLOCK), (6 * BLOCK + 100, 7)):
+        with pytest.raises(native.CorruptBlock) as caught:
+            core.read_into(tree, offset, bytearray(length))
+        assert (caught.value.block, caught.value.address) == (6, extent.address + 1)
+
+
+def test_equal_fingerprints_of_unequal_blocks_stay_apart(disk: Disk) -> None:
+    core = disk.core
+    tree, one, two = native.Tree(), b"1" * BLOCK, b"2" * BLOCK
+    core.write(tree, 0, one)
+    (extent,) = core.lookup(tree, 0, 1)
+    core.index_insert(core.hash(two), extent.address)
+    assert core.write(tree, 1, two).new == 1
+    buffer = bytearray(2 * BLOCK)
+    core.read_into(tree, 0, buffer)
+    assert bytes(buffer) == one + two
+
+
+def test_absurd_ranges_are_refused(disk: Disk) -> None:
+    core = disk.core
+    tree = native.Tree()
+    for call in (
+        lambda: core.write(tree, 1 << 60, ZERO),
+        lambda: core.punch(tree, 1 << 60, 1),
+        lambda: core.punch(tree, 1, (1 << 64) - 1),
+        lambda: core.share(tree, 1 << 60, tree, 0, 1),
+    ):
+        with pytest.raises(ValueError):
+            call()
+    assert core.next_data(tree, (1 << 64) - 2) is None
