@@ -89,7 +89,7 @@ def run(call: Callable[..., Any], *arguments: Any) -> Result:
 
 def run_local(store: Store, call: Callable[..., Any], *arguments: Any) -> Result:
     def between() -> None:
-        if store.dirty_nodes > DIRTY_NODES_MAX:
+        if store.dirty_nodes > DIRTY_NODES_MAX or store.strained:
             store.commit()
 
     answer = call(Context(store), *arguments)

@@ -9,6 +9,8 @@ A failed sync is never retried: the store takes no more writes (fsyncgate).
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import lmdb
+
 from engine import errors
 from engine.meta import STATE_KEY, chunk_key
 from engine.nodes import encode
@@ -23,12 +25,14 @@ class Commit:
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
+        pages = pool.dirty_pages
         self.generation = pool.generation
         pool.generation += 1
         self.sealed = pool.core.seal()
         self._nodes, self._dead = pool.nodes.seal()
         self._puts, pool.puts = pool.puts, {}
         self._deletes, pool.deletes = pool.deletes, set()
+        pool.reserve.begin(pages)
         pool.state.next_node = pool.core.next_node_id
         pool.state.commits += 1
         self._state = pool.state.pack()
@@ -38,6 +42,7 @@ class Commit:
         """Make it durable.  OSError or lmdb.Error: call ``Store.fail``; nothing is acknowledged."""
         pool = self._pool
         pool.slabs.sync(self.sealed.slabs)
+        pool.reserve.lend()
         pool.meta.write(self._all_nodes(), self._dead, self._all_puts(), self._deletes)
         self.durable = True
 
@@ -56,9 +61,22 @@ class Commit:
 
 
 def write_or_fail(commit: Commit, pool: "Pool") -> None:
-    """``commit.write`` for a caller on the engine thread; StoreFailed when the disk fails."""
+    """``commit.write`` for a caller on the engine thread; what ``failure`` says if it fails."""
     try:
         commit.write()
     except METADATA_ERRORS as error:
-        pool.fail(f"writing to its disk failed ({error})")
-        raise errors.StoreFailed(f"the commit failed: {error}; free space and reopen") from error
+        raise failure(error, pool) from error
+
+
+def failure(error: Exception, pool: "Pool") -> errors.RametError:
+    """A commit could not be written: the store takes no more, and who waited for it is told this.
+
+    NoSpace for a full disk, StoreFailed for any other error.
+    """
+    pool.fail(f"writing to its disk failed ({error})")
+    full = isinstance(error, lmdb.DiskError) or (
+        isinstance(error, OSError) and error.errno in errors.DISK_FULL
+    )
+    what = errors.NoSpace if full else errors.StoreFailed
+    todo = "free space and reopen the store" if full else "reopen the store"
+    return what(f"the commit failed: {error}; {todo}")

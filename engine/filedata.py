@@ -65,20 +65,37 @@ class FileData(Attributes):
         )
 
     def write(self, ino: int, offset: int, data: "bytes | bytearray | memoryview") -> int:
-        """Write all of ``data`` at ``offset``; returns its length."""
+        """Write all of ``data`` at ``offset``; returns its length.
+
+        On an error a long write may have been done in part, as by write(2): from its start on, up
+        to a multiple of ``call_bytes``.
+        """
         self.check_writable()
         inode = self.file(ino)
         length = len(data)
         self._check_range(offset, length)
         if not length:
             return 0
-        self._write(inode, offset, memoryview(data).cast("B"))
-        if offset + length > inode.size:
-            self._set_size(inode, offset + length)
-        inode.mtime_ns = inode.ctime_ns = now_ns()
-        self.touch(inode)
-        self.pool.notify(self.id, ino, "data")
+        view, done = memoryview(data).cast("B"), 0
+        try:
+            while done < length:
+                done += self._write_part(inode, offset + done, view[done:])
+        finally:
+            if done:
+                inode.mtime_ns = inode.ctime_ns = now_ns()
+                self.touch(inode)
+                self.pool.notify(self.id, ino, "data")
         return length
+
+    def _write_part(self, inode: Inode, offset: int, data: memoryview) -> int:
+        """As much as is written whole or not at all; returns the bytes."""
+        self.pool.check_room()
+        part = data[: self.pool.core.call_bytes - offset % BLOCK_BYTES]
+        end = offset + len(part)
+        self._write(inode, offset, part)
+        if end > inode.size:
+            self._set_size(inode, end)
+        return len(part)
 
     def _write(self, inode: Inode, offset: int, data: memoryview) -> None:
         first, head = divmod(offset, BLOCK_BYTES)

@@ -3,14 +3,21 @@
 Default sync, no WRITEMAP (a full disk would be SIGBUS), no NOSYNC, a huge map from the start
 (growing it later would invalidate readers).  One environment a process: liblmdb is linked nowhere
 else, because a second copy drops the first one's locks when it closes.
+
+LMDB maps ``lock.mdb`` writable; on a full disk the first store into a hole of it would be SIGBUS,
+so its blocks are allocated before LMDB sees it.
 """
 
+import errno
+import os
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import lmdb
 
+import native
 from engine import errors
 
 MAP_BYTES = 1 << 42
@@ -20,6 +27,17 @@ STATE_KEY = b"state"
 
 _ID = struct.Struct("=Q")
 _CHUNK = struct.Struct(">II")  # slab, chunk
+LOCK_BYTES = 8192  # LMDB's: a header and 126 readers, in whole pages
+
+
+@dataclass(frozen=True)
+class MetaSize:
+    """Pages of the metadata file, by what is in them."""
+
+    used_pages: int
+    leaf_pages: int  # of the nodes' table, branches included
+    slot_pages: int  # of the slots' table, all
+    nodes: int
 
 
 class Reader:
@@ -28,6 +46,7 @@ class Reader:
     def __init__(self, meta: "Meta") -> None:
         self._meta = meta
         self._txn = meta.env.begin(buffers=True)
+        meta.readers += 1
 
     def node(self, node_id: int) -> memoryview:
         """A stored node; KeyError when there is none.  Valid until ``close``."""
@@ -48,24 +67,58 @@ class Reader:
 
     def close(self) -> None:
         self._txn.abort()
+        self._meta.drop_reader()
 
 
 class Meta:
     """The store's tables.  ``read_node`` runs on the engine thread, ``write`` on any one thread."""
 
     def __init__(self, path: Path, *, create: bool = False, read_only: bool = False) -> None:
+        self._path = path
+        self.readers = 0
+        self._refuses = False
+        _allocate_lock_file(path / "lock.mdb")
         try:
-            self.env = lmdb.open(
-                str(path), map_size=MAP_BYTES, max_dbs=len(TABLES), create=create,
-                readonly=read_only, mode=0o600, readahead=False, meminit=False,
-            )  # fmt: skip
+            self._open(create=create, read_only=read_only)
+        except lmdb.DiskError as error:
+            raise errors.NoSpace(errors.HOST_IS_FULL) from error
+        except lmdb.Error as error:
+            raise errors.Corrupt(f"cannot open the metadata in {path}: {error}") from error
+        self.page_bytes: int = self.env.stat()["psize"]
+
+    def _open(self, *, create: bool, read_only: bool) -> None:
+        self.env = lmdb.open(
+            str(self._path), map_size=MAP_BYTES, max_dbs=len(TABLES), create=create,
+            readonly=read_only, mode=0o600, readahead=False, meminit=False,
+        )  # fmt: skip
+        try:
             self._tables = {
                 name: self.env.open_db(name.encode(), create=create, integerkey=name == "nodes")
                 for name in TABLES
             }
-        except lmdb.Error as error:
-            raise errors.Corrupt(f"cannot open the metadata in {path}: {error}") from error
+        except BaseException:
+            self.env.close()
+            raise
         self.nodes = self._tables["nodes"]
+
+    def recover_reads(self) -> None:
+        """A commit has failed: make sure that reading goes on.
+
+        LMDB refuses even to read when it could not write its root page.  What was committed is
+        there and whole, so it is opened again, read-only, when the last reader has gone.
+        """
+        try:
+            self.env.begin().abort()
+        except lmdb.PanicError:
+            self._refuses = self.readers > 0
+            if not self._refuses:
+                self.env.close()
+                self._open(create=False, read_only=True)
+
+    def drop_reader(self) -> None:
+        self.readers -= 1
+        if self._refuses:
+            self.recover_reads()
 
     def table(self, name: str) -> "lmdb._Database":
         return self._tables[name]
@@ -108,11 +161,36 @@ class Meta:
 
     def used_bytes(self) -> int:
         """Bytes of the metadata file in use."""
-        info, stat = self.env.info(), self.env.stat()
-        return int((info["last_pgno"] + 1) * stat["psize"])
+        return int((self.env.info()["last_pgno"] + 1) * self.page_bytes)
+
+    def size(self) -> MetaSize:
+        with self.env.begin() as txn:
+            nodes, slots = txn.stat(self.nodes), txn.stat(self._tables["slots"])
+        return MetaSize(
+            used_pages=self.env.info()["last_pgno"] + 1,
+            leaf_pages=nodes["leaf_pages"] + nodes["branch_pages"],
+            slot_pages=slots["leaf_pages"] + slots["branch_pages"] + slots["overflow_pages"],
+            nodes=nodes["entries"],
+        )
 
     def close(self) -> None:
         self.env.close()
+
+
+def _allocate_lock_file(path: Path) -> None:
+    """NoSpace when its two pages have no room; a file system that cannot is left to LMDB."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(fd).st_blocks * 512 < LOCK_BYTES:
+                native.allocate(fd, 0, LOCK_BYTES)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno in errors.DISK_FULL:
+            raise errors.NoSpace(errors.HOST_IS_FULL) from error
+        if error.errno != errno.EOPNOTSUPP:
+            raise
 
 
 def id_key(number: int) -> bytes:

@@ -19,6 +19,7 @@ import native
 from engine import errors
 from engine.meta import Meta, Reader, orphan_key
 from engine.nodes import NodeCache
+from engine.reserve import CALL_PAGES, Dirty, Reserve
 from engine.slabs import SlabPool
 from engine.superblock import State, Superblock
 
@@ -45,6 +46,7 @@ class Pool:
         state: State,
         meta: Meta,
         slabs: SlabPool,
+        reserve: Reserve | None,
         *,
         cache_bytes: int,
         read_only: bool,
@@ -53,6 +55,7 @@ class Pool:
         self.state = state
         self.meta = meta
         self.slabs = slabs
+        self._reserve = reserve
         self.read_only = read_only
         self.failed: str | None = None
         self.generation = 1
@@ -97,6 +100,32 @@ class Pool:
         if self.read_only:
             raise errors.ReadOnly("the store was opened read-only; open it for writing")
 
+    @property
+    def reserve(self) -> Reserve:
+        assert self._reserve is not None, "the store was opened read-only"
+        return self._reserve
+
+    def close_reserve(self) -> None:
+        if self._reserve is not None:
+            self._reserve.close()
+
+    @property
+    def dirty_pages(self) -> int:
+        """Pages of metadata that a commit now would write, at most."""
+        dirty = Dirty(
+            nodes=self.core.dirty_nodes + len(self.nodes.dirty),
+            dead_nodes=len(self.nodes.dead),
+            chunks=self.core.dirty_chunks,
+            records=len(self.puts) + len(self.deletes),
+        )
+        return dirty.pages(self.reserve.leaf_pages)
+
+    def check_room(self, pages: int = CALL_PAGES) -> None:
+        """Before anything new is made: NoSpace when the commit of it might meet a full disk."""
+        self.check_writable()
+        if not self.reserve.covers(self.dirty_pages + pages):
+            raise errors.NoSpace(errors.HOST_IS_FULL)
+
     def put(self, table: str, key: bytes, value: bytes) -> None:
         """Store a small record with the next commit."""
         self.deletes.discard((table, key))
@@ -133,13 +162,25 @@ class Pool:
         for start in range(0, len(data), step):
             piece = data[start : start + step]
             block = first_block + start // self.superblock.block_bytes
-            while True:
-                try:
-                    self.core.write(tree, block, piece)
-                except native.NeedSlab:
-                    self.add_slab()
-                    continue
-                break
+            self._write_piece(tree, block, piece)
+
+    def _write_piece(self, tree: native.Tree, block: int, piece: memoryview) -> None:
+        """On a full disk, once more from the lowest free slots: those may be on disk already."""
+        rewound = False
+        while True:
+            try:
+                self.core.write(tree, block, piece)
+            except native.NeedSlab:
+                self.add_slab()
+            except OSError as error:
+                if error.errno not in errors.DISK_FULL:
+                    raise
+                if rewound:
+                    raise errors.NoSpace(errors.HOST_IS_FULL) from error
+                self.core.rewind()
+                rewound = True
+            else:
+                return
 
     def add_slab(self) -> None:
         slab = self.state.slabs
@@ -167,6 +208,7 @@ class Pool:
         """A write to the store's disk failed: take no more writes (DESIGN, Commit)."""
         if self.failed is None:
             self.failed = reason
+            self.meta.recover_reads()
 
 
 def now_ns() -> int:

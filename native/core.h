@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "alloc.h"
 #include "rmt.h"
 
 enum node_state { NODE_CLEAN, NODE_DIRTY, NODE_SEALED, NODE_DETACHED };
@@ -75,7 +76,6 @@ struct rmt_core {
   uint32_t slab_count, alloc_slab, alloc_slot;
   uint64_t *freed;
   uint64_t freed_count, freed_capacity;
-  uint64_t chunks_dirty;
   bool armed;
   uint64_t *index; /* pairs of fingerprint, address + 1 */
   uint64_t index_mask;

@@ -1,0 +1,83 @@
+"""``init``: a directory becomes a store in one step, the rename of ``meta.new`` to ``meta``.
+
+Until then it is none, and what an attempt leaves behind - by a crash, or where even removing it
+failed - is known by its names and taken away by the next attempt.  A slab file is never removed:
+then somebody has lost ``meta``, not been interrupted.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from engine import errors
+from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Meta
+from engine.reserve import BALLAST, Reserve
+from engine.superblock import State, Superblock
+
+DIRECTORIES = ("slabs", "index", "run", "meta.new")
+FILES = ("lock", BALLAST)
+
+
+def create_store(root: Path, superblock: Superblock) -> None:
+    """Make a store in an empty or new directory.  AlreadyExists, NotEmpty, NoSpace, OSError."""
+    made = not root.exists()
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (root / "meta").exists():
+            raise errors.AlreadyExists(f"{root} is a store already; choose another directory")
+        _remove_leftovers(root)
+        if any(root.iterdir()):
+            raise errors.NotEmpty(f"{root} is not empty; choose an empty directory")
+        try:
+            _fill(root, superblock)
+        except BaseException:
+            if not (root / "meta").exists():
+                _remove_leftovers(root)
+                if made:
+                    root.rmdir()
+            raise
+    except OSError as error:
+        if error.errno in errors.DISK_FULL:
+            raise errors.NoSpace(errors.HOST_IS_FULL) from error
+        raise
+
+
+def _fill(root: Path, superblock: Superblock) -> None:
+    for name in DIRECTORIES:
+        (root / name).mkdir(mode=0o700)
+    (root / "lock").touch(mode=0o600)
+    meta = Meta(root / "meta.new", create=True)
+    try:
+        meta.write(
+            (), (), [("super", SUPERBLOCK_KEY, superblock.pack()),
+                     ("super", STATE_KEY, State().pack())], (),
+        )  # fmt: skip
+        reserve = Reserve(root, meta, directory="meta.new")
+        try:
+            if not reserve.whole:
+                raise errors.NoSpace(f"a store needs {reserve.floor * meta.page_bytes >> 20} MiB")
+        finally:
+            reserve.close()
+    finally:
+        meta.close()
+    os.rename(root / "meta.new", root / "meta")
+    for directory in (root / "meta", root, root.parent):
+        _sync(directory)
+
+
+def _remove_leftovers(root: Path) -> None:
+    """What an init made that did not come to its end."""
+    if any((root / "slabs").glob("*")):
+        return
+    for name in DIRECTORIES:
+        shutil.rmtree(root / name, ignore_errors=True)
+    for name in FILES:
+        (root / name).unlink(missing_ok=True)
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
