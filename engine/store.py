@@ -6,18 +6,20 @@ that owns the store.
 """
 
 import fcntl
+import math
 import os
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from engine import clones, errors
+from engine import clones, errors, reclaim
 from engine.commit import Commit, write_or_fail
 from engine.gc import Gc, GcResult
 from engine.inode import Inode
-from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Meta, unpack_chunk_key
+from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Meta, unpack_chunk_key, unpack_orphan_key
 from engine.pool import Change, Pool, now_ns
 from engine.slabs import SlabPool
 from engine.superblock import SLAB_SLOTS, State, Superblock
@@ -30,6 +32,8 @@ __all__ = ["Change", "Space", "Store"]
 RECORDS_MAX = 1 << 16
 CACHE_BYTES = 256 << 20
 INDEX_FILE = "fingerprints"
+RECLAIM_STEP_S = 0.1
+DEAD_NODES_MAX = 20_000
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,8 @@ class Store:
             pool.core.load_chunk(slab, chunk, bits)
         for key, value in pool.meta.items("records"):
             self._records[key.decode()] = value
+        for key, value in pool.meta.items(reclaim.TABLE):
+            pool.reclaim.load(key, value)
         for _, raw in pool.meta.items("volumes"):
             record = VolumeRecord.unpack(raw)
             parent = self._volumes.get(record.parent_id)
@@ -151,8 +157,9 @@ class Store:
                 raise errors.Corrupt(f"snapshot {record.name} has no volume; run `ramet fsck`")
             self._add(Volume(pool, record, parent))
         if not pool.read_only:
-            for key, _ in pool.meta.items("orphans"):
-                pool.delete("orphans", key)
+            for key, raw in pool.meta.items("orphans"):
+                volume_id, ino = unpack_orphan_key(key)
+                pool.drop_orphan(volume_id, Inode.unpack(ino, raw))
         index = self.path / "index" / INDEX_FILE
         if index.exists():
             pool.core.index_import(index.read_bytes())
@@ -284,6 +291,7 @@ class Store:
         self._snapshots.pop(volume.id, None)
 
     def _drop(self, volume: Volume) -> None:
+        self.pool.core.add_debt(volume.record.blocks)
         volume.reset(0, 0)
         volume.removed = True
         del self._volumes[volume.id]
@@ -351,6 +359,7 @@ class Store:
         if volume.held and not force:
             raise errors.Busy(f"files of {volume} are open; close them, or force")
         epoch = self.pool.bump_epoch()
+        self.pool.core.add_debt(volume.record.blocks)
         volume.reset(snapshot.tree.root, epoch)
         record, past = volume.record, snapshot.record
         record.root, record.shared_epoch = volume.tree.root, epoch
@@ -452,6 +461,20 @@ class Store:
 
     # --- space
 
+    def reclaim(self, limit_s: float = math.inf) -> bool:
+        """Free what was deleted, for about so long; True when nothing is left to do.
+
+        Commits in between when much has changed.
+        """
+        queue = self.pool.reclaim
+        while len(queue) and limit_s > 0:
+            start = time.perf_counter()
+            queue.step(min(limit_s, RECLAIM_STEP_S))
+            if len(self.pool.nodes.dead) > DEAD_NODES_MAX and self._in_flight is None:
+                self.commit()
+            limit_s -= time.perf_counter() - start
+        return not len(queue)
+
     def start_gc(self) -> tuple[Gc, Commit]:
         """Arm a gc run and capture its commit in the same instant (see engine/gc.py)."""
         gc = Gc(self.pool)
@@ -460,7 +483,8 @@ class Store:
         return gc, commit
 
     def gc(self) -> GcResult:
-        """A whole gc run, here and now."""
+        """A whole gc run, here and now, and the reclaim queue before it."""
+        self.reclaim()
         gc, commit = self.start_gc()
         try:
             try:

@@ -301,6 +301,11 @@ class EngineMachine(RuleBasedStateMachine):
         if self.gc.sweep():
             self.gc, self.gc_commit, self.gc_stage = None, None, ""
 
+    @rule(steps=st.integers(1, 9))
+    def reclaim(self, steps: int) -> None:
+        for _ in range(steps):
+            self.store.pool.reclaim.step(0)
+
     @precondition(lambda self: self.commit is None and self.gc is None)
     @rule()
     def gc_whole(self) -> None:
