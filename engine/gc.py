@@ -46,6 +46,7 @@ class GcResult:
     entries_visited: int = 0
     nodes_freed: int = 0
     slots_freed: int = 0
+    punched_bytes: int = 0  # given back to the host's file system afterwards
 
 
 class Gc:

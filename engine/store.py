@@ -23,6 +23,7 @@ from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Meta, unpack_chunk_key, unpac
 from engine.pool import Change, Pool, now_ns
 from engine.slabs import SlabPool
 from engine.superblock import SLAB_SLOTS, State, Superblock
+from engine.trim import Trim
 from engine.volume import Volume
 from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord, check_volume_name
 from native import EXTENT_FANOUT
@@ -44,7 +45,7 @@ class Space:
     referenced_bytes: int  # mapped blocks, counted in every file and volume that maps them
     physical_bytes: int  # allocated slots
     metadata_bytes: int
-    free_bytes: int  # of the host file system
+    free_bytes: int  # for new blocks: of the host file system, and free slots that take space on it
     volumes: int
     snapshots: int
     files: int
@@ -63,6 +64,7 @@ class Store:
         self._in_flight: Commit | None = None
         self._waiting_for_readers: list[Commit] = []
         self._records: dict[str, bytes] = {}
+        self._backed = (-1, 0)  # generation, bytes that the slabs take on the host
 
     # --- life
 
@@ -498,7 +500,22 @@ class Store:
         finally:
             gc.close()
         self.commit()
+        gc.result.punched_bytes = self.trim()
         return gc.result
+
+    def trim(self) -> int:
+        """Give free slots back to the host's file system; returns the bytes."""
+        trim = Trim(self.pool)
+        while runs := trim.take():
+            punched = False
+            try:
+                trim.punch(runs)
+                punched = True
+            except OSError:
+                break  # the host's file system cannot punch
+            finally:
+                trim.give(runs, punched=punched)
+        return trim.slots * self.pool.superblock.block_bytes
 
     def space(self) -> Space:
         """The store's space figures."""
@@ -511,11 +528,19 @@ class Store:
             referenced_bytes=sum(v.referenced_bytes for v in every),
             physical_bytes=pool.core.allocated_slots * block,
             metadata_bytes=pool.meta.used_bytes(),
-            free_bytes=host.f_bavail * host.f_frsize + pool.core.free_slots * block,
+            free_bytes=host.f_bavail * host.f_frsize + self._free_backed_bytes(),
             volumes=len(self._names),
             snapshots=len(self._volumes) - len(self._names),
             files=sum(v.files for v in self._names.values()),
         )
+
+    def _free_backed_bytes(self) -> int:
+        """Space that slabs take on the host and that is free for new blocks."""
+        if self._backed[0] != self.pool.generation:
+            self._backed = (self.pool.generation, self.pool.slabs.backed_bytes())
+        core = self.pool.core
+        in_use = (core.total_slots - core.free_slots) * self.pool.superblock.block_bytes
+        return max(0, self._backed[1] - in_use)
 
     # --- records of upper layers
 

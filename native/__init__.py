@@ -434,6 +434,22 @@ class Core:
         if status:
             self._again(status)
 
+    def trim_punch(self, address: int, count: int) -> None:
+        """Give the space of slots taken for it back to the host.  Any thread.  OSError."""
+        failure = ffi.new("rmt_failure *")
+        if lib.rmt_trim_punch(self._core, address, count, failure):
+            raise OSError(failure.error, "punching a slab failed")
+
+    @property
+    def total_slots(self) -> int:
+        """Slots of all slabs."""
+        return self._state.total  # type: ignore[no-any-return]
+
+    @property
+    def trimmable_slots(self) -> int:
+        """Free slots that were not punched since they were used last: they may take space."""
+        return self.free_slots - self._state.holes  # type: ignore[no-any-return]
+
     # --- gc
 
     def gc_arm(self) -> None:

@@ -85,6 +85,7 @@ typedef struct {
   uint64_t epoch;   /* birth of new nodes */
   uint64_t cached, dirty, allocated, busy, total, index_used;
   uint64_t changed; /* slots or nodes changed since the last seal */
+  uint64_t holes;   /* free slots that were punched out of their slabs */
   uint64_t cuts;    /* waiting for rmt_take_cuts */
   uint64_t debt;    /* blocks that were let go of and may be garbage now: only gc can tell */
 } rmt_shared;
@@ -133,6 +134,7 @@ int rmt_is_shared(const rmt_core *core, uint64_t address);
 int rmt_trim_take(rmt_core *core, uint32_t slab, uint32_t *slot, uint32_t run_min,
                   uint64_t *address, uint64_t *count);
 int rmt_trim_give(rmt_core *core, uint64_t address, uint64_t count, int punched);
+int rmt_trim_punch(const rmt_core *core, uint64_t address, uint64_t count, rmt_failure *failure);
 
 /* reclaim.c */
 uint64_t rmt_take_cuts(rmt_core *core, rmt_cut *out, uint64_t capacity);

@@ -13,6 +13,9 @@
  */
 #include "core.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
 #include <stdlib.h>
 
 static slab *slab_of(const rmt_core *core, uint64_t address, uint32_t *slot) {
@@ -130,6 +133,7 @@ bool slots_take_run(rmt_core *core, uint32_t want, uint64_t *address, uint32_t *
     bit_set(s->allocated, slot);
     bit_set(s->busy, slot);
     bit_clear(s->shared, slot);
+    core->state.holes -= bit_get(s->hole, slot);
     bit_clear(s->hole, slot);
     if (core->armed && s->touched) bit_set(s->touched, slot);
     chunk_changed(core, s, slot);
@@ -216,6 +220,20 @@ int rmt_trim_take(rmt_core *core, uint32_t number, uint32_t *slot, uint32_t run_
   return RMT_OK;
 }
 
+int rmt_trim_punch(const rmt_core *core, uint64_t address, uint64_t count, rmt_failure *failure) {
+  uint32_t slot;
+  const slab *s = slab_of(core, address, &slot);
+  if (!s || count > core->slab_slots - slot) return RMT_RANGE;
+  failure->error = 0;
+  while (fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)slot * RMT_BLOCK,
+                   (off_t)count * RMT_BLOCK)) {
+    if (errno == EINTR) continue;
+    failure->error = errno;
+    return RMT_IO;
+  }
+  return RMT_OK;
+}
+
 int rmt_trim_give(rmt_core *core, uint64_t address, uint64_t count, int punched) {
   uint32_t slot;
   slab *s = slab_of(core, address, &slot);
@@ -223,6 +241,7 @@ int rmt_trim_give(rmt_core *core, uint64_t address, uint64_t count, int punched)
   for (uint64_t i = 0; i < count; i++) {
     bit_clear(s->busy, slot + i);
     if (punched) bit_set(s->hole, slot + i);
+    core->state.holes += punched != 0;
   }
   s->free += (uint32_t)count;
   core->state.busy -= count;
