@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
-C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c))
+C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c tests/faults/*.c))
 
 setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
 

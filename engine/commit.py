@@ -9,10 +9,8 @@ A failed sync is never retried: the store takes no more writes (fsyncgate).
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import lmdb
-
 from engine import errors
-from engine.meta import STATE_KEY, chunk_key
+from engine.meta import STATE_KEY, chunk_key, disk_error
 from engine.nodes import encode
 from engine.pool import METADATA_ERRORS
 
@@ -69,14 +67,6 @@ def write_or_fail(commit: Commit, pool: "Pool") -> None:
 
 
 def failure(error: Exception, pool: "Pool") -> errors.RametError:
-    """A commit could not be written: the store takes no more, and who waited for it is told this.
-
-    NoSpace for a full disk, StoreFailed for any other error.
-    """
+    """A commit could not be written: the store takes no more, and who waited is told this."""
     pool.fail(f"writing to its disk failed ({error})")
-    full = isinstance(error, lmdb.DiskError) or (
-        isinstance(error, OSError) and error.errno in errors.DISK_FULL
-    )
-    what = errors.NoSpace if full else errors.StoreFailed
-    todo = "free space and reopen the store" if full else "reopen the store"
-    return what(f"the commit failed: {error}; {todo}")
+    return disk_error(error, "reopen the store")

@@ -5,12 +5,15 @@ failed - is known by its names and taken away by the next attempt.  A slab file 
 then somebody has lost ``meta``, not been interrupted.
 """
 
+import errno
 import os
 import shutil
 from pathlib import Path
 
+import lmdb
+
 from engine import errors
-from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Meta
+from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Meta, disk_error
 from engine.reserve import BALLAST, Reserve
 from engine.superblock import State, Superblock
 
@@ -19,7 +22,7 @@ FILES = ("lock", BALLAST)
 
 
 def create_store(root: Path, superblock: Superblock) -> None:
-    """Make a store in an empty or new directory.  AlreadyExists, NotEmpty, NoSpace, OSError."""
+    """Make a store in an empty or new directory.  AlreadyExists, NotEmpty, NoSpace, StoreFailed."""
     made = not root.exists()
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -31,15 +34,15 @@ def create_store(root: Path, superblock: Superblock) -> None:
         try:
             _fill(root, superblock)
         except BaseException:
-            if not (root / "meta").exists():
-                _remove_leftovers(root)
-                if made:
-                    root.rmdir()
+            shutil.rmtree(root / "meta", ignore_errors=True)
+            _remove_leftovers(root)
+            if made:
+                root.rmdir()
             raise
-    except OSError as error:
-        if error.errno in errors.DISK_FULL:
-            raise errors.NoSpace(errors.HOST_IS_FULL) from error
-        raise
+    except (OSError, lmdb.Error) as error:
+        if isinstance(error, OSError) and error.errno not in errors.DISK_FULL | {errno.EIO}:
+            raise  # not the disk: a file in the way, no permission
+        raise disk_error(error, "run init again") from error
 
 
 def _fill(root: Path, superblock: Superblock) -> None:

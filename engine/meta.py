@@ -80,9 +80,9 @@ class Meta:
         _allocate_lock_file(path / "lock.mdb")
         try:
             self._open(create=create, read_only=read_only)
-        except lmdb.DiskError as error:
-            raise errors.NoSpace(errors.HOST_IS_FULL) from error
         except lmdb.Error as error:
+            if create:
+                raise disk_error(error, "run init again") from error
             raise errors.Corrupt(f"cannot open the metadata in {path}: {error}") from error
         self.page_bytes: int = self.env.stat()["psize"]
 
@@ -191,6 +191,16 @@ def _allocate_lock_file(path: Path) -> None:
             raise errors.NoSpace(errors.HOST_IS_FULL) from error
         if error.errno != errno.EOPNOTSUPP:
             raise
+
+
+def disk_error(error: Exception, todo: str) -> errors.RametError:
+    """What to tell about a write to the metadata that failed: NoSpace, or StoreFailed."""
+    full = isinstance(error, lmdb.DiskError) or (
+        isinstance(error, OSError) and error.errno in errors.DISK_FULL
+    )
+    if full:
+        return errors.NoSpace(f"the disk is full ({error}); free space, then {todo}")
+    return errors.StoreFailed(f"writing to the store's disk failed ({error}); {todo}")
 
 
 def id_key(number: int) -> bytes:

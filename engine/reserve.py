@@ -20,6 +20,7 @@ Where the reserve is depends on the file system:
 All calls are the engine thread's, except ``lend``, which the thread that writes a commit makes.
 """
 
+import contextlib
 import errno
 import os
 import threading
@@ -27,7 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import native
-from engine import errors
 from engine.meta import Meta
 
 FLOOR_PAGES = 2048  # 8 MiB: the deletes between two commits
@@ -80,9 +80,7 @@ class Reserve:
     def _open_ballast(self, path: Path) -> None:
         try:
             self._ballast = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            if error.errno not in errors.DISK_FULL:
-                raise
+        except OSError:
             return  # not even an inode is left: deletes have to do without
         self._end = os.fstat(self._ballast).st_size // self._page
 
@@ -134,12 +132,10 @@ class Reserve:
             first, count = self._end * self._page, (wanted - self.held) * self._page
             try:
                 native.allocate(fd, first, count, keep_size=self.in_place)
-            except OSError as error:
+            except OSError as error:  # above all ENOSPC
                 if error.errno == errno.EOPNOTSUPP:
                     return self._free() >= wanted  # nothing can be held; go by what is free
-                if error.errno in errors.DISK_FULL:
-                    return False
-                raise
+                return False
             self._end = self._start + wanted
             return True
 
@@ -161,7 +157,8 @@ class Reserve:
             if self._ballast >= 0 and self._free() < self._in_flight + STEP_PAGES:
                 self._end = max(self._end - self._in_flight - COMMIT_PAGES, 0)
                 self._lent = True
-                os.ftruncate(self._ballast, self._end * self._page)
+                with contextlib.suppress(OSError):  # then the commit finds out itself
+                    os.ftruncate(self._ballast, self._end * self._page)
 
     def end(self) -> None:
         """It is durable: count what it took, and be whole again if there is room."""
