@@ -4,13 +4,17 @@ Default sync, no WRITEMAP (a full disk would be SIGBUS), no NOSYNC, a huge map f
 (growing it later would invalidate readers).  One environment a process: liblmdb is linked nowhere
 else, because a second copy drops the first one's locks when it closes.
 
-LMDB maps ``lock.mdb`` writable; on a full disk the first store into a hole of it would be SIGBUS,
-so its blocks are allocated before LMDB sees it.
+LMDB's lock file is for other processes, and here is only one.  LMDB maps it writable and stores in
+it for each transaction, reads too; on a full disk such a store can be SIGBUS (in a hole; on btrfs
+in any page).  So the lock file is made in memory.
 """
 
+import contextlib
 import errno
 import os
+import shutil
 import struct
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +31,8 @@ STATE_KEY = b"state"
 
 _ID = struct.Struct("=Q")
 _CHUNK = struct.Struct(">II")  # slab, chunk
+DATA_FILE = "data.mdb"
+MEMORY = Path("/dev/shm")  # noqa: S108 - a directory of our own is made in it
 LOCK_BYTES = 8192  # LMDB's: a header and 126 readers, in whole pages
 
 
@@ -77,7 +83,6 @@ class Meta:
         self._path = path
         self.readers = 0
         self._refuses = False
-        _allocate_lock_file(path / "lock.mdb")
         try:
             self._open(create=create, read_only=read_only)
         except lmdb.Error as error:
@@ -87,10 +92,11 @@ class Meta:
         self.page_bytes: int = self.env.stat()["psize"]
 
     def _open(self, *, create: bool, read_only: bool) -> None:
-        self.env = lmdb.open(
-            str(self._path), map_size=MAP_BYTES, max_dbs=len(TABLES), create=create,
-            readonly=read_only, mode=0o600, readahead=False, meminit=False,
-        )  # fmt: skip
+        with _lock_in_memory(self._path) as (path, subdir):
+            self.env = lmdb.open(
+                str(path), subdir=subdir, map_size=MAP_BYTES, max_dbs=len(TABLES), create=create,
+                readonly=read_only, mode=0o600, readahead=False, meminit=False,
+            )  # fmt: skip
         try:
             self._tables = {
                 name: self.env.open_db(name.encode(), create=create, integerkey=name == "nodes")
@@ -177,7 +183,26 @@ class Meta:
         self.env.close()
 
 
-def _allocate_lock_file(path: Path) -> None:
+@contextlib.contextmanager
+def _lock_in_memory(path: Path) -> Iterator[tuple[Path, bool]]:
+    """Where to open the environment (path, whether it is a directory) so that its lock file is in
+    memory: beside a symlink to the data.  Without a tmpfs it stays where LMDB puts it."""
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix="ramet-", dir=MEMORY))
+    except OSError:
+        _allocate_lock(path / "lock.mdb")
+        yield path, True
+        return
+    try:
+        data = scratch / "data"
+        data.symlink_to(path.absolute() / DATA_FILE)
+        _allocate_lock(scratch / "data-lock")
+        yield data, False
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # LMDB holds what it needs open
+
+
+def _allocate_lock(path: Path) -> None:
     """NoSpace when its two pages have no room; a file system that cannot is left to LMDB."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -28,12 +28,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import native
-from engine.meta import Meta
+from engine.meta import DATA_FILE, Meta
 
 FLOOR_PAGES = 2048  # 8 MiB: the deletes between two commits
 STEP_PAGES = 2048  # taken beyond what is needed, so that few writes have to take more
 COMMIT_PAGES = 64  # roots, branches and free lists that any commit rewrites
 CALL_PAGES = 128  # one write, one name: more than the paths that it can dirty
+EXTENT_PAGES = 256
 BALLAST = "ballast"
 
 
@@ -62,7 +63,7 @@ class Reserve:
     def __init__(self, root: Path, meta: Meta, *, directory: str = "meta") -> None:
         self._meta = meta
         self._page = meta.page_bytes
-        self._fd = os.open(root / directory / "data.mdb", os.O_RDWR | os.O_CLOEXEC)
+        self._fd = os.open(root / directory / DATA_FILE, os.O_RDWR | os.O_CLOEXEC)
         self._ballast = -1
         self._start = 0  # in place: the first page that LMDB has not used yet; else 0
         self._end = 0  # the reserve is the pages from _start to here
@@ -126,18 +127,26 @@ class Reserve:
         with self._lock:
             if self.held >= wanted:
                 return True
-            fd = self._fd if self.in_place else self._ballast
-            if fd < 0 or self._lent:
+            if not self.in_place and (self._ballast < 0 or self._lent):
                 return False
-            first, count = self._end * self._page, (wanted - self.held) * self._page
             try:
-                native.allocate(fd, first, count, keep_size=self.in_place)
+                self._allocate(self._start + wanted)
             except OSError as error:  # above all ENOSPC
                 if error.errno == errno.EOPNOTSUPP:
                     return self._free() >= wanted  # nothing can be held; go by what is free
                 return False
-            self._end = self._start + wanted
             return True
+
+    def _allocate(self, end: int) -> None:
+        """Take the pages from _end to ``end``.  OSError, with some of them taken."""
+        if self.in_place:
+            at, length = self._end * self._page, (end - self._end) * self._page
+            native.allocate(self._fd, at, length, keep_size=True)
+            self._end = end
+        while self._end < end:  # each call is an extent of its own: btrfs frees whole ones only
+            at, length = self._end * self._page, EXTENT_PAGES * self._page
+            native.allocate(self._ballast, at, length)
+            self._end += EXTENT_PAGES
 
     def _free(self) -> int:
         host = os.fstatvfs(self._fd)
@@ -155,7 +164,8 @@ class Reserve:
         """It is about to be written: see that the disk has free what it takes."""
         with self._lock:
             if self._ballast >= 0 and self._free() < self._in_flight + STEP_PAGES:
-                self._end = max(self._end - self._in_flight - COMMIT_PAGES, 0)
+                left = max(self._end - self._in_flight - COMMIT_PAGES, 0)
+                self._end = left // EXTENT_PAGES * EXTENT_PAGES
                 self._lent = True
                 with contextlib.suppress(OSError):  # then the commit finds out itself
                     os.ftruncate(self._ballast, self._end * self._page)

@@ -22,8 +22,8 @@ class Ramet:
             [sys.executable, "-m", "cli", "--json", *map(str, arguments)],
             capture_output=True, text=True, check=False, timeout=300,
             env={
-                **os.environ, **(env or {}), "PYTHONPATH": str(Path.cwd()), "RAMET_STORE": str(self.store),
-                "RAMET_CONFIG": "/dev/null",
+                **os.environ, **(env or {}), "PYTHONPATH": str(Path.cwd()),
+                "RAMET_STORE": str(self.store), "RAMET_CONFIG": "/dev/null",
             },
         )  # fmt: skip
         assert code in (None, done.returncode), (arguments, done.stderr)

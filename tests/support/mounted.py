@@ -40,7 +40,8 @@ class Mount:
 def serve(store: Path, root: Path, env: dict[str, str] | None = None) -> Mount:
     process = subprocess.Popen(
         [sys.executable, "-m", "cli", "--store", str(store), "serve", "--mount", str(root)],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, **(env or {}), "PYTHONPATH": str(Path.cwd())},
+        stdout=subprocess.PIPE, text=True,
+        env={**os.environ, **(env or {}), "PYTHONPATH": str(Path.cwd())},
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
