@@ -1,8 +1,10 @@
 # make setup   install Debian packages and build .venv/ (fast when done)
 # make test    set-up, lint, types, import contract, tests
+# make faults  every write, sync, allocation fails once; full disks of three file systems
+# make asan    tests of the C core under ASan and UBSan, every allocation failing once
 # make demo    set-up, then the main job with a real guest
 # make bench   print the measurements
-.PHONY: setup lint test demo bench clean
+.PHONY: setup lint test faults asan demo bench clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -37,6 +39,13 @@ lint: setup
 
 test: lint
 	$(PY) -m pytest
+
+faults: setup
+	RAMET_FAULTS=deep $(PY) -m pytest -s tests/faults/test_faults.py tests/faults/test_full_disk.py
+
+asan: setup
+	RAMET_FAULTS=deep $(PY) -m pytest -s tests/faults/test_allocations.py
+	env $$($(PY) tests/faults/sanitized.py) $(PY) -m pytest -p sanitized tests/native
 
 demo: setup
 	$(PY) tests/demo/demo.py

@@ -12,7 +12,6 @@ may be garbage or not; gc finds out.  gc takes the queue for a root, so the two 
 Invariant: a node is in the queue at most once, unless it is shared (then its place only says so).
 """
 
-import contextlib
 import struct
 import time
 from collections.abc import Callable
@@ -95,8 +94,13 @@ class ReclaimQueue:
             node_id, entry = self._entries.popitem()
             self._delete(TABLE, node_id.to_bytes(8, "big"))
             # What is damaged is left alone, with all below it; fsck names it.
-            with contextlib.suppress(native.CorruptNode, errors.Corrupt):
+            try:
                 self._reclaim(entry)
+            except (native.CorruptNode, errors.Corrupt):
+                pass
+            except BaseException:  # no memory, a read that failed: it stays in the queue
+                self._add(entry)
+                raise
             taken += 1
             if time.perf_counter() > deadline:
                 break

@@ -232,6 +232,43 @@ def random_day(rng: random.Random) -> Day:
     return day
 
 
+def make_template(path: Path) -> State:
+    """A store as a crash leaves it: an orphan to empty, a reclaim queue to work off."""
+    Store.create(path, fanout=4, records_max=4, slab_slots=64)
+    with Store.open(path) as store:
+        store.create_volume("lab")
+    store = Store.open(path)
+    world = World(store, State({"lab": {}}))
+    for name in ("base", "golden", "gone"):
+        world.write("lab", name, 0, block(len(name), 24))
+    world.clone("lab", "base", "lab", "base-clone")
+    world.volume("lab").hold(world.ino("lab", "gone"))
+    world.unlink("lab", "gone")
+    world.commit()
+    store.abandon()
+    return world.state
+
+
+def fresh_copy(template: Path, path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(template, path)
+
+
+def reopen(path: Path, candidates: list[State]) -> None:
+    """The store holds one of these, whole, and fsck finds nothing before and after a gc."""
+    world = World(Store.open(path), candidates[0])
+    try:
+        world.check(candidates[0])
+    except AssertionError:
+        world.check(candidates[1])
+    for _ in range(2):
+        report = fsck.check(world.store, data=True)
+        assert report.findings == [], report.findings
+        world.store.gc()
+    assert report.garbage_slots == 0 or fsck.check(world.store).garbage_slots == 0
+    world.store.close()
+
+
 class Walk:
     """Plays days with faults in them."""
 
@@ -239,33 +276,15 @@ class Walk:
         self.faults = Faults()
         self.root = root
         self.points = self.failures = self.tolerated = self.stores_failed = 0
-        self.start = State({"lab": {}})
         self.template = root / "template"
-        self.make_template()
-
-    def make_template(self) -> None:
-        """A store as a crash leaves it: an orphan to empty, a reclaim queue to work off."""
-        Store.create(self.template, fanout=4, records_max=4, slab_slots=64)
-        with Store.open(self.template) as store:
-            store.create_volume("lab")
-        store = Store.open(self.template)
-        world = World(store, self.start)
-        for name in ("base", "golden", "gone"):
-            world.write("lab", name, 0, block(len(name), 24))
-        world.clone("lab", "base", "lab", "base-clone")
-        world.volume("lab").hold(world.ino("lab", "gone"))
-        world.unlink("lab", "gone")
-        world.commit()
-        store.abandon()
-        self.start = world.state
+        self.start = make_template(self.template)
 
     # --- one point
 
     def play(self, day: Day, kind: int, nth: int, error: int) -> bool:
         """Play a day with one fault; False when the day has no such call."""
         path = self.root / "store"
-        shutil.rmtree(path, ignore_errors=True)
-        shutil.copytree(self.template, path)
+        fresh_copy(self.template, path)
         self.faults.arm(kind, path, nth, error)
         world = self.open(path)
         fired = False
@@ -284,7 +303,7 @@ class Walk:
         self.faults.disarm()
         candidates = [world.acknowledged, world.state]
         world.store.abandon()
-        self.reopen(path, candidates)
+        reopen(path, candidates)
         self.points += fired
         return fired
 
@@ -340,19 +359,6 @@ class Walk:
         world.check(world.state)
         store.close()
         assert self.faults.calls == 0, "a failed store wrote or synced"
-
-    def reopen(self, path: Path, candidates: list[State]) -> None:
-        world = World(Store.open(path), candidates[0])
-        try:
-            world.check(candidates[0])
-        except AssertionError:
-            world.check(candidates[1])
-        for _ in range(2):
-            report = fsck.check(world.store, data=True)
-            assert report.findings == [], report.findings
-            world.store.gc()
-        assert report.garbage_slots == 0 or fsck.check(world.store).garbage_slots == 0
-        world.store.close()
 
     # --- all points
 
