@@ -88,6 +88,21 @@ def run(call: Callable[..., Any], *arguments: Any) -> Result:
     return result
 
 
+def run_counted(exact: bool, call: Callable[..., Any], *arguments: Any) -> None:
+    """``run``, after an accounting pass if its figures are to be those of now."""
+    path = Path(settings().store_path)
+    client = Client.connect(path) if exact else None
+    if not exact:
+        run(call, *arguments)
+    elif client is not None:
+        client.call("account")
+        run(call, *arguments)
+    else:
+        with Store.open(path) as store:
+            store.account()
+            show(run_local(store, call, *arguments))
+
+
 def run_local(store: Store, call: Callable[..., Any], *arguments: Any) -> Result:
     def between() -> None:
         if store.dirty_nodes > DIRTY_NODES_MAX:
@@ -127,6 +142,7 @@ DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, remov
 CONNECT = click.option(
     "-c", "--connect", envvar="LIBVIRT_DEFAULT_URI", help="libvirt URI  [default: qemu:///system]"
 )
+EXACT = click.option("--exact", is_flag=True, help="Count unique and shared bytes now.")
 VIRT_TYPE = click.option("--virt-type", help="Domain type instead of the XML's: kvm, qemu.")
 USER_DATA = click.option("--user-data", help="A file with more cloud-init user-data.")
 
@@ -176,15 +192,17 @@ def status() -> None:
 
 
 @main.command()
-def df() -> None:
-    """Space of the store.  Example: ramet df --json"""
-    run(operations.df)
+@EXACT
+def df(exact: bool) -> None:
+    """Space of the store.  Example: ramet df --exact"""
+    run_counted(exact, operations.df)
 
 
 @main.command()
-def tree() -> None:
-    """Volumes, snapshots and their lineage.  Example: ramet tree"""
-    run(operations.tree)
+@EXACT
+def tree(exact: bool) -> None:
+    """Volumes, snapshots, their lineage and sizes.  Example: ramet tree --exact"""
+    run_counted(exact, operations.tree)
 
 
 @main.command()
@@ -328,9 +346,10 @@ def ls(directory: str) -> None:
 
 @main.command()
 @click.argument("directory")
-def du(directory: str) -> None:
-    """Logical and referenced sizes below a directory.  Example: ramet du lab:/"""
-    run(operations.du, address(directory))
+@EXACT
+def du(directory: str, exact: bool) -> None:
+    """Sizes below a directory, and what deleting frees.  Example: ramet du lab:/ --exact"""
+    run_counted(exact, operations.du, address(directory))
 
 
 @main.command()

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from engine import clones, errors, reclaim
+from engine.accounting import Accounting, Unique
 from engine.commit import Commit, write_or_fail
 from engine.gc import Gc, GcResult
 from engine.inode import Inode
@@ -64,6 +65,7 @@ class Store:
         self._in_flight: Commit | None = None
         self._waiting_for_readers: list[Commit] = []
         self._records: dict[str, bytes] = {}
+        self.unique: Unique | None = None  # of the last accounting pass
         self._backed = (-1, 0)  # generation, bytes that the slabs take on the host
 
     # --- life
@@ -502,6 +504,16 @@ class Store:
         self.commit()
         gc.result.punched_bytes = self.trim()
         return gc.result
+
+    def account(self) -> Unique:
+        """Commit, and find out what each file, volume and snapshot has for itself."""
+        self.commit()
+        accounting = Accounting(self.pool)
+        try:
+            self.unique = accounting.run()
+        finally:
+            accounting.close()
+        return self.unique
 
     def trim(self) -> int:
         """Give free slots back to the host's file system; returns the bytes."""

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 from native._core import ffi, lib
 from native.errors import CorruptBlock, CorruptNode, NativeError, NeedSlab
 from native.marks import VISIT_NODES_MAX, Marks
+from native.owners import Owners
 
 __all__ = [
     "BLOCK_BYTES", "EXTENT_FANOUT", "HEADER_BYTES", "NODE_BYTES", "VISIT_NODES_MAX", "Core",
-    "CorruptBlock", "CorruptNode", "Cut", "Extent", "Marks", "NativeError", "NeedSlab", "ReadPlan",
-    "SealedNodes", "Tree", "WriteResult",
+    "CorruptBlock", "CorruptNode", "Cut", "Extent", "Marks", "NativeError", "NeedSlab", "Owners",
+    "ReadPlan", "SealedNodes", "Tree", "WriteResult",
 ]  # fmt: skip
 
 BLOCK_BYTES: int = lib.RMT_BLOCK
@@ -460,6 +461,9 @@ class Core:
 
     def gc_marks(self) -> Marks:
         return Marks(self._core)
+
+    def owners(self) -> Owners:
+        return Owners(self._core)
 
     def gc_sweep(self, marks: Marks, slab: int, word: int, limit: int) -> tuple[int, int | None]:
         """Free slots that are allocated, not reached and not touched: about ``limit`` at most, of a

@@ -125,6 +125,15 @@ void slots_give_back(rmt_core *core, uint64_t address); /* undo a take: nobody h
 void slots_free(rmt_core *core, uint64_t address);      /* for reuse after the commit */
 void slots_share(rmt_core *core, uint64_t address);
 
+/* gc.c */
+typedef struct {
+  _Alignas(16) uint8_t data[RMT_HEADER + RMT_FANOUT_MAX * sizeof(entry)];
+} node_copy;
+/* A stored extent node, checked: length, checksum, its own id. */
+bool node_read(const rmt_core *core, node_copy *copy, uint64_t id, const uint8_t *data,
+               size_t length);
+uint64_t marks_find(const rmt_marks *marks, uint64_t id); /* its index, or UINT64_MAX */
+
 /* reclaim.c */
 int cuts_reserve(rmt_core *core, uint64_t count); /* room for so many cuts */
 void cuts_add(rmt_core *core, uint64_t id, uint32_t level, uint64_t epoch);

@@ -159,3 +159,18 @@ def test_every_command_explains_itself_with_an_example() -> None:
 
     for command in leaves(main):
         assert "Example: ramet " in (command.help or ""), command.name
+
+
+def test_unique_and_shared_bytes_are_counted_on_demand(cli: Ramet, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(os.urandom(1 << 20))
+    cli.run("import", tmp_path / "a", "lab:/golden")
+    assert cli.json("df")["as_of"] is None
+    assert cli.json("df", "--exact")["unique_bytes"] == 1 << 20
+    cli.run("clone", "lab:/golden", "lab:/web")
+    (tmp_path / "b").write_bytes(os.urandom(1 << 20))
+    cli.run("import", tmp_path / "b", "lab:/other")
+    found = cli.json("df", "--exact")
+    assert (found["shared_bytes"], found["unique_bytes"]) == (1 << 20, 1 << 20)
+    rows = {row["name"]: row["unique_bytes"] for row in cli.json("du", "lab:/", "--exact")}
+    assert rows == {"golden": 0, "web": 0, "other": 1 << 20, "total": 2 << 20}
+    assert cli.json("tree", "--exact")[0]["unique_bytes"] == 2 << 20
