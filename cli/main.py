@@ -11,6 +11,7 @@ import click
 
 from cli.output import show
 from cli.settings import Settings, common_options, settings
+from cli.sizes import Size
 from engine import Store, errors
 from service import background, daemon, operations, vms
 from service.addresses import Context
@@ -26,6 +27,7 @@ EXIT_CODES: dict[type[errors.RametError], int] = {
     errors.AlreadyExists: 13,
     errors.Corrupt: 14,
     errors.NoSpace: 15,
+    errors.QuotaExceeded: 15,
 }
 TEXT_BYTES_MAX = 1 << 20
 RECLAIM_S = 0.5  # what a command gives back of what it deleted, where no daemon does
@@ -138,6 +140,7 @@ def small_text(path: str | None) -> str | None:
         raise errors.InvalidArgument(f"{path} is not UTF-8 text") from None
 
 
+SIZE = Size()
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, remove nothing.")
 CONNECT = click.option(
     "-c", "--connect", envvar="LIBVIRT_DEFAULT_URI", help="libvirt URI  [default: qemu:///system]"
@@ -231,9 +234,22 @@ def volume() -> None:
 
 @volume.command("create")
 @click.argument("name")
-def volume_create(name: str) -> None:
-    """Make an empty volume.  Example: ramet volume create lab"""
-    run(operations.volume_create, name)
+@click.option("--quota", type=SIZE, default=0, help="The most that its files may reference.")
+@click.option(
+    "--dedup-domain", type=click.Choice(["shared", "own"]), default="shared", show_default=True,
+    help="Own: equal blocks are found in this volume only.",
+)  # fmt: skip
+def volume_create(name: str, quota: int, dedup_domain: str) -> None:
+    """Make an empty volume.  Example: ramet volume create lab --quota 100G"""
+    run(operations.volume_create, name, quota, dedup_domain == "own")
+
+
+@volume.command("quota")
+@click.argument("name")
+@click.argument("size", type=SIZE)
+def volume_quota(name: str, size: int) -> None:
+    """Limit what a volume's files reference; 0: no limit.  Example: ramet volume quota lab 100G"""
+    run(operations.volume_quota, name, size)
 
 
 @volume.command("ls")

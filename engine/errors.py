@@ -53,6 +53,10 @@ class NoSpace(RametError):
     """The host file system is full.  Delete something, run ``ramet gc``, or add space."""
 
 
+class QuotaExceeded(RametError):
+    """The volume references as many bytes as its quota allows.  Delete files or raise the quota."""
+
+
 class TooLarge(RametError):
     """The size is past the limit the format sets."""
 

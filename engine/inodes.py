@@ -14,6 +14,7 @@ from engine import errors, keys
 from engine.btree import BTree
 from engine.inode import Inode
 from engine.pool import INODES_DIRTY_MAX, Pool, now_ns
+from engine.superblock import BLOCK_BYTES
 from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord
 
 INODES_MAX = 65_536
@@ -49,6 +50,21 @@ class InodeTable:
         if self.removed:
             raise errors.Stale("the volume was removed; choose another")
         self.pool.check_writable()
+
+    def has_room(self, blocks: int) -> bool:
+        """Whether so many more referenced blocks are within the volume's quota."""
+        record = self.record
+        return not record.quota_bytes or (
+            (record.blocks + blocks) * BLOCK_BYTES <= record.quota_bytes
+        )
+
+    def check_quota(self, blocks: int) -> None:
+        """QuotaExceeded when so many more referenced blocks are too many.  O(1)."""
+        if blocks > 0 and not self.has_room(blocks):
+            raise errors.QuotaExceeded(
+                f"volume {self.record.name} is at its quota of {self.record.quota_bytes} bytes; "
+                "delete files or raise it with `ramet volume quota`"
+            )
 
     def inode(self, ino: int) -> Inode:
         """The inode; Stale when it is gone."""

@@ -51,9 +51,10 @@ class Tree:
     __slots__ = ("c",)
 
     def __init__(
-        self, root: int = 0, height: int = 0, blocks: int = 0, shared_epoch: int = 0
-    ) -> None:
-        self.c: Any = ffi.new("rmt_tree *", (root, blocks, shared_epoch, height, 0))
+        self, root: int = 0, height: int = 0, blocks: int = 0, shared_epoch: int = 0,
+        domain: int = 0,
+    ) -> None:  # fmt: skip
+        self.c: Any = ffi.new("rmt_tree *", (root, blocks, shared_epoch, domain, height, 0))
 
     @property
     def root(self) -> int:

@@ -274,7 +274,7 @@ int rmt_punch(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count) {
   if (cuts_reserve(core, 1) != RMT_OK) return RMT_NOMEM;
   if (tree->root && !first && end >= level_span(core, tree->height - 1)) {
     cuts_add(core, tree->root, tree->height - 1, tree->shared_epoch);
-    *tree = (rmt_tree){.shared_epoch = tree->shared_epoch};
+    *tree = (rmt_tree){.shared_epoch = tree->shared_epoch, .domain = tree->domain};
     return RMT_OK;
   }
   for (;;) {

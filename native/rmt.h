@@ -56,6 +56,7 @@ typedef struct {
   uint64_t root; /* node id, 0: nothing mapped */
   uint64_t blocks;
   uint64_t shared_epoch;
+  uint64_t domain; /* blocks are shared by dedup within one domain only */
   uint32_t height; /* levels, 0 when root is 0 */
   uint32_t pad;
 } rmt_tree;

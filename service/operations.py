@@ -38,6 +38,8 @@ def _volume(volume: Volume) -> dict[str, Any]:
         "files": volume.files,
         "logical_bytes": volume.logical_bytes,
         "referenced_bytes": volume.referenced_bytes,
+        "quota_bytes": volume.quota_bytes or None,
+        "dedup_domain": "own" if volume.record.domain else "shared",
         "created": iso(volume.created_ns),
     }
 
@@ -54,8 +56,14 @@ def _with_unique(context: Context, volume: Volume) -> dict[str, Any]:
     return _volume(volume) | {"unique_bytes": found, "as_of": as_of(context)}
 
 
-def volume_create(context: Context, name: str) -> Result:
-    return _volume(context.store.create_volume(name))
+def volume_create(context: Context, name: str, quota_bytes: int, own_domain: bool) -> Result:
+    made = context.store.create_volume(name, quota_bytes=quota_bytes, own_domain=own_domain)
+    return _volume(made)
+
+
+def volume_quota(context: Context, name: str, quota_bytes: int) -> Result:
+    context.store.set_quota(name, quota_bytes)
+    return _volume(context.store.volume(name))
 
 
 def volume_ls(context: Context) -> Result:
@@ -398,6 +406,6 @@ def check_figures(report: fsck.Report) -> dict[str, Any]:
 Operation = Callable[..., Result | Steps[Result]]
 READS: tuple[Operation, ...] = (volume_ls, snapshot_ls, ls, du, df, tree, export_file)
 CHANGES: tuple[Operation, ...] = (
-    volume_create, volume_clone, volume_rename, volume_rm, snapshot_create, snapshot_rm,
-    snapshot_restore, rm, clone, import_file,
+    volume_create, volume_quota, volume_clone, volume_rename, volume_rm, snapshot_create,
+    snapshot_rm, snapshot_restore, rm, clone, import_file,
 )  # fmt: skip
