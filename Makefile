@@ -2,7 +2,10 @@
 # make test    set-up, lint, types, import contract, tests
 # make demo    set-up, then the main job with a real guest
 # make bench   print the measurements
-.PHONY: setup lint test demo bench clean
+#
+# Slow, deep runs; the last line has the figures, the exit code tells:
+# make churn ROUNDS=300 SEED=1     does anything grow without bound?
+.PHONY: setup lint test demo bench churn clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -43,6 +46,11 @@ demo: setup
 
 bench: setup
 	$(PY) -m bench
+
+ROUNDS ?= 300
+SEED ?= 1
+churn: setup
+	PYTHONPATH=. $(PY) tests/churn/churn.py --rounds $(ROUNDS) --seed $(SEED)
 
 clean:
 	rm -rf .venv build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
