@@ -110,6 +110,11 @@ class Meta:
             for name, key, value in puts:
                 txn.put(key, value, db=tables[name])
 
+    @property
+    def map_bytes(self) -> int:
+        """The most that the metadata can grow to."""
+        return MAP_BYTES
+
     def used_bytes(self) -> int:
         """Bytes of the metadata file in use."""
         info, stat = self.env.info(), self.env.stat()
