@@ -41,9 +41,16 @@ class Unique:
     commit: int
     reached_bytes: int  # all blocks that anything maps
     shared_bytes: int  # of these, in more than one file
+    referenced_bytes: int  # all blocks, counted in every file, volume and snapshot that maps them
+    dedup_saved_bytes: int  # written again, and found to be stored already
     _sums: "array.array[int]"
     _volumes: dict[int, int]
     _inodes: dict[tuple[int, int], int]
+
+    @property
+    def clone_saved_bytes(self) -> int:
+        """What clones and snapshots share without having written it."""
+        return self.referenced_bytes - self.reached_bytes - self.dedup_saved_bytes
 
     def _bytes(self, owner: int | None) -> int | None:
         return None if owner is None else self._sums[owner] * BLOCK_BYTES
@@ -83,6 +90,7 @@ class Accounting:
         self._volumes: dict[int, int] = {}
         self._inodes: dict[tuple[int, int], int] = {}
         self._files: list[int] = []
+        self._referenced = 0
 
     def close(self) -> None:
         if self._reader is not None:
@@ -108,7 +116,8 @@ class Accounting:
         alone = sum(sums[owner] for owner in self._files)
         return Unique(
             time.time_ns(), state.commits, sums[STORE] * BLOCK_BYTES,
-            (sums[STORE] - alone) * BLOCK_BYTES, sums, self._volumes, self._inodes,
+            (sums[STORE] - alone) * BLOCK_BYTES, self._referenced * BLOCK_BYTES,
+            self._owners.deduped * BLOCK_BYTES, sums, self._volumes, self._inodes,
         )  # fmt: skip
 
     def _steps(self, reader: Reader) -> Iterator[None]:
@@ -129,12 +138,14 @@ class Accounting:
             yield from self._namespace(reader, record, _Names(record.id, top))
         for key, raw in reader.items("orphans"):
             inode = Inode.unpack(int.from_bytes(key[8:], "big"), raw)
+            self._referenced += inode.blocks
             self._map(reader, inode.root, STORE)
             yield
 
     def _namespace(self, reader: Reader, record: VolumeRecord, names: _Names) -> Iterator[None]:
         """Records come in the order of their keys: all names before any inode."""
         self._inodes[record.id, keys.ROOT_INO] = names.top
+        self._referenced += record.blocks
         for n, (key, value) in enumerate(self._records(reader, record.root)):
             if key[:1] == b"D":
                 entry = keys.unpack_by_name(key[9:], value)

@@ -84,6 +84,9 @@ struct rmt_core {
   uint64_t index_mask;
 };
 
+/* Flags of an entry that a copy of it, in another node, does not have. */
+#define RMT_WRITTEN_HERE ((RMT_OWNED | RMT_DEDUP) << RMT_FLAG_SHIFT)
+
 static inline header *node_header(node *n) { return (header *)n->data; }
 static inline entry *node_entries(node *n) { return (entry *)(n->data + RMT_HEADER); }
 

@@ -282,7 +282,7 @@ static int64_t set_entry(rmt_core *core, batch *b, uint64_t i, entry *e) {
   if (w->kind == ZERO) {
     *e = (entry){0, 0};
   } else {
-    uint64_t flags = w->kind == FRESH ? RMT_MAPPED | RMT_OWNED : RMT_MAPPED;
+    uint64_t flags = RMT_MAPPED | (w->kind == FRESH ? RMT_OWNED : RMT_DEDUP);
     uint64_t address = w->kind == TWIN ? b->blocks[w->twin].address : w->address;
     *e = (entry){address | flags << RMT_FLAG_SHIFT, w->fingerprint};
   }

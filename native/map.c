@@ -335,7 +335,7 @@ static void share_entries(rmt_core *core, rmt_tree *dst, uint64_t block, const e
   int64_t grown = 0;
   for (uint64_t i = 0; i < count; i++) {
     entry old = into[i], new = from ? from[i] : (entry){0, 0};
-    new.word &= ~(RMT_OWNED << RMT_FLAG_SHIFT);
+    new.word &= ~RMT_WRITTEN_HERE;
     grown += (new.word != 0) - (old.word != 0);
     into[i] = new;
     if (old.word && (old.word & RMT_ADDRESS_MASK) != (new.word &RMT_ADDRESS_MASK))

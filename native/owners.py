@@ -69,6 +69,11 @@ class Owners:
             raise CorruptNode(self._failed[0])
         return list(self._children[0 : self._number[0]])
 
+    @property
+    def deduped(self) -> int:
+        """Blocks that files wrote and that are in a slot which another such block is in as well."""
+        return lib.rmt_owners_deduped(self.c)  # type: ignore[no-any-return]
+
     def sums(self) -> "array.array[int]":
         """By owner: slots that are its own or an owner's below it, and nobody else's."""
         sums = array.array("Q", bytes(8 * (lib.rmt_owners_count(self.c) + 1)))

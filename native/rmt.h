@@ -43,7 +43,8 @@ enum rmt_status {
 };
 
 #define RMT_MAPPED 1ull
-#define RMT_OWNED 2ull
+#define RMT_OWNED 2ull /* written here, into a slot taken for it */
+#define RMT_DEDUP 4ull /* written here, and found to be stored already */
 #define RMT_FLAG_SHIFT 48
 #define RMT_ADDRESS_MASK ((1ull << 48) - 1)
 
@@ -170,6 +171,7 @@ int rmt_owners_visit(const rmt_core *core, rmt_owners *owners, uint32_t owner, c
                      uint64_t *children, uint64_t *count, uint64_t *failed);
 uint32_t rmt_owners_count(const rmt_owners *owners);
 void rmt_owners_sums(const rmt_core *core, const rmt_owners *owners, uint64_t *sums);
+uint64_t rmt_owners_deduped(const rmt_owners *owners);
 
 /* index.c */
 void rmt_index_insert(rmt_core *core, uint64_t fingerprint, uint64_t address);

@@ -353,6 +353,8 @@ def df(context: Context) -> Result:
         "physical_bytes": space.physical_bytes,
         "unique_bytes": None if unique is None else unique.reached_bytes - unique.shared_bytes,
         "shared_bytes": None if unique is None else unique.shared_bytes,
+        "dedup_saved_bytes": None if unique is None else unique.dedup_saved_bytes,
+        "clone_saved_bytes": None if unique is None else unique.clone_saved_bytes,
         "as_of": as_of(context),
         "metadata_bytes": space.metadata_bytes,
         "free_bytes": space.free_bytes,

@@ -179,3 +179,30 @@ def test_what_an_open_file_without_a_name_holds_is_nobodys(tmp_path: Path) -> No
         assert (unique.reached_bytes, unique.shared_bytes) == (10 * BLOCK, 10 * BLOCK)
         lab.release(ino)
         assert store.account().of_inode(lab.id, clone) == 10 * BLOCK
+
+
+def test_what_dedup_and_what_clones_save_are_told_apart(tmp_path: Path) -> None:
+    Store.create(tmp_path / "store")
+    with Store.open(tmp_path / "store") as store:
+        lab = store.create_volume("lab")
+        data = os.urandom(10 * BLOCK)
+
+        def saved() -> tuple[int, int]:
+            unique = store.account()
+            return unique.dedup_saved_bytes // BLOCK, unique.clone_saved_bytes // BLOCK
+
+        first = lab.create(ROOT_INO, b"first", 0o644, 0, 0).ino
+        lab.write(first, 0, data + bytes(5 * BLOCK))
+        assert saved() == (0, 0)
+        second = lab.create(ROOT_INO, b"second", 0o644, 0, 0).ino
+        lab.write(second, 3 * BLOCK, data)
+        assert saved() == (10, 0)
+        for n in range(3):
+            store.clone_file(lab, second, lab, ROOT_INO, b"clone-%d" % n)
+        assert saved() == (10, 30)
+        lab.write(second, 3 * BLOCK, os.urandom(BLOCK))  # its leaf is copied: still three clones
+        assert saved() == (10, 29)
+        lab.write(second, 3 * BLOCK, data[:BLOCK])
+        assert saved() == (11, 29)
+        lab.unlink(ROOT_INO, b"first")
+        assert saved() == (1, 29)  # of ten blocks, one was written by two that are there
