@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mounted import Mount, serve
 
-from engine import ROOT_INO, Store, fsck
+from engine import ROOT_INO, Store
 
 BLOCK = 4096
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -198,25 +198,6 @@ def test_mkfs_and_qemu_img_work_on_the_mount(mount: Mount, tmp_path: Path) -> No
     qcow2 = tmp_path / "disk.qcow2"
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", image, qcow2], check=True)
     subprocess.run(["qemu-img", "compare", "-f", "raw", "-F", "qcow2", image, qcow2], check=True)
-
-
-def test_kill_9_loses_nothing_that_was_synced(mount: Mount) -> None:
-    written = {}
-    for round_ in range(5):
-        path = mount.lab / f"f{round_}"
-        written[path.name] = os.urandom(200_000)
-        with path.open("wb") as file:
-            file.write(written[path.name])
-            file.flush()
-            os.fsync(file.fileno())
-        (mount.lab / f"unsynced{round_}").write_bytes(os.urandom(300_000))
-        mount.kill()
-        with Store.open(mount.store) as store:
-            assert fsck.check(store, data=True).findings == []
-        mount = serve(mount.store, mount.root)
-        for name, data in written.items():
-            assert (mount.lab / name).read_bytes() == data
-    mount.stop()
 
 
 def test_a_second_owner_is_refused(mount: Mount) -> None:
