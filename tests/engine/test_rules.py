@@ -596,3 +596,29 @@ def test_a_gc_that_stops_anywhere_is_harmless(rig: Rig) -> None:
         rig.crash()
         assert rig.v.read(kept, 0, 5 * BLOCK) == A + B + C + D + E
     assert rig.store.gc().slots_freed == 100
+
+
+def test_a_second_gc_is_refused_while_one_runs(rig: Rig) -> None:
+    """It would wipe what the first has reached, and the first would free what is alive."""
+    ino = rig.file(b"f", A, B, C, D, E)
+    first, commit = rig.store.start_gc()
+    commit.write()
+    rig.store.finish(commit)
+    first.open()
+    assert first.mark()
+    with pytest.raises(errors.Busy):
+        rig.store.start_gc()
+    while not first.sweep():
+        pass
+    rig.commit_and_overwrite_free_slots()
+    assert rig.v.read(ino, 0, 5 * BLOCK) == A + B + C + D + E
+    rig.v.unlink(ROOT_INO, b"f")
+    second, commit = rig.store.start_gc()
+    first.close()  # again: it has ended, and must not disarm the second
+    commit.write()
+    rig.store.finish(commit)
+    second.open()
+    assert second.mark()
+    while not second.sweep():
+        pass
+    assert second.result.slots_freed == 5
