@@ -12,7 +12,7 @@ There are no reference counts, so nothing on the clone path pays for them.  One 
 Why it is right: a node or slot that is unreachable in a commit can be reached again in two ways
 only, by a new allocation of its slot or by a dedup hit, and both are in *touched*.  A freed slot
 goes the way of all freed slots: unusable until the commit that frees it is durable.  A crash loses
-only the work done.  One run at a time: a second would forget what was touched since the first began.
+only the work done.  One run at a time: a second would forget what was touched since the first.
 
 Memory: two bits a slot, 65 bits a stored node, and 8 bytes a node that is found dead.  The reader
 is open during the mark only, which bounds by how much LMDB's file grows meanwhile.
