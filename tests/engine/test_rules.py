@@ -482,7 +482,8 @@ def test_a_range_clone_takes_no_owned_flags_along(rig: Rig) -> None:
 
 def test_what_is_queued_keeps_the_epoch_that_was_in_force(rig: Rig) -> None:
     """Cut off under the volume's epoch, under the file's, and as an orphan."""
-    inos = [rig.file(name, *unique(20, str(name))) for name in (b"f", b"g", b"h", b"i")]
+    names = (b"f", b"g", b"h", b"i", b"j")
+    inos = [rig.file(name, *unique(FANOUT**2, str(name))) for name in names]
     rig.store.create_snapshot(rig.v, "s")
     other = rig.store.create_volume("other")
     twin = rig.store.clone_file(rig.v, inos[1], other, ROOT_INO, b"twin").ino
@@ -491,17 +492,17 @@ def test_what_is_queued_keeps_the_epoch_that_was_in_force(rig: Rig) -> None:
     for name in (b"f", b"g", b"h"):
         rig.v.unlink(ROOT_INO, name)
     rig.v.release(inos[2])
-    rig.v.punch(inos[3], 0, 16 * BLOCK)
-    rig.v.setattr(inos[3], size=0)
+    rig.v.punch(inos[3], 0, FANOUT * BLOCK)  # cuts a leaf
+    rig.v.setattr(inos[4], size=0)  # cuts the root
     rig.store.commit()
     rig.crash()  # the queue is committed, with its epochs
     assert rig.store.reclaim()
     rig.commit_and_overwrite_free_slots()
     snapshot = rig.store.snapshot(rig.v, "s")
-    for ino, name in zip(inos, (b"f", b"g", b"h", b"i"), strict=True):
-        assert snapshot.read(ino, 0, 20 * BLOCK) == b"".join(unique(20, str(name)))
-    twin_bytes = rig.store.volume("other").read(twin, 0, 20 * BLOCK)
-    assert twin_bytes == b"".join(unique(20, str(b"g")))
+    other = rig.store.volume("other")
+    for volume, ino, name in (*((snapshot, *each) for each in zip(inos, names, strict=True)),
+                              (other, twin, b"g")):  # fmt: skip
+        assert volume.read(ino, 0, 64 * BLOCK) == b"".join(unique(FANOUT**2, str(name)))
 
 
 def test_the_queue_is_a_root_of_gc(rig: Rig) -> None:
