@@ -21,6 +21,7 @@ from service.rpc import Client
 from service.steps import run_here
 
 EXIT_CODES: dict[type[errors.RametError], int] = {
+    errors.PartlyDone: 3,
     errors.NoSuchStore: 10,
     errors.StoreInUse: 11,
     errors.NotFound: 12,

@@ -45,6 +45,10 @@ class CrossVolume(RametError):
     """Rename and link do not cross volumes; clone the file instead."""
 
 
+class PartlyDone(RametError):
+    """It failed, and what was done could not all be undone; the message says what is left."""
+
+
 class ReadOnly(RametError):
     """The volume is a snapshot or the store was opened read-only."""
 

@@ -31,6 +31,7 @@ class InodeTable:
         self._dirty: dict[int, Inode] = {}
         self._holds: dict[int, int] = {}
         self.removed = False
+        self.era = 0  # grows when a restore or removal makes all that was opened before it stale
 
     @property
     def id(self) -> int:
@@ -171,18 +172,25 @@ class InodeTable:
         return max(inode.shared_epoch, self.tree.shared_epoch)
 
     def reset(self, root: int, shared_epoch: int) -> None:
-        """Another tree, or none; every inode in memory, held or not, is of the past."""
+        """Another tree, or none; every inode in memory, held or not, is of the past.
+
+        Holds are gone without a ``release``: whoever holds compares ``era`` first.
+        """
         if not self.read_only:
             self.flush()
-        for inode in self._inodes.values():
+        known = list(self._inodes.values())
+        for inode in known:
             if inode.orphan:
                 self.pool.drop_orphan(self.id, inode)
         self.pool.reclaim.add_namespace(self.tree.root, self.tree.shared_epoch)
+        self.era += 1
         self._inodes.clear()
         self._dirty.clear()
         self._holds.clear()
         self.tree.root = root
         self.tree.shared_epoch = shared_epoch
+        for inode in known:
+            self.pool.notify(self.id, inode.ino, "data")
 
     def drop_caches(self) -> None:
         """Forget clean inodes that nobody holds (tests)."""

@@ -503,9 +503,16 @@ class Store:
         return not len(queue)
 
     def start_gc(self) -> tuple[Gc, Commit]:
-        """Arm a gc run and capture its commit in the same instant (see engine/gc.py)."""
+        """Arm a gc run and capture its commit in the same instant (see engine/gc.py).
+
+        Busy while another runs.  The caller closes the run, whatever happens.
+        """
         gc = Gc(self.pool)
-        commit = self.capture(force=True)
+        try:
+            commit = self.capture(force=True)
+        except BaseException:
+            gc.close()
+            raise
         assert commit is not None
         return gc, commit
 

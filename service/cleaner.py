@@ -107,10 +107,7 @@ class Cleaner:
         """A whole run beside the load, then a trim.  Corrupt, StoreFailed."""
         async with self._alone:
             await self.reclaim()
-            async with self._committer.alone:
-                gc, commit = self._store.start_gc()
-                await self._committer.write(commit)
-            self._running = gc
+            gc = self._running = await self._begin()
             try:
                 await self._trace(gc)
             finally:
@@ -122,6 +119,18 @@ class Cleaner:
             await self._committer.durable()
             gc.result.punched_bytes = await self._trim()
         return gc.result
+
+    async def _begin(self) -> Gc:
+        """A run whose commit is durable; StoreFailed when that did not reach the disk."""
+        async with self._committer.alone:
+            gc, commit = self._store.start_gc()
+            try:
+                await self._committer.write(commit)
+                self._store.pool.check_writable()
+            except BaseException:
+                gc.close()
+                raise
+        return gc
 
     async def _trace(self, gc: Gc) -> None:
         gc.open()

@@ -312,11 +312,12 @@ def export_file(context: Context, address: str, path: str) -> Steps[Result]:
     """Write a file out as a sparse raw image; refuses to overwrite, leaves nothing half-done."""
     volume, source = parse(context, address)
     inode = volume.hold(volume.file(volume.resolve(source).ino).ino)
+    era = volume.era
     try:
         file = Path(path).open("xb")  # noqa: SIM115 - it is removed again on errors
         try:
             with file:
-                yield from _copy_out(volume, inode, file.fileno())
+                yield from _copy_out(volume, inode, era, file.fileno())
                 size = inode.size
                 file.truncate(size)
                 yield partial(os.fsync, file.fileno())
@@ -324,11 +325,12 @@ def export_file(context: Context, address: str, path: str) -> Steps[Result]:
             Path(path).unlink()
             raise
     finally:
-        volume.release(inode.ino)
+        if volume.era == era:
+            volume.release(inode.ino)
     return {"path": path, "size_bytes": size}
 
 
-def _copy_out(volume: Volume, inode: Inode, fd: int) -> Steps[None]:
+def _copy_out(volume: Volume, inode: Inode, era: int, fd: int) -> Steps[None]:
     at: int | None = 0
     while at is not None and (at := volume.seek_data(inode.ino, at)) is not None:
         end = volume.seek_hole(inode.ino, at)
@@ -338,6 +340,8 @@ def _copy_out(volume: Volume, inode: Inode, fd: int) -> Steps[None]:
             if not data:
                 return  # truncated meanwhile
             yield partial(os.pwrite, fd, data, at)
+            if volume.era != era:
+                raise errors.Stale(f"{volume} was restored or removed meanwhile; export again")
             at += len(data)
 
 
