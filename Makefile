@@ -1,10 +1,13 @@
 # make setup   install Debian packages and build .venv/ (fast when done)
 # make test    set-up, lint, types, import contract, tests
-# make faults  every write, sync, allocation fails once; full disks of three file systems
-# make asan    tests of the C core under ASan and UBSan, every allocation failing once
 # make demo    set-up, then the main job with a real guest
 # make bench   print the measurements
-.PHONY: setup lint test faults asan demo bench clean
+#
+# Slow, deep runs; the last line has the figures, the exit code tells:
+# make faults                      every write, sync and allocation fails once; full disks
+# make asan                        every malloc of the C core fails once; its tests under ASan
+# make churn ROUNDS=300 SEED=1     does anything grow without bound?
+.PHONY: setup lint test faults asan demo bench churn clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -52,6 +55,11 @@ demo: setup
 
 bench: setup
 	$(PY) -m bench
+
+ROUNDS ?= 300
+SEED ?= 1
+churn: setup
+	PYTHONPATH=. $(PY) tests/churn/churn.py --rounds $(ROUNDS) --seed $(SEED)
 
 clean:
 	rm -rf .venv build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -145,6 +145,7 @@ class CoreDay:
             ids = sorted(self.nodes)
             packed = b"".join(number.to_bytes(8, sys.byteorder) for number in ids)
             self.whole(lambda: marks.add_ids(packed), check=False)
+            assert RECORDER.rmt_gc_ids(marks.c) == len(ids)
             pending = [t.root for t in self.trees.values() if t.root and marks.see(t.root)]
             while pending:
                 portion, pending = pending[:8], pending[8:]
@@ -166,6 +167,32 @@ class CoreDay:
             self.core.gc_disarm()
         self.commit()
         self.check()
+
+    def account(self) -> None:
+        """A pass that fails is thrown away, and changes nothing."""
+        expected = sum(tree.blocks > 0 for tree in self.trees.values())
+        sums, files = self.whole(self.one_pass)
+        assert len(files) == expected
+        assert sums[1] >= sum(sums[owner] for owner in files) > 0
+
+    def one_pass(self) -> tuple[list[int], list[int]]:
+        owners, files = self.core.owners(), []
+        try:
+            packed = b"".join(n.to_bytes(8, sys.byteorder) for n in sorted(self.nodes))
+            owners.add_ids(packed)
+            for tree in self.trees.values():
+                if tree.blocks:
+                    owner = owners.add(1)
+                    files.append(owner)
+                    assert owners.common(owner, files[0]) in (1, owner)
+                    pending = [tree.root] if owners.enter(tree.root, owner) else []
+                    while pending:
+                        node = pending.pop()
+                        pending += owners.visit(owner, [(node, memoryview(self.nodes[node]))])
+            assert owners.deduped > 0
+            return list(owners.sums()), files
+        finally:
+            owners.close()
 
     def trim(self) -> None:
         self.core.trim_take(0, 0, SLOTS + 1)
@@ -227,6 +254,7 @@ class CoreDay:
         self.write("a", 180, [15, 16])
         self.commit()
         self.look()
+        self.account()
         self.share("b", 64, "a", 0, 20)
         self.share("b", 3, "a", 18, 9)
         self.share("c", 2, "c", 100, 40)
