@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from service.rpc import SOCKET, Answer, Request, body_length, pack
 from service.steps import Beside
 
 READS = {call.__name__: call for call in (*operations.READS, *vms.READS)}
+SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 CHANGES = {call.__name__: call for call in (*operations.CHANGES, *vms.CHANGES)}
 
 
@@ -200,6 +202,7 @@ async def _receive(stream: trio.SocketStream, count: int) -> bytes:
 
 def serve(store_path: str, mountpoint: str | None, ready: Callable[[], None]) -> None:
     """Own a store until told to stop.  NoSuchStore, StoreInUse, and what a mount refuses."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with Store.open(store_path) as store:
         for leftover in (store.path / SOCKET).parent.glob("import-*"):
             leftover.unlink()  # of a conversion that a crash cut short
