@@ -83,6 +83,7 @@ class Store:
         superblock = Superblock.new(
             fanout=fanout, records_max=records_max, slab_slots=slab_slots
         )  # fmt: skip
+        made = [each for each in (root, *root.parents) if not each.exists()]
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if (root / "meta").exists():
             raise errors.AlreadyExists(f"{root} is a store already; choose another directory")
@@ -98,13 +99,9 @@ class Store:
         ]
         meta.write((), (), puts, ())
         meta.close()
+        _sync_directories(root / "meta.new", root)  # where there is a meta/, there is all the rest
         os.rename(root / "meta.new", root / "meta")
-        for directory in (root / "meta", root, root.parent):
-            fd = os.open(directory, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        _sync_directories(root, root.parent, *(each.parent for each in made))
 
     @classmethod
     def open(
@@ -589,6 +586,16 @@ class Store:
     @property
     def records(self) -> "Records":
         return Records(self.pool, self._records)
+
+
+def _sync_directories(*directories: Path) -> None:
+    """Make the names in them durable."""
+    for directory in directories:
+        fd = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 class Records:
