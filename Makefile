@@ -5,8 +5,8 @@
 #
 # Slow, deep runs; the last line has the figures, the exit code tells:
 # make churn ROUNDS=300 SEED=1     does anything grow without bound?
-# make crash   cut the power of a running store: POINTS=500 SEED=1 FS=ext4 (xfs, btrfs)
-# make crash-proof   the same with five mistakes put in, each of which has to be caught
+# make crash   cut the power of a running store: POINTS=500 SEED=1 FS=ext4 (xfs, btrfs, posix)
+# make crash-proof   the same with six mistakes put in, each of which has to be caught
 # make kill    kill -9 the daemon under load: ROUNDS=1000 SEED=1
 .PHONY: setup lint test demo bench churn crash crash-proof kill clean
 .DEFAULT_GOAL := test

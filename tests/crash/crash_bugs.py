@@ -1,4 +1,4 @@
-"""Five mistakes in the commit protocol, to prove that the harness sees them.
+"""Mistakes in the commit protocol, to prove that the harness sees them.
 
 Each is put into the workload's process by replacing a part of the engine; the engine itself knows
 nothing of it.  A name that is gone from the engine is an AttributeError here, not a bug that is
@@ -68,6 +68,20 @@ def no_directory_fsync() -> None:
     _replace(os, "fsync", files_only)
 
 
+def no_slab_directory_fsync() -> None:
+    """The same of slabs alone: a slab's bytes are made durable, its name is not."""
+    create = SlabPool.create
+
+    def nameless(self: SlabPool, slab: int) -> int:
+        fsync, os.fsync = os.fsync, lambda _fd: None
+        try:
+            return create(self, slab)
+        finally:
+            os.fsync = fsync
+
+    _replace(SlabPool, "create", nameless)
+
+
 def lmdb_nosync() -> None:
     """The metadata's transactions return before they are on disk."""
     _replace(meta.lmdb, "open", partial(meta.lmdb.open, sync=False))
@@ -78,5 +92,6 @@ BUGS = {
     "map-before-data": map_before_data,
     "slot-reused-too-early": slot_reused_too_early,
     "no-directory-fsync": no_directory_fsync,
+    "no-slab-directory-fsync": no_slab_directory_fsync,
     "lmdb-nosync": lmdb_nosync,
 }

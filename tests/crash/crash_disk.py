@@ -1,4 +1,4 @@
-"""The disk under test (disk.c) from Python: recorded, cut, mounted.
+"""Host file systems on a disk that can lose its power (disk.c): recorded, cut, mounted.
 
 ``disk.c`` has the image and the log; here are the loop device on it and the file system in it.
 Everything that is set up is taken down again in reverse, whatever happens in between: nothing stays
@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from crash_log import Cutter, Place, Record, read_log
+
 SOURCE = Path(__file__).with_name("disk.c")
 PROGRAM = Path(sys.prefix) / "crash-disk"
 MS_NOATIME = 1024
@@ -25,7 +27,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class FileSystem:
-    """A host file system: how it is made and mounted.
+    """A host file system on such a disk: how it is made, mounted, recorded and cut.
 
     ``whole`` is a range that its own recovery needs to be written in one piece or not at all, so
     no cut tears a write there.
@@ -34,8 +36,58 @@ class FileSystem:
     name: str
     image_bytes: int
     mkfs: tuple[str, ...]
-    options: str = ""
+    options: str
     whole: str = "0:0"
+
+    @contextlib.contextmanager
+    def recorded(self, directory: Path, log: Path) -> Iterator[Place]:
+        root, served = directory / "root", directory / "disk"
+        with self._disk("record", served, log) as device:
+            subprocess.run([*self.mkfs, device], check=True, stdout=subprocess.DEVNULL)
+            with self._mounted(device, root):
+                yield Place(root, served / "notes")
+
+    def records(self, log: Path) -> list[Record]:
+        return list(read_log(log))
+
+    @contextlib.contextmanager
+    def replayed(self, directory: Path, log: Path) -> Iterator[Cutter]:
+        served = directory / "disk"
+        with self._disk("replay", served, log) as device:
+
+            @contextlib.contextmanager
+            def cut(end: int, seed: int) -> Iterator[Path]:
+                with (served / "control").open("wb", buffering=0) as control:
+                    control.write(_CONTROL.pack(end, seed))
+                with self._mounted(device, directory / "root"):
+                    yield directory / "root"
+
+            yield cut
+
+    @contextlib.contextmanager
+    def _disk(self, mode: str, directory: Path, log: Path) -> Iterator[str]:
+        """Serve the disk in ``directory``; gives the loop device on it."""
+        directory.mkdir(exist_ok=True)
+        arguments = [mode, directory, str(self.image_bytes), log, self.whole]
+        with serving([build(), *arguments], directory), _loop_device(directory / "image") as device:
+            yield device
+
+    @contextlib.contextmanager
+    def _mounted(self, device: str, root: Path) -> Iterator[None]:
+        """Mount the image; OSError when the host file system does not take it."""
+        root.mkdir(exist_ok=True)
+        arguments = (device, str(root), self.name, self.options)
+        source, target, kind, options = (each.encode() for each in arguments)
+        if _libc.mount(source, target, kind, ctypes.c_ulong(MS_NOATIME), options):
+            error = ctypes.get_errno()
+            raise OSError(error, f"cannot mount {device}: {os.strerror(error)}")
+        try:
+            yield
+        finally:
+            if _libc.umount2(target, 0):
+                error = ctypes.get_errno()
+                subprocess.run(["umount", "-l", str(root)], check=False)
+                raise OSError(error, f"cannot unmount {root}: {os.strerror(error)}")
 
 
 FILE_SYSTEMS = {
@@ -69,27 +121,20 @@ def build() -> Path:
 
 
 @contextlib.contextmanager
-def disk(
-    mode: str, directory: Path, file_system: FileSystem, log: Path
-) -> Iterator[str]:  # fmt: skip
-    """Serve the disk in ``directory``; gives the loop device on it."""
-    directory.mkdir(exist_ok=True)
-    process = subprocess.Popen(
-        [build(), mode, directory, str(file_system.image_bytes), log, file_system.whole],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def serving(command: list[str | Path], directory: Path) -> Iterator[None]:
+    """A FUSE process of ours that says ready and ends on SIGTERM."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         if process.stdout.readline() != "ready\n":
-            raise RuntimeError("the disk did not start")
-        with _loop_device(directory / "image") as device:
-            yield device
+            raise RuntimeError(f"{command[0]} did not start")
+        yield
     finally:
         process.terminate()
         process.wait(DEADLINE_S)
         process.stdout.close()
-        if os.path.ismount(directory):
-            subprocess.run(["umount", "-l", str(directory)], check=True)
+        # A mount that was left is dead, and no mount to os.path.ismount.
+        subprocess.run(["umount", "-q", "-l", str(directory)], check=False)
 
 
 @contextlib.contextmanager
@@ -102,34 +147,3 @@ def _loop_device(image: Path) -> Iterator[str]:
         yield device
     finally:
         subprocess.run(["losetup", "--detach", device], check=True)
-
-
-def make_file_system(device: str, file_system: FileSystem) -> None:
-    subprocess.run([*file_system.mkfs, device], check=True, stdout=subprocess.DEVNULL)
-
-
-def cut_power(directory: Path, end: int, seed: int) -> None:
-    """From now on the image is what a cut after ``end`` bytes of the log may have left."""
-    fd = os.open(directory / "control", os.O_WRONLY)
-    try:
-        os.write(fd, _CONTROL.pack(end, seed))
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def mounted(device: str, root: Path, file_system: FileSystem) -> Iterator[None]:
-    """Mount the image; OSError when the host file system does not take it."""
-    root.mkdir(exist_ok=True)
-    arguments = (device, str(root), file_system.name, file_system.options)
-    source, target, kind, options = (each.encode() for each in arguments)
-    if _libc.mount(source, target, kind, ctypes.c_ulong(MS_NOATIME), options):
-        error = ctypes.get_errno()
-        raise OSError(error, f"cannot mount {device}: {os.strerror(error)}")
-    try:
-        yield
-    finally:
-        if _libc.umount2(target, 0):
-            error = ctypes.get_errno()
-            subprocess.run(["umount", "-l", str(root)], check=False)
-            raise OSError(error, f"cannot unmount {root}: {os.strerror(error)}")

@@ -9,10 +9,11 @@ state between the last one acknowledged and the last one noted, and nothing else
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 from crash_model import Fingerprint, State
@@ -29,6 +30,16 @@ class Note(msgspec.Struct, omit_defaults=True):
     client: str = ""
     sequence: int = 0
     changed: dict[str, Fingerprint | None] = {}
+
+
+class Place(NamedTuple):
+    """Where a workload works: the directory that gets its store, and the file for its notes."""
+
+    root: Path
+    notes: Path
+
+
+Cutter = Callable[[int, int], AbstractContextManager[Path]]  # end, seed: the root that is left
 
 
 class Sink(Protocol):
@@ -70,6 +81,17 @@ def read_log(path: Path) -> Iterator[Record]:
             note = decode(raw[end - length : end]) if kind == NOTE else None
             yield Record(kind, end, note)
             at = end
+
+
+class Medium(Protocol):
+    """What can lose its power: a disk with a file system, or a file system of its own."""
+
+    @property
+    def name(self) -> str: ...
+    def recorded(self, directory: Path, log: Path) -> AbstractContextManager[Place]: ...
+    def records(self, log: Path) -> list[Record]: ...
+    def replayed(self, directory: Path, log: Path) -> AbstractContextManager[Cutter]:
+        """Cuts must come in ascending order."""
 
 
 @dataclass

@@ -11,16 +11,15 @@ import signal
 import sys
 
 from crash_bugs import BUGS
-from crash_disk import FILE_SYSTEMS
-from crash_run import crash
+from crash_run import MEDIA, crash
 
-POINTS = 250
+POINTS = 125
 
 
-def caught(file_system: str, bug: str | None, seed: str, points: int) -> int:
+def caught(medium: str, bug: str | None, seed: str, points: int) -> int:
     """How many of the cuts show it."""
     with contextlib.redirect_stdout(io.StringIO()):
-        return len(crash(file_system, points, seed, mode="engine", bug=bug).failures)
+        return len(crash(medium, points, seed, mode="engine", bug=bug).failures)
 
 
 def main() -> int:
@@ -29,10 +28,10 @@ def main() -> int:
     parser.add_argument("--seed", default="1")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nothing stays mounted
-    print(f"{'caught of ' + str(options.points):24}", *(f"{fs:>8}" for fs in FILE_SYSTEMS))
+    print(f"{'caught of ' + str(options.points):24}", *(f"{name:>8}" for name in MEDIA))
     missed = 0
     for bug in (None, *BUGS):
-        counts = [caught(fs, bug, options.seed, options.points) for fs in FILE_SYSTEMS]
+        counts = [caught(name, bug, options.seed, options.points) for name in MEDIA]
         print(f"{bug or 'no mistake':24}", *(f"{count:8}" for count in counts), flush=True)
         missed += any(counts) if bug is None else not any(counts)
     print(f"crash-proof: {len(BUGS)} mistakes, {missed} missed")

@@ -19,15 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import crash_bugs
-import crash_disk
 from crash_check import check
-from crash_disk import FILE_SYSTEMS, FileSystem
-from crash_log import FSYNC, History, Record, read_log
+from crash_disk import FILE_SYSTEMS
+from crash_log import FSYNC, History, Medium, Record
+from crash_posix_cut import Posix
 
 POINTS_PER_RUN = 125
 STEPS = 400
 WORKLOAD_S = 300
 MODES = ("engine", "daemon", "both")
+MEDIA: dict[str, Medium] = {**FILE_SYSTEMS, "posix": Posix()}
 MEMORY = Path("/dev/shm")
 
 
@@ -51,9 +52,9 @@ class Figures:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run: which file system, which seed, which mistake if any."""
+    """One run: on what, from which seed, with which mistake if any."""
 
-    file_system: FileSystem
+    medium: Medium
     seed: str
     daemon: bool
     bug: str | None = None
@@ -70,21 +71,19 @@ def scratch() -> Iterator[Path]:
 
 
 def record(plan: Plan, directory: Path) -> Path:
-    """Run the workload on a recorded disk; returns the log."""
-    log, disk, root = directory / "log", directory / "disk", directory / "root"
-    with crash_disk.disk("record", disk, plan.file_system, log) as device:
-        crash_disk.make_file_system(device, plan.file_system)
-        with crash_disk.mounted(device, root, plan.file_system):
-            command = [
-                sys.executable, Path(__file__).with_name("crash_workload.py"), root / "store",
-                "--notes", disk / "notes", "--seed", plan.seed, "--steps", str(plan.steps),
-            ]  # fmt: skip
-            if plan.bug:
-                command += ["--bug", plan.bug]
-            if plan.daemon:
-                (directory / "mount").mkdir()
-                command += ["--mountpoint", directory / "mount"]
-            subprocess.run(command, check=True, timeout=WORKLOAD_S)
+    """Run the workload while all is recorded; returns the log."""
+    log = directory / "log"
+    with plan.medium.recorded(directory, log) as place:
+        command = [
+            sys.executable, Path(__file__).with_name("crash_workload.py"), place.root / "store",
+            "--notes", place.notes, "--seed", plan.seed, "--steps", str(plan.steps),
+        ]  # fmt: skip
+        if plan.bug:
+            command += ["--bug", plan.bug]
+        if plan.daemon:
+            (directory / "mount").mkdir()
+            command += ["--mountpoint", directory / "mount"]
+        subprocess.run(command, check=True, timeout=WORKLOAD_S)
     return log
 
 
@@ -102,10 +101,9 @@ def choose(records: list[Record], count: int, rng: random.Random) -> list[int]:
 
 def replay(plan: Plan, directory: Path, log: Path, count: int, figures: Figures) -> None:
     """Cut at ``count`` points and check each."""
-    records, rng = list(read_log(log)), random.Random(plan.seed + "/cuts")
+    records, rng = plan.medium.records(log), random.Random(plan.seed + "/cuts")
     history, upto = History(), 0
-    disk, root = directory / "disk", directory / "root"
-    with crash_disk.disk("replay", disk, plan.file_system, log) as device:
+    with plan.medium.replayed(directory, log) as cut:
         for end in choose(records, count, rng):
             while upto < len(records) and records[upto].end <= end:
                 note = records[upto].note
@@ -114,22 +112,17 @@ def replay(plan: Plan, directory: Path, log: Path, count: int, figures: Figures)
                     history.add(note)
                 upto += 1
             seed = rng.getrandbits(64)
-            crash_disk.cut_power(disk, end, seed)
-            problems = check_point(plan, device, root, history)
+            try:
+                with cut(end, seed) as root:
+                    problems = check(root / "store", history)
+            except OSError as error:
+                problems = [f"host file system: {error}"]
             figures.points += 1
             for problem in problems:
-                print(f"{plan.file_system.name} run {plan.seed} cut {end}:{seed}: {problem}")
+                print(f"{plan.medium.name} run {plan.seed} cut {end}:{seed}: {problem}")
             if problems:
                 figures.failures.append(f"{end}:{seed}")
     figures.acks += history.acks
-
-
-def check_point(plan: Plan, device: str, root: Path, history: History) -> list[str]:
-    try:
-        with crash_disk.mounted(device, root, plan.file_system):
-            return check(root / "store", history)
-    except OSError as error:
-        return [f"host file system: {error}"]
 
 
 def one_run(plan: Plan, count: int, figures: Figures, keep: Path | None) -> None:
@@ -139,19 +132,18 @@ def one_run(plan: Plan, count: int, figures: Figures, keep: Path | None) -> None
         replay(plan, directory, log, count, figures)
         if keep and len(figures.failures) > failures:
             keep.mkdir(parents=True, exist_ok=True)
-            shutil.copy(log, keep / f"{plan.file_system.name}-{plan.seed}.log".replace("/", "-"))
+            shutil.copy(log, keep / f"{plan.medium.name}-{plan.seed}.log".replace("/", "-"))
 
 
 def crash(
-    file_system: str, points: int, seed: str, *, mode: str = "both", bug: str | None = None,
+    medium: str, points: int, seed: str, *, mode: str = "both", bug: str | None = None,
     per_run: int = POINTS_PER_RUN, keep: Path | None = None, first_failure: bool = False,
 ) -> Figures:  # fmt: skip
     """As many runs as it takes; with ``first_failure`` no more after the one that fails."""
-    crash_disk.build()
     figures, run = Figures(), 0
     while figures.points < points and not (first_failure and figures.failures):
         daemon = mode == "daemon" or (mode == "both" and run % 4 == 3)
-        plan = Plan(FILE_SYSTEMS[file_system], f"{seed}/{run}", daemon, bug)
+        plan = Plan(MEDIA[medium], f"{seed}/{run}", daemon and medium != "posix", bug)
         one_run(plan, min(per_run, points - figures.points), figures, keep)
         run += 1
         print(figures.line(f"run {run}"), flush=True)
@@ -162,7 +154,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=500)
     parser.add_argument("--seed", default="1")
-    parser.add_argument("--fs", choices=sorted(FILE_SYSTEMS), default="ext4")
+    parser.add_argument("--fs", choices=MEDIA, default="ext4")
     parser.add_argument("--mode", choices=MODES, default="both")
     parser.add_argument("--bug", choices=sorted(crash_bugs.BUGS), help="see crash_bugs.py")
     parser.add_argument("--per-run", type=int, default=POINTS_PER_RUN)
