@@ -19,7 +19,9 @@ from crash_log import Cutter, Place, Record, read_log
 
 SOURCE = Path(__file__).with_name("disk.c")
 PROGRAM = Path(sys.prefix) / "crash-disk"
-MS_NOATIME = 1024
+MS_NOATIME = 1 << 10
+MS_REC_PRIVATE = ctypes.c_ulong(1 << 14 | 1 << 18)
+CLONE_NEWNS = 1 << 17
 DEADLINE_S = 30
 _CONTROL = struct.Struct("<QQ")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -101,6 +103,18 @@ FILE_SYSTEMS = {
         "nodiscard", "65536:4096",
     ),
 }  # fmt: skip
+
+
+def own_mounts() -> None:
+    """Give this process a mount namespace of its own, for good.
+
+    A process that makes itself a namespace gets a copy of all mounts it sees (QEMU under libvirt
+    does).  Such a copy would keep a file system alive after we have unmounted it, and the next
+    mount of the same disk would be the old file system, caches and all.
+    """
+    if _libc.unshare(CLONE_NEWNS) or _libc.mount(None, b"/", None, MS_REC_PRIVATE, None):
+        error = ctypes.get_errno()
+        raise OSError(error, f"no mount namespace of our own: {os.strerror(error)}")
 
 
 def build() -> Path:

@@ -13,6 +13,7 @@ from service.rpc import Client
 
 DEADLINE_S = 30
 PUNCH_KEEPING_SIZE = 3
+NO_QUOTA, OWN_DOMAIN = 0, False
 
 
 def find_volume(store: Store, name: str) -> Volume:
@@ -178,7 +179,7 @@ class DaemonDoor:
         self.call("clone", f"{source}:/{name}", f"{volume}:/{new}", 1, 0, True)
 
     def create_volume(self, volume: str) -> None:
-        self.call("volume_create", volume)
+        self.call("volume_create", volume, NO_QUOTA, OWN_DOMAIN)
 
     def clone_volume(self, source: str, volume: str) -> None:
         self.call("volume_clone", source, volume)

@@ -7,11 +7,10 @@ docs/RELIABILITY.md for why).  The exit code is 1 when a mistake is seen on none
 import argparse
 import contextlib
 import io
-import signal
 import sys
 
 from crash_bugs import BUGS
-from crash_run import MEDIA, crash
+from crash_run import MEDIA, crash, prepare
 
 POINTS = 125
 
@@ -27,7 +26,7 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=POINTS)
     parser.add_argument("--seed", default="1")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nothing stays mounted
+    prepare()
     print(f"{'caught of ' + str(options.points):24}", *(f"{name:>8}" for name in MEDIA))
     missed = 0
     for bug in (None, *BUGS):

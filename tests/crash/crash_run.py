@@ -20,7 +20,7 @@ from pathlib import Path
 
 import crash_bugs
 from crash_check import check
-from crash_disk import FILE_SYSTEMS
+from crash_disk import FILE_SYSTEMS, own_mounts
 from crash_log import FSYNC, History, Medium, Record
 from crash_posix_cut import Posix
 
@@ -150,6 +150,12 @@ def crash(
     return figures
 
 
+def prepare() -> None:
+    """Whatever ends us: nothing stays mounted, no loop device attached."""
+    own_mounts()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=500)
@@ -158,12 +164,13 @@ def main() -> int:
     parser.add_argument("--mode", choices=MODES, default="both")
     parser.add_argument("--bug", choices=sorted(crash_bugs.BUGS), help="see crash_bugs.py")
     parser.add_argument("--per-run", type=int, default=POINTS_PER_RUN)
+    parser.add_argument("--first-failure", action="store_true", help="no run after a failed one")
     parser.add_argument("--keep", type=Path, help="copy the logs of failed runs here")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nothing stays mounted
+    prepare()
     figures = crash(
         options.fs, options.points, options.seed, mode=options.mode, bug=options.bug,
-        per_run=options.per_run, keep=options.keep,
+        per_run=options.per_run, keep=options.keep, first_failure=options.first_failure,
     )  # fmt: skip
     print(figures.line(f"crash {options.fs} seed {options.seed}"))
     return 1 if figures.failures else 0

@@ -24,7 +24,7 @@ from crash_check import contents, findings, volumes
 from crash_doors import DaemonDoor
 from crash_log import Client, History, Note
 from crash_model import State
-from crash_run import scratch
+from crash_run import prepare, scratch
 from crash_workload import CACHE_BYTES, SLAB_SLOTS, DaemonClient, start_daemon
 
 from engine import ROOT_INO, Store, errors
@@ -158,7 +158,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--seed", default="1")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nothing stays mounted
+    prepare()
     with scratch() as directory:
         killer = Killer(directory, random.Random(options.seed))
         while killer.rounds < options.rounds and not killer.failures:
