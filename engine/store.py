@@ -5,6 +5,7 @@ the fingerprint index (derived), ``run/`` the daemon's socket, ``lock`` held by 
 that owns the store.
 """
 
+import contextlib
 import fcntl
 import math
 import os
@@ -123,21 +124,23 @@ class Store:
             raise errors.StoreInUse(
                 f"another process owns {root}; use its daemon or stop it first"
             ) from None
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, lock_fd)
             meta = Meta(root / "meta", read_only=read_only)
+            undo.callback(meta.close)
             superblock = Superblock.unpack(meta.get("super", SUPERBLOCK_KEY))
             state = State.unpack(meta.get("super", STATE_KEY))
             slabs = SlabPool(
                 root / "slabs", superblock.slab_slots * superblock.block_bytes, read_only=read_only
             )
+            undo.callback(slabs.close)
             pool = Pool(
                 superblock, state, meta, slabs, cache_bytes=cache_bytes, read_only=read_only
             )  # fmt: skip
+            undo.callback(pool.core.close)
             store = cls(root, lock_fd, pool)
             store._load()
-        except BaseException:
-            os.close(lock_fd)
-            raise
+            undo.pop_all()
         return store
 
     def _load(self) -> None:
