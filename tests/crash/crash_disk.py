@@ -21,6 +21,7 @@ SOURCE = Path(__file__).with_name("disk.c")
 PROGRAM = Path(sys.prefix) / "crash-disk"
 MS_NOATIME = 1 << 10
 MS_REC_PRIVATE = ctypes.c_ulong(1 << 14 | 1 << 18)
+MNT_DETACH = 2
 CLONE_NEWNS = 1 << 17
 DEADLINE_S = 30
 _CONTROL = struct.Struct("<QQ")
@@ -85,11 +86,13 @@ class FileSystem:
             raise OSError(error, f"cannot mount {device}: {os.strerror(error)}")
         try:
             yield
-        finally:
-            if _libc.umount2(target, 0):
-                error = ctypes.get_errno()
-                subprocess.run(["umount", "-l", str(root)], check=False)
-                raise OSError(error, f"cannot unmount {root}: {os.strerror(error)}")
+        except BaseException:
+            _libc.umount2(target, MNT_DETACH)
+            raise
+        if _libc.umount2(target, 0):
+            error = ctypes.get_errno()
+            _libc.umount2(target, MNT_DETACH)
+            raise OSError(error, f"cannot unmount {root}: {os.strerror(error)}")
 
 
 FILE_SYSTEMS = {
