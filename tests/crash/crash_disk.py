@@ -7,6 +7,7 @@ mounted, no loop device stays attached.
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import struct
 import subprocess
@@ -22,6 +23,7 @@ PROGRAM = Path(sys.prefix) / "crash-disk"
 MS_NOATIME = 1 << 10
 MS_REC_PRIVATE = ctypes.c_ulong(1 << 14 | 1 << 18)
 MNT_DETACH = 2
+BLKFLSBUF = 0x1261
 CLONE_NEWNS = 1 << 17
 DEADLINE_S = 30
 _CONTROL = struct.Struct("<QQ")
@@ -62,6 +64,7 @@ class FileSystem:
             def cut(end: int, seed: int) -> Iterator[Path]:
                 with (served / "control").open("wb", buffering=0) as control:
                     control.write(_CONTROL.pack(end, seed))
+                _forget(device)
                 with self._mounted(device, directory / "root"):
                     yield directory / "root"
 
@@ -106,6 +109,15 @@ FILE_SYSTEMS = {
         "nodiscard", "65536:4096",
     ),
 }  # fmt: skip
+
+
+def _forget(device: str) -> None:
+    """The kernel keeps no page of the device, whoever may have it open as well."""
+    fd = os.open(device, os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, BLKFLSBUF)
+    finally:
+        os.close(fd)
 
 
 def own_mounts() -> None:

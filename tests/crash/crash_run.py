@@ -87,8 +87,11 @@ def record(plan: Plan, directory: Path) -> Path:
     return log
 
 
-def choose(records: list[Record], count: int, rng: random.Random) -> list[int]:
-    """Ends of records in ascending order, from the note that starts the store's life to its end.
+Cut = tuple[int, int]  # after so many bytes of the log (posix: records), and the coins' seed
+
+
+def choose(records: list[Record], count: int, rng: random.Random) -> list[Cut]:
+    """Cuts in ascending order, from the note that starts the store's life to its end.
 
     One in ten lies before the first acknowledgement of a change, where the store is made.
     """
@@ -96,22 +99,23 @@ def choose(records: list[Record], count: int, rng: random.Random) -> list[int]:
     early = [record.end for record in records[at["start"] : at["ack"]]]
     alive = [record.end for record in records[at["start"] : at["end"] + 1]]
     first = count // 10
-    return sorted(rng.choices(early, k=first) + rng.choices(alive, k=count - first))
+    ends = sorted(rng.choices(early, k=first) + rng.choices(alive, k=count - first))
+    return [(end, rng.getrandbits(64)) for end in ends]
 
 
-def replay(plan: Plan, directory: Path, log: Path, count: int, figures: Figures) -> None:
-    """Cut at ``count`` points and check each."""
-    records, rng = plan.medium.records(log), random.Random(plan.seed + "/cuts")
+def replay(
+    plan: Plan, directory: Path, log: Path, records: list[Record], cuts: list[Cut], figures: Figures
+) -> None:  # fmt: skip
+    """Cut the power at each of these points and check what is left."""
     history, upto = History(), 0
     with plan.medium.replayed(directory, log) as cut:
-        for end in choose(records, count, rng):
+        for end, seed in cuts:
             while upto < len(records) and records[upto].end <= end:
                 note = records[upto].note
                 figures.flushes += records[upto].kind == FSYNC
                 if note is not None:
                     history.add(note)
                 upto += 1
-            seed = rng.getrandbits(64)
             try:
                 with cut(end, seed) as root:
                     problems = check(root / "store", history)
@@ -128,8 +132,9 @@ def replay(plan: Plan, directory: Path, log: Path, count: int, figures: Figures)
 def one_run(plan: Plan, count: int, figures: Figures, keep: Path | None) -> None:
     with scratch() as directory:
         log = record(plan, directory)
-        failures = len(figures.failures)
-        replay(plan, directory, log, count, figures)
+        records, failures = plan.medium.records(log), len(figures.failures)
+        cuts = choose(records, count, random.Random(plan.seed + "/cuts"))
+        replay(plan, directory, log, records, cuts, figures)
         if keep and len(figures.failures) > failures:
             keep.mkdir(parents=True, exist_ok=True)
             shutil.copy(log, keep / f"{plan.medium.name}-{plan.seed}.log".replace("/", "-"))
@@ -150,6 +155,15 @@ def crash(
     return figures
 
 
+def again(medium: str, log: Path, cut: str) -> Figures:
+    """One cut of a log that was kept."""
+    figures, plan = Figures(), Plan(MEDIA[medium], log.name, daemon=False)
+    end, seed = map(int, cut.split(":"))
+    with scratch() as directory:
+        replay(plan, directory, log, plan.medium.records(log), [(end, seed)], figures)
+    return figures
+
+
 def prepare() -> None:
     """Whatever ends us: nothing stays mounted, no loop device attached."""
     own_mounts()
@@ -166,12 +180,16 @@ def main() -> int:
     parser.add_argument("--per-run", type=int, default=POINTS_PER_RUN)
     parser.add_argument("--first-failure", action="store_true", help="no run after a failed one")
     parser.add_argument("--keep", type=Path, help="copy the logs of failed runs here")
+    parser.add_argument("--again", nargs=2, metavar=("LOG", "END:SEED"), help="one cut of a log")
     options = parser.parse_args()
     prepare()
-    figures = crash(
-        options.fs, options.points, options.seed, mode=options.mode, bug=options.bug,
-        per_run=options.per_run, keep=options.keep, first_failure=options.first_failure,
-    )  # fmt: skip
+    if options.again:
+        figures = again(options.fs, Path(options.again[0]).absolute(), options.again[1])
+    else:
+        figures = crash(
+            options.fs, options.points, options.seed, mode=options.mode, bug=options.bug,
+            per_run=options.per_run, keep=options.keep, first_failure=options.first_failure,
+        )  # fmt: skip
     print(figures.line(f"crash {options.fs} seed {options.seed}"))
     return 1 if figures.failures else 0
 
