@@ -302,7 +302,7 @@ class Store:
         volume.record.name = new
         self._names[new] = volume
         volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes")
+        self.pool.notify(volume.id, 0, "volumes", old.encode())
 
     def remove_volume(self, name: str, *, force: bool = False) -> None:
         """Remove a volume and its snapshots; Busy while files are open, unless forced."""
@@ -393,7 +393,7 @@ class Store:
         record.files, record.blocks = past.files, past.blocks
         record.logical_bytes = past.logical_bytes
         volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes")
+        self.pool.notify(volume.id, 0, "volumes", volume.name.encode())
 
     # --- clones of files
 
