@@ -29,7 +29,11 @@ MAP_CALL_BYTES = 4 << 20  # one native write call at most
 
 
 class Change(NamedTuple):
-    """What a listener is told: ``what`` is "data", "attr", "entry" or "volumes"."""
+    """What a listener is told: ``what`` is "data", "attr", "entry" or "volumes".
+
+    "volumes" with a name: what was found by way of that volume's name is no more (renamed,
+    restored).
+    """
 
     volume_id: int
     ino: int

@@ -5,6 +5,7 @@ the fingerprint index (derived), ``run/`` the daemon's socket, ``lock`` held by 
 that owns the store.
 """
 
+import contextlib
 import fcntl
 import math
 import os
@@ -83,6 +84,7 @@ class Store:
         superblock = Superblock.new(
             fanout=fanout, records_max=records_max, slab_slots=slab_slots
         )  # fmt: skip
+        made = [each for each in (root, *root.parents) if not each.exists()]
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if (root / "meta").exists():
             raise errors.AlreadyExists(f"{root} is a store already; choose another directory")
@@ -98,13 +100,9 @@ class Store:
         ]
         meta.write((), (), puts, ())
         meta.close()
+        _sync_directories(root / "meta.new", root)  # where there is a meta/, there is all the rest
         os.rename(root / "meta.new", root / "meta")
-        for directory in (root / "meta", root, root.parent):
-            fd = os.open(directory, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        _sync_directories(root, root.parent, *(each.parent for each in made))
 
     @classmethod
     def open(
@@ -126,21 +124,23 @@ class Store:
             raise errors.StoreInUse(
                 f"another process owns {root}; use its daemon or stop it first"
             ) from None
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, lock_fd)
             meta = Meta(root / "meta", read_only=read_only)
+            undo.callback(meta.close)
             superblock = Superblock.unpack(meta.get("super", SUPERBLOCK_KEY))
             state = State.unpack(meta.get("super", STATE_KEY))
             slabs = SlabPool(
                 root / "slabs", superblock.slab_slots * superblock.block_bytes, read_only=read_only
             )
+            undo.callback(slabs.close)
             pool = Pool(
                 superblock, state, meta, slabs, cache_bytes=cache_bytes, read_only=read_only
             )  # fmt: skip
+            undo.callback(pool.core.close)
             store = cls(root, lock_fd, pool)
             store._load()
-        except BaseException:
-            os.close(lock_fd)
-            raise
+            undo.pop_all()
         return store
 
     def _load(self) -> None:
@@ -302,7 +302,7 @@ class Store:
         volume.record.name = new
         self._names[new] = volume
         volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes")
+        self.pool.notify(volume.id, 0, "volumes", old.encode())
 
     def remove_volume(self, name: str, *, force: bool = False) -> None:
         """Remove a volume and its snapshots; Busy while files are open, unless forced."""
@@ -393,7 +393,7 @@ class Store:
         record.files, record.blocks = past.files, past.blocks
         record.logical_bytes = past.logical_bytes
         volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes")
+        self.pool.notify(volume.id, 0, "volumes", volume.name.encode())
 
     # --- clones of files
 
@@ -589,6 +589,16 @@ class Store:
     @property
     def records(self) -> "Records":
         return Records(self.pool, self._records)
+
+
+def _sync_directories(*directories: Path) -> None:
+    """Make the names in them durable."""
+    for directory in directories:
+        fd = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 class Records:
