@@ -59,6 +59,7 @@ class FileData(Attributes):
 
     def _name_block(self, inode: Inode, error: native.CorruptBlock) -> str:
         path = self.path_of(inode.ino) or f"(inode {inode.ino})"
+        self.pool.corrupt_reads.note(f"{self}:{path}", error.block, error.address)
         return (
             f"{self}:{path}: block {error.block} (slot {error.address}) fails its check; "
             "restore the file from a good copy"

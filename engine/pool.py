@@ -17,6 +17,7 @@ import lmdb
 
 import native
 from engine import errors
+from engine.corrupt_reads import CorruptReads
 from engine.meta import Meta, Reader, orphan_key
 from engine.nodes import NodeCache
 from engine.slabs import SlabPool
@@ -55,6 +56,7 @@ class Pool:
         self.slabs = slabs
         self.read_only = read_only
         self.failed: str | None = None
+        self.corrupt_reads = CorruptReads()
         self.generation = 1
         nodes_max = max(cache_bytes // native.NODE_BYTES, 256)
         self.core = native.Core(

@@ -166,6 +166,11 @@ class Core:
             self._sealed.clear()
             self._core = self._state = None
 
+    @property
+    def pointer(self) -> Any:
+        """The C core, for the other facades of this package."""
+        return self._core
+
     # --- the retry loop
 
     def _again(self, status: int) -> None:

@@ -22,14 +22,14 @@ from engine import Store, errors, fsck
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
-from service import operations, vms
+from service import integrity, operations, vms
 from service.addresses import Context
 from service.commits import Committer
 from service.rpc import SOCKET, Answer, Request, body_length, pack
 from service.steps import Beside
 
-READS = {call.__name__: call for call in (*operations.READS, *vms.READS)}
-CHANGES = {call.__name__: call for call in (*operations.CHANGES, *vms.CHANGES)}
+READS = {call.__name__: call for call in (*operations.READS, *vms.READS, *integrity.READS)}
+CHANGES = {call.__name__: call for call in (*operations.CHANGES, *vms.CHANGES, *integrity.CHANGES)}
 GC_NODES_STEP = 2_000
 
 
@@ -155,7 +155,7 @@ class Daemon:
             "mountpoint": str(self.mountpoint) if self.mountpoint else None,
             "failed": self.store.failed,
             "dirty_nodes": self.store.dirty_nodes,
-        }
+        } | integrity.status(self.context)
 
     async def _shutdown(self) -> dict[str, Any]:
         self._scope.deadline = trio.current_time() + 0.05  # after the answer has been sent
