@@ -15,7 +15,7 @@ from engine import errors, keys
 from engine.inode import Inode
 from engine.meta import Reader
 from engine.nodes import Node, decode, is_namespace
-from engine.trace import ENTRY, NodeIds, entries
+from engine.trace import ENTRY, NodeIds, entries, orphans, volume_records
 from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord
 from native import HEADER_BYTES
 from native.audit import Audit
@@ -70,7 +70,7 @@ class Owners:
 
     def run(self) -> Iterator[Owner]:
         """All owners, volume by volume; any thread."""
-        records = [VolumeRecord.unpack(raw) for _, raw in self._reader.items("volumes")]
+        records = volume_records(self._reader)
         names = {record.id: record.name for record in records}
         for record in records:
             label = record.name
@@ -78,11 +78,9 @@ class Owners:
                 label = f"{names.get(record.parent_id, '?')}@{label}"
             if record.root:
                 yield from self._volume(record, label)
-        for key, raw in self._reader.items("orphans"):
-            inode = Inode.unpack(int.from_bytes(key[8:], "big"), raw)
+        for volume_id, inode in orphans(self._reader):
             hits = self.map(inode)
             if hits:
-                volume_id = int.from_bytes(key[:8], "big")
                 yield Owner(volume_id, names.get(volume_id, "?"), inode.ino, None, hits)
 
     def _volume(self, record: VolumeRecord, label: str) -> Iterator[Owner]:

@@ -22,9 +22,10 @@ from engine import errors
 from engine.meta import Reader
 from engine.owners import Owner, Owners
 from engine.pool import Pool
+from engine.stored import Source
 from engine.superblock import BLOCK_BYTES
 from engine.trace import Trace
-from native.audit import Audit, Window, pairs
+from native.audit import BAD, Audit, Window, pairs
 
 WINDOW_SLOTS = 1 << 22  # 64 MiB of addresses and checksums for 16 GiB of blocks
 STEP_BLOCKS = 1024
@@ -54,9 +55,12 @@ class ScrubResult:
 class Scrub:
     """One run over one open store."""
 
-    def __init__(self, pool: Pool, *, window_slots: int = WINDOW_SLOTS) -> None:
-        block = pool.superblock
-        self._pool = pool
+    def __init__(
+        self, source: Source, *, slabs: int | None = None, window_slots: int = WINDOW_SLOTS
+    ) -> None:  # fmt: skip
+        block = source.superblock
+        self._source = source
+        self._slabs = source.state.slabs if slabs is None else slabs
         self._seed = block.hash_seed
         self.audit = Audit(
             hash_seed=block.hash_seed, fanout=block.fanout, slab_slots=block.slab_slots
@@ -68,7 +72,7 @@ class Scrub:
         self._window: Window | None = None
         self._suspects: set[int] = set()
         self._judged: dict[tuple[int, int], bool] = {}
-        self.result = ScrubResult(slots=pool.state.slabs * block.slab_slots)
+        self.result = ScrubResult(slots=self._slabs * block.slab_slots)
 
     def open(self) -> bool:
         """Engine thread: begin the next window; False when all slots have been passed."""
@@ -77,7 +81,7 @@ class Scrub:
         if count <= 0:
             return False
         self._window = Window(first, count)
-        self._reader = self._pool.reader()
+        self._reader = self._source.reader()
         return True
 
     def mark(self) -> None:
@@ -100,7 +104,7 @@ class Scrub:
 
     def reads(self) -> Iterator[Callable[[], int]]:
         """Steps that each read a stretch of the window and return how many blocks that was."""
-        window, per_slab = self.window, self._pool.superblock.slab_slots
+        window, per_slab = self.window, self._source.superblock.slab_slots
         at = 0
         while at < window.count:
             slab, slot = divmod(window.first + at, per_slab)
@@ -111,15 +115,24 @@ class Scrub:
 
     def _read(self, slab: int, start: int, count: int) -> int:
         window, begun = self.window, time.monotonic()
-        checked, bad = self.audit.verify(
-            self._fd(slab), window.addresses, window.checksums, start, count, self._scratch
-        )
+        fd = self._fd(slab)
+        if fd is None:
+            checked, bad = 0, [(index, BAD) for index in window.mapped(start, count)]
+        else:
+            checked, bad = self.audit.verify(
+                fd, window.addresses, window.checksums, start, count, self._scratch
+            )
         self._suspects.update(window.first + index for index, _ in bad)
         result = self.result
         result.slots_passed += count
         result.blocks_checked += checked
         result.read_s += time.monotonic() - begun
         return checked
+
+    def skip_window(self) -> None:
+        """Go on to the next window without reading."""
+        self.result.slots_passed += self.window.count
+        self._window = None
 
     @property
     def crowded(self) -> bool:
@@ -128,7 +141,7 @@ class Scrub:
 
     def open_names(self) -> None:
         """Engine thread, slots pinned since before the newest commit became durable."""
-        self._reader = self._pool.reader()
+        self._reader = self._source.reader()
 
     def name(self, *, final: bool = True) -> None:
         """Find what refers to the suspects, judge each reference, name its file.
@@ -137,7 +150,7 @@ class Scrub:
         """
         reader, result = self._reader, self.result
         assert reader is not None
-        wanted = bytearray(-(-self._pool.state.slabs * self._pool.superblock.slab_slots // 8))
+        wanted = bytearray(-(-result.slots // 8))
         for address in self._suspects:
             wanted[address >> 3] |= 1 << (address & 7)
         self._suspects.clear()
@@ -167,19 +180,30 @@ class Scrub:
         return known
 
     def _is_bad(self, address: int, checksum: int) -> bool:
-        slab = address // self._pool.superblock.slab_slots
-        if slab >= self._pool.state.slabs:
+        slab = address // self._source.superblock.slab_slots
+        fd = self._fd(slab) if slab < self._slabs else None
+        if fd is None:
             return True
         addresses, checksums = pairs([(address, checksum)])
-        _, bad = self.audit.verify(
-            self._fd(slab), addresses, checksums, 0, 1, self._scratch
-        )  # fmt: skip
-        return bool(bad)
+        return bool(self.audit.verify(fd, addresses, checksums, 0, 1, self._scratch)[1])
 
-    def _fd(self, slab: int) -> int:
+    def block(self, address: int) -> bytes:
+        """What the medium has in a slot; zeroes where it has nothing."""
+        slab, slot = divmod(address, self._source.superblock.slab_slots)
+        fd = self._fd(slab)
+        if fd is None:
+            return bytes(BLOCK_BYTES)
+        got = os.preadv(fd, [self._scratch[:BLOCK_BYTES]], slot * BLOCK_BYTES)
+        return bytes(self._scratch[:got]).ljust(BLOCK_BYTES, b"\0")
+
+    def _fd(self, slab: int) -> int | None:
+        """None when the slab's file is gone: all of it is bad then."""
         fd = self._fds.get(slab)
         if fd is None:
-            fd = self._fds[slab] = self._pool.slabs.open_unbuffered(slab)
+            try:
+                fd = self._fds[slab] = self._source.slabs.open_unbuffered(slab)
+            except FileNotFoundError:
+                return None
         return fd
 
     def _close_reader(self) -> None:

@@ -4,6 +4,7 @@ What is damaged is told and gone around: a pass over the store must not end at t
 The roots are what gc's are: volumes and snapshots, and orphans.
 """
 
+import contextlib
 import struct
 from collections.abc import Callable, Iterator
 
@@ -49,15 +50,29 @@ def entries(raw: memoryview) -> Iterator[tuple[int, int, int]]:
             yield index, word, value
 
 
-def roots(reader: Reader) -> list[int]:
-    """Where reachability begins; Corrupt when a root's record does not parse."""
-    found = [VolumeRecord.unpack(raw).root for _, raw in reader.items("volumes")]
+def volume_records(reader: Reader) -> list[VolumeRecord]:
+    """Those that parse; fsck names the others."""
+    found = []
+    for _, raw in reader.items("volumes"):
+        with contextlib.suppress(errors.Corrupt):
+            found.append(VolumeRecord.unpack(raw))
+    return found
+
+
+def orphans(reader: Reader) -> list[tuple[int, Inode]]:
+    """(volume id, inode) of those that parse."""
+    found = []
     for key, raw in reader.items("orphans"):
-        try:
-            found.append(Inode.unpack(0, raw).root)
-        except struct.error:
-            raise errors.Corrupt(f"orphan {key.hex()} does not parse; run `ramet fsck`") from None
-    return [root for root in found if root]
+        with contextlib.suppress(struct.error):
+            volume_id, ino = struct.unpack(">QQ", key)
+            found.append((volume_id, Inode.unpack(ino, raw)))
+    return found
+
+
+def roots(reader: Reader) -> list[int]:
+    """Where reachability begins."""
+    volumes = [record.root for record in volume_records(reader)]
+    return [root for root in volumes + [inode.root for _, inode in orphans(reader)] if root]
 
 
 class Trace:

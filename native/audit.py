@@ -12,6 +12,7 @@ from native._core import ffi, lib
 BAD: int = lib.RMT_BAD
 UNREADABLE: int = lib.RMT_UNREADABLE
 _HOLE = b"\xff"
+_NONE = (1 << 64) - 1
 
 
 class Window:
@@ -23,6 +24,11 @@ class Window:
         self.addresses: Any = ffi.new("uint64_t[]", count)
         self.checksums: Any = ffi.new("uint64_t[]", count)
         ffi.buffer(self.addresses)[:] = _HOLE * (8 * count)
+
+    def mapped(self, start: int, count: int) -> list[int]:
+        """Indices of the slots of a part that are mapped."""
+        part = self.addresses[start : start + count]
+        return [start + i for i in range(count) if part[i] != _NONE]
 
 
 class Audit:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import trio
 
-from engine import Store, errors, fsck
+from engine import Store, errors
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
@@ -45,7 +45,6 @@ class Daemon:
         self._scope = trio.CancelScope()
         self._own: dict[str, Callable[..., Any]] = {
             "status": self._status, "shutdown": self._shutdown, "gc": self._gc,
-            "check": self._check,
         }  # fmt: skip
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -176,16 +175,6 @@ class Daemon:
             gc.close()
         await self.committer.durable()
         return operations.gc_figures(gc.result)
-
-    async def _check(self, data: bool) -> dict[str, Any]:
-        await self.committer.durable()
-        pin = self.store.pool.pin()
-        try:
-            report = await trio.to_thread.run_sync(lambda: fsck.check(self.store, data=data))
-        finally:
-            self.store.pool.unpin(pin)
-            self.store.release_freed()
-        return operations.check_figures(report)
 
 
 async def _receive(stream: trio.SocketStream, count: int) -> bytes:

@@ -13,10 +13,11 @@ from typing import Any
 
 import msgspec
 
-from engine import Volume, errors, keys
+from engine import Volume, errors, findings, fsck, keys, repair
 from engine.owners import Owner
 from engine.scrub import Scrub, ScrubResult
 from hypervisor.machines import MARK, Machine
+from native import audit
 from service.addresses import Context
 from service.operations import Operation
 from service.steps import Steps, durable
@@ -26,6 +27,7 @@ LAST_SCRUB = "scrub:last"
 RANGES_MAX = 16  # of a file's bad blocks, told one by one; the rest are counted
 NAMES_STEP = 64
 BLOCK_BYTES = 4096
+INDEX_STEP = 1 << 14  # slots entered into the index in one turn
 
 
 def status(context: Context) -> Result:
@@ -168,5 +170,63 @@ def _machine_above(volume: Volume, ino: int) -> str | None:
     return None
 
 
-READS: tuple[Operation, ...] = ()
-CHANGES: tuple[Operation, ...] = (scrub,)
+def check(context: Context, data: bool) -> Steps[Result]:
+    """fsck of an open store's last commit, read-only."""
+    pool = context.store.pool
+    pin = pool.pin()  # before the commit that will be read, so that none of its slots is reused
+    try:
+        yield durable
+        report = yield partial(fsck.check, context.store, data=data)
+    finally:
+        pool.unpin(pin)
+        context.store.release_freed()
+    return check_figures(report)
+
+
+def check_closed(path: str, data: bool) -> Result:
+    """fsck of a store that nobody has open, which need not open; changes no byte of it."""
+    return check_figures(fsck.check_path(path, data=data))
+
+
+def repair_closed(path: str, data: bool) -> Result:
+    """``fsck --repair`` of a store that nobody has open."""
+    result = repair.repair(path, data=data)
+    repaired = [{"check": r.check, "where": r.where, "done": r.done} for r in result.repaired]
+    return check_figures(result.left) | {"repaired": repaired}
+
+
+def check_figures(report: findings.Report) -> Result:
+    return {
+        "clean": report.clean,
+        "findings": [
+            {"check": f.check, "where": f.where, "problem": f.problem} for f in report.findings
+        ],
+        "more_findings": sum(report.more.values()),
+        "nodes": report.nodes,
+        "mapped_bytes": report.blocks * BLOCK_BYTES,
+        "garbage_bytes": report.garbage_slots * BLOCK_BYTES,
+    }
+
+
+def rebuild_index(context: Context) -> Steps[Result]:
+    """The fingerprint index anew, from what all maps say; known content dedups again."""
+    store = context.store
+    run = Scrub(store.pool)
+    try:
+        yield durable
+        store.pool.check_writable()
+        audit.clear_index(store.pool.core)
+        while run.open():
+            yield run.mark
+            for at in range(0, run.window.count, INDEX_STEP):
+                count = min(INDEX_STEP, run.window.count - at)
+                audit.index_window(store.pool.core, run.window, at, count)
+                yield None
+            run.skip_window()
+    finally:
+        run.close()
+    return {"entries": store.pool.core.index_len}
+
+
+READS: tuple[Operation, ...] = (check,)
+CHANGES: tuple[Operation, ...] = (scrub, rebuild_index)
