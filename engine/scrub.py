@@ -15,8 +15,9 @@ All methods but ``open`` and ``open_names`` may run on a thread.
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from engine import errors
 from engine.meta import Reader
@@ -25,6 +26,7 @@ from engine.pool import Pool
 from engine.stored import Source
 from engine.superblock import BLOCK_BYTES
 from engine.trace import Trace
+from native import HOLE
 from native.audit import BAD, Audit, Window, pairs
 
 WINDOW_SLOTS = 1 << 22  # 64 MiB of addresses and checksums for 16 GiB of blocks
@@ -150,9 +152,7 @@ class Scrub:
         """
         reader, result = self._reader, self.result
         assert reader is not None
-        wanted = bytearray(-(-result.slots // 8))
-        for address in self._suspects:
-            wanted[address >> 3] |= 1 << (address & 7)
+        wanted = self._bits(self._suspects)
         self._suspects.clear()
         self._judged.clear()
         bad: set[int] = set()
@@ -171,6 +171,34 @@ class Scrub:
             self._close_reader()
         result.bad_blocks += len(bad)
         result.bad_nodes = max(result.bad_nodes, len(lost))
+
+    def owners_of(self, references: set[tuple[int, int]]) -> list[Owner]:
+        """Who has these (slot, checksum), in the commit that ``open_names`` opened."""
+        assert self._reader is not None
+        wanted = self._bits(address for address, _ in references)
+        try:
+            walk = Owners(
+                self.audit, self._reader, self._seed, wanted,
+                lambda address, checksum: (address, checksum) in references,
+            )  # fmt: skip
+            return list(walk.run())
+        finally:
+            self._close_reader()
+
+    def verify(self, addresses: Any, checksums: Any, start: int, count: int) -> list[int]:
+        """Which of some entries, all of one slab, are bad.  Slots pinned."""
+        first = next(a for a in addresses[start : start + count] if a != HOLE)
+        fd = self._fd(first // self.audit.slab_slots)
+        if fd is None:
+            return [start + i for i in range(count) if addresses[start + i] != HOLE]
+        _, bad = self.audit.verify(fd, addresses, checksums, start, count, self._scratch)
+        return [index for index, _ in bad]
+
+    def _bits(self, addresses: Iterable[int]) -> bytearray:
+        wanted = bytearray(-(-self._slabs * self.audit.slab_slots // 8))
+        for address in addresses:
+            wanted[address >> 3] |= 1 << (address & 7)
+        return wanted
 
     def _judge(self, address: int, checksum: int) -> bool:
         """Whether the slot does not have this checksum (or is none at all)."""

@@ -7,6 +7,7 @@ that owns the store.
 
 import fcntl
 import os
+import struct
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ __all__ = ["Change", "Space", "Store"]
 RECORDS_MAX = 1 << 16
 CACHE_BYTES = 256 << 20
 INDEX_FILE = "fingerprints"
+INDEX_BYTES_MAX = 16 << 22  # what a whole index takes
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Store:
             raise errors.StoreInUse(
                 f"another process owns {root}; use its daemon or stop it first"
             ) from None
+        meta = None
         try:
             meta = Meta(root / "meta", read_only=read_only)
             superblock = Superblock.unpack(meta.get("super", SUPERBLOCK_KEY))
@@ -130,8 +133,12 @@ class Store:
             )  # fmt: skip
             store = cls(root, lock_fd, pool)
             store._load()
-        except BaseException:
+        except BaseException as error:
+            if meta is not None:
+                meta.close()
             os.close(lock_fd)
+            if isinstance(error, struct.error | ValueError | OverflowError):
+                raise errors.Corrupt(f"{root} is damaged ({error}); run `ramet fsck`") from error
             raise
         return store
 
@@ -155,7 +162,8 @@ class Store:
                 pool.delete("orphans", key)
         index = self.path / "index" / INDEX_FILE
         if index.exists():
-            pool.core.index_import(index.read_bytes())
+            with index.open("rb") as entries:
+                pool.core.index_import(entries.read(INDEX_BYTES_MAX))
 
     def __enter__(self) -> "Store":
         return self

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from native._core import ffi, lib
 
 __all__ = [
-    "BLOCK_BYTES", "EXTENT_FANOUT", "HEADER_BYTES", "NODE_BYTES", "Core", "CorruptBlock",
+    "BLOCK_BYTES", "EXTENT_FANOUT", "HEADER_BYTES", "HOLE", "NODE_BYTES", "Core", "CorruptBlock",
     "CorruptNode", "Extent", "NativeError", "NeedSlab", "ReadPlan", "SealedNodes", "Tree",
     "WriteResult",
 ]  # fmt: skip
@@ -21,7 +21,7 @@ EXTENT_FANOUT: int = lib.RMT_FANOUT_MAX
 HEADER_BYTES: int = lib.RMT_HEADER
 NODE_BYTES: int = HEADER_BYTES + EXTENT_FANOUT * 16
 CHUNK_BYTES: int = lib.RMT_CHUNK_BYTES
-_HOLE = (1 << 64) - 1
+HOLE = _HOLE = (1 << 64) - 1  # the address of a block that has none
 
 Buffer = bytes | bytearray | memoryview
 

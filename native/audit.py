@@ -6,13 +6,12 @@ while C works.  Shared by scrub, fsck and the rebuild of the index.
 
 from typing import Any
 
-from native import EXTENT_FANOUT, Buffer, Core
+from native import EXTENT_FANOUT, HOLE, Buffer, Core
 from native._core import ffi, lib
 
 BAD: int = lib.RMT_BAD
 UNREADABLE: int = lib.RMT_UNREADABLE
 _HOLE = b"\xff"
-_NONE = (1 << 64) - 1
 
 
 class Window:
@@ -28,7 +27,7 @@ class Window:
     def mapped(self, start: int, count: int) -> list[int]:
         """Indices of the slots of a part that are mapped."""
         part = self.addresses[start : start + count]
-        return [start + i for i in range(count) if part[i] != _NONE]
+        return [start + i for i in range(count) if part[i] != HOLE]
 
 
 class Audit:

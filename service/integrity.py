@@ -19,6 +19,7 @@ from engine.scrub import Scrub, ScrubResult
 from hypervisor.machines import MARK, Machine
 from native import audit
 from service.addresses import Context
+from service.healing import scrub_repair
 from service.operations import Operation
 from service.steps import Steps, durable
 
@@ -229,4 +230,4 @@ def rebuild_index(context: Context) -> Steps[Result]:
 
 
 READS: tuple[Operation, ...] = (check,)
-CHANGES: tuple[Operation, ...] = (scrub, rebuild_index)
+CHANGES: tuple[Operation, ...] = (scrub, scrub_repair, rebuild_index)

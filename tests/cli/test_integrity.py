@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from command import Ramet
+from damage import Surgery, fingerprint
 from mounted import Mount, serve
 
 from engine import Store
@@ -81,3 +82,69 @@ def test_a_bad_block_is_eio_on_the_mount_and_status_names_it(cli: Ramet, tmp_pat
         assert file.read_bytes() == data
     finally:
         mount.stop()
+
+
+def test_scrub_repair_heals_beside_a_mount_and_says_what_it_could_not(
+    cli: Ramet, tmp_path: Path
+) -> None:
+    root, good = tmp_path / "mnt", tmp_path / "image"
+    root.mkdir()
+    cli.run("clone", "lab:/web/disk.raw", "lab:/twin")
+    damage(cli.store, 5, 6)
+    mount = serve(cli.store, root)
+    try:
+        short = tmp_path / "short"
+        short.write_bytes(good.read_bytes()[: 6 * BLOCK_BYTES])
+        told = json.loads(
+            cli.run("scrub", "--repair", "lab:/web/disk.raw", "--from", short, code=3).stdout
+        )
+        assert (told["healed"], [each["block"] for each in told["not_healed"]]) == (1, [6])
+        told = cli.json(
+            "scrub", "--repair", mount.lab / "web" / "disk.raw", "--from", good, "--everywhere"
+        )
+        assert (told["healed"], told["also_healed"]) == (1, ["lab:/twin"])
+        assert (mount.lab / "web" / "disk.raw").read_bytes() == good.read_bytes()
+        cli.run("scrub", "--repair", "lab:/twin", "--from", good)
+        assert (mount.lab / "twin").read_bytes() == good.read_bytes()
+        assert cli.json("scrub")["clean"]
+        cli.run("scrub", "--repair", "lab:/twin", code=2)
+    finally:
+        mount.stop()
+
+
+def test_fsck_names_its_checks_and_repairs_only_what_nobody_serves(
+    cli: Ramet, tmp_path: Path
+) -> None:
+    with Surgery(cli.store) as surgery:
+        surgery.set_volume("lab", logical_bytes=7)
+    before = fingerprint(cli.store)
+    told = json.loads(cli.run("fsck", code=14).stdout)
+    assert [f["check"] for f in told["findings"]] == ["F7"]
+    assert told["findings"][0].keys() == {"check", "where", "problem"}
+    assert fingerprint(cli.store) == before
+    root = tmp_path / "mnt"
+    root.mkdir()
+    mount = serve(cli.store, root)
+    try:
+        cli.run("fsck", "--repair", code=11)
+        cli.run("fsck", code=14)
+    finally:
+        mount.stop()
+    assert [r["check"] for r in cli.json("fsck", "--repair")["repaired"]] == ["F7"]
+    assert cli.json("fsck", "--repair")["repaired"] == []
+    assert cli.json("fsck", "--data")["clean"]
+
+
+def test_damage_that_cannot_be_opened_is_exit_code_14(cli: Ramet) -> None:
+    with Surgery(cli.store) as surgery:
+        surgery.put("super", b"superblock", b"noise")
+    for words in (("fsck",), ("fsck", "--repair"), ("scrub",), ("df",)):
+        assert "superblock" in cli.run(*words, code=14).stderr
+
+
+def test_known_content_dedups_again_after_the_index_is_rebuilt(cli: Ramet, tmp_path: Path) -> None:
+    (cli.store / "index" / "fingerprints").unlink()
+    assert cli.json("fsck", "--rebuild-index")["entries"] == 64
+    before = cli.json("df")["physical_bytes"]
+    cli.run("import", tmp_path / "image", "lab:/again")
+    assert cli.json("df")["physical_bytes"] == before
