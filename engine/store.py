@@ -9,9 +9,10 @@ import contextlib
 import fcntl
 import math
 import os
+import struct
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +38,7 @@ CACHE_BYTES = 256 << 20
 INDEX_FILE = "fingerprints"
 RECLAIM_STEP_S = 0.1
 DEAD_NODES_MAX = 20_000
+INDEX_BYTES_MAX = 16 << 22  # what a whole index takes
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Store:
             raise errors.StoreInUse(
                 f"another process owns {root}; use its daemon or stop it first"
             ) from None
-        with contextlib.ExitStack() as undo:
+        with _damage_is_corrupt(root), contextlib.ExitStack() as undo:
             undo.callback(os.close, lock_fd)
             meta = Meta(root / "meta", read_only=read_only)
             undo.callback(meta.close)
@@ -166,7 +168,8 @@ class Store:
                 pool.drop_orphan(volume_id, Inode.unpack(ino, raw))
         index = self.path / "index" / INDEX_FILE
         if index.exists():
-            pool.core.index_import(index.read_bytes())
+            with index.open("rb") as entries:
+                pool.core.index_import(entries.read(INDEX_BYTES_MAX))
 
     def __enter__(self) -> "Store":
         return self
@@ -625,6 +628,14 @@ class Records:
 
     def items(self, prefix: str = "") -> list[tuple[str, bytes]]:
         return sorted((k, v) for k, v in self._table.items() if k.startswith(prefix))
+
+
+@contextlib.contextmanager
+def _damage_is_corrupt(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except (struct.error, ValueError, OverflowError) as error:
+        raise errors.Corrupt(f"{root} is damaged ({error}); run `ramet fsck`") from error
 
 
 def _checked_quota(quota_bytes: int) -> int:
