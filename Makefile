@@ -7,11 +7,15 @@
 # make faults                      every write, sync and allocation fails once; full disks
 # make asan                        every malloc of the C core fails once; its tests under ASan
 # make churn ROUNDS=300 SEED=1     does anything grow without bound?
-.PHONY: setup lint test faults asan demo bench churn clean
+# make crash   cut the power of a running store: POINTS=500 SEED=1 FS=ext4 (xfs, btrfs, posix)
+# make crash-proof   the same with six mistakes put in, each of which has to be caught
+# make kill    kill -9 the daemon under load: ROUNDS=1000 SEED=1
+.PHONY: setup lint test faults asan demo bench churn crash crash-proof kill clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
-C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c tests/faults/*.c))
+C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c)) \
+  tests/crash/disk.c tests/faults/inject.c
 
 setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
 
@@ -56,10 +60,23 @@ demo: setup
 bench: setup
 	$(PY) -m bench
 
-ROUNDS ?= 300
 SEED ?= 1
+POINTS ?= 500
+FS ?= ext4
+
+churn: ROUNDS ?= 300
 churn: setup
 	PYTHONPATH=. $(PY) tests/churn/churn.py --rounds $(ROUNDS) --seed $(SEED)
+
+crash: setup
+	@$(PY) tests/crash/crash_run.py --points $(POINTS) --seed $(SEED) --fs $(FS)
+
+crash-proof: setup
+	@$(PY) tests/crash/crash_proof.py --seed $(SEED)
+
+kill: ROUNDS ?= 1000
+kill: setup
+	@$(PY) tests/crash/kill_run.py --rounds $(ROUNDS) --seed $(SEED)
 
 clean:
 	rm -rf .venv build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,6 +12,7 @@ owned ancestors; a node's records fit its body.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
+from engine import errors
 from engine.nodes import BODY_BYTES, Node, NodeCache, record_bytes
 
 Path = list[tuple[Node, int]]  # (interior node, index of the child taken), from the root down
@@ -41,10 +42,9 @@ class BTree:
         node_id = self.root
         if not node_id:
             return None
-        get = self._cache.get
-        node = get(node_id)
+        node = self._cache.get(node_id)
         while node.level:
-            node = get(node.vals[max(bisect_right(node.keys, key) - 1, 0)])  # type: ignore[arg-type]
+            node = self._child(node, max(bisect_right(node.keys, key) - 1, 0))
         keys = node.keys
         index = bisect_left(keys, key)
         if index < len(keys) and keys[index] == key:
@@ -107,14 +107,22 @@ class BTree:
         return True
 
     def _descend(self, key: bytes) -> tuple[Path, Node]:
-        get = self._cache.get
-        node = get(self.root)
+        node = self._cache.get(self.root)
         path: Path = []
         while node.level:
             index = max(bisect_right(node.keys, key) - 1, 0)
             path.append((node, index))
-            node = get(node.vals[index])  # type: ignore[arg-type]
+            node = self._child(node, index)
         return path, node
+
+    def _child(self, node: Node, index: int) -> Node:
+        """One level down; a damaged tree may not lead round in a circle."""
+        if not node.keys:
+            raise errors.Corrupt(f"namespace node {node.id} is empty; run `ramet fsck`")
+        child = self._cache.get(node.vals[index])  # type: ignore[arg-type]
+        if child.level != node.level - 1:
+            raise errors.Corrupt(f"namespace node {child.id}: wrong level; run `ramet fsck`")
+        return child
 
     def _next_leaf(self, path: Path) -> Node | None:
         """Move a scan's path to the next leaf to the right."""
@@ -122,10 +130,10 @@ class BTree:
             node, index = path.pop()
             if index + 1 < len(node.keys):
                 path.append((node, index + 1))
-                child = self._cache.get(node.vals[index + 1])  # type: ignore[arg-type]
+                child = self._child(node, index + 1)
                 while child.level:
                     path.append((child, 0))
-                    child = self._cache.get(child.vals[0])  # type: ignore[arg-type]
+                    child = self._child(child, 0)
                 return child
         return None
 

@@ -5,6 +5,7 @@ failed - is known by its names and taken away by the next attempt.  A slab file 
 then somebody has lost ``meta``, not been interrupted.
 """
 
+import contextlib
 import errno
 import os
 import shutil
@@ -23,7 +24,7 @@ FILES = ("lock", BALLAST)
 
 def create_store(root: Path, superblock: Superblock) -> None:
     """Make a store in an empty or new directory.  AlreadyExists, NotEmpty, NoSpace, StoreFailed."""
-    made = not root.exists()
+    made = [each for each in (root, *root.parents) if not each.exists()]
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if (root / "meta").exists():
@@ -33,11 +34,13 @@ def create_store(root: Path, superblock: Superblock) -> None:
             raise errors.NotEmpty(f"{root} is not empty; choose an empty directory")
         try:
             _fill(root, superblock)
+            _sync(root.parent, *(each.parent for each in made))
         except BaseException:
             shutil.rmtree(root / "meta", ignore_errors=True)
             _remove_leftovers(root)
-            if made:
-                root.rmdir()
+            with contextlib.suppress(OSError):
+                for each in made:
+                    each.rmdir()
             raise
     except (OSError, lmdb.Error) as error:
         if isinstance(error, OSError) and error.errno not in errors.DISK_FULL | {errno.EIO}:
@@ -63,9 +66,9 @@ def _fill(root: Path, superblock: Superblock) -> None:
             reserve.close()
     finally:
         meta.close()
+    _sync(root / "meta.new", root)  # where there is a meta/, there is all the rest
     os.rename(root / "meta.new", root / "meta")
-    for directory in (root / "meta", root, root.parent):
-        _sync(directory)
+    _sync(root)
 
 
 def _remove_leftovers(root: Path) -> None:
@@ -78,9 +81,11 @@ def _remove_leftovers(root: Path) -> None:
         (root / name).unlink(missing_ok=True)
 
 
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _sync(*directories: Path) -> None:
+    """Make the names in them durable."""
+    for directory in directories:
+        fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

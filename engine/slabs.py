@@ -70,6 +70,16 @@ class SlabPool:
                 raise
             os.ftruncate(fd, 0)  # others took the room meanwhile: then it is sparse
 
+    def open_unbuffered(self, slab: int) -> int:
+        """A descriptor that reads the medium, past the page cache; the caller closes it."""
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        try:
+            return os.open(self.file(slab), flags | os.O_DIRECT)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # else: a file system without O_DIRECT
+                raise
+        return os.open(self.file(slab), flags)
+
     def fd(self, slab: int) -> int:
         return self._fds[slab]
 
@@ -83,11 +93,14 @@ class SlabPool:
         for slab in slabs:
             os.fdatasync(self._fds[slab])
         if new_names:
-            directory = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            self._sync_names()
+
+    def _sync_names(self) -> None:
+        directory = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def close(self) -> None:
         for fd in self._fds.values():

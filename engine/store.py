@@ -9,9 +9,10 @@ import contextlib
 import fcntl
 import math
 import os
+import struct
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,7 @@ CACHE_BYTES = 256 << 20
 INDEX_FILE = "fingerprints"
 RECLAIM_STEP_S = 0.1
 DEAD_NODES_MAX = 20_000
+INDEX_BYTES_MAX = 16 << 22  # what a whole index takes
 
 
 @dataclass(frozen=True)
@@ -107,30 +109,27 @@ class Store:
             raise errors.StoreInUse(
                 f"another process owns {root}; use its daemon or stop it first"
             ) from None
-        opened: list[Callable[[], None]] = [lambda: os.close(lock_fd)]
-        try:
+        with _damage_is_corrupt(root), contextlib.ExitStack() as undo:
+            undo.callback(os.close, lock_fd)
             meta = Meta(root / "meta", read_only=read_only)
-            opened.append(meta.close)
+            undo.callback(meta.close)
             superblock = Superblock.unpack(meta.get("super", SUPERBLOCK_KEY))
             state = State.unpack(meta.get("super", STATE_KEY))
             slabs = SlabPool(
                 root / "slabs", superblock.slab_slots * superblock.block_bytes, read_only=read_only
             )
-            opened.append(slabs.close)
+            undo.callback(slabs.close)
             reserve = None if read_only else Reserve(root, meta)
             if reserve is not None:
-                opened.append(reserve.close)
+                undo.callback(reserve.close)
             pool = Pool(
                 superblock, state, meta, slabs, reserve, cache_bytes=cache_bytes,
                 read_only=read_only,
             )  # fmt: skip
-            opened.append(pool.core.close)
+            undo.callback(pool.core.close)
             store = cls(root, lock_fd, pool)
             store._load()
-        except BaseException:
-            for close in reversed(opened):
-                close()
-            raise
+            undo.pop_all()
         return store
 
     def _load(self) -> None:
@@ -156,7 +155,8 @@ class Store:
                 pool.drop_orphan(volume_id, Inode.unpack(ino, raw))
         index = self.path / "index" / INDEX_FILE
         if index.exists():
-            pool.core.index_import(index.read_bytes())
+            with index.open("rb") as entries:
+                pool.core.index_import(entries.read(INDEX_BYTES_MAX))
 
     def __enter__(self) -> "Store":
         return self
@@ -297,7 +297,7 @@ class Store:
         volume.record.name = new
         self._names[new] = volume
         volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes")
+        self.pool.notify(volume.id, 0, "volumes", old.encode())
 
     def remove_volume(self, name: str, *, force: bool = False) -> None:
         """Remove a volume and its snapshots; Busy while files are open, unless forced."""
@@ -389,7 +389,7 @@ class Store:
         record.files, record.blocks = past.files, past.blocks
         record.logical_bytes = past.logical_bytes
         volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes")
+        self.pool.notify(volume.id, 0, "volumes", volume.name.encode())
 
     # --- clones of files
 
@@ -619,6 +619,14 @@ class Records:
 
     def items(self, prefix: str = "") -> list[tuple[str, bytes]]:
         return sorted((k, v) for k, v in self._table.items() if k.startswith(prefix))
+
+
+@contextlib.contextmanager
+def _damage_is_corrupt(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except (struct.error, ValueError, OverflowError) as error:
+        raise errors.Corrupt(f"{root} is damaged ({error}); run `ramet fsck`") from error
 
 
 def _checked_quota(quota_bytes: int) -> int:
