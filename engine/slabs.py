@@ -66,7 +66,7 @@ class SlabPool:
         try:
             native.allocate(fd, 0, self._slab_bytes)
         except OSError as error:
-            if error.errno not in errors.DISK_FULL | {errno.EOPNOTSUPP}:
+            if error.errno not in errors.DISK_FULL | {errno.EOPNOTSUPP, errno.ENOSYS}:
                 raise
             os.ftruncate(fd, 0)  # others took the room meanwhile: then it is sparse
 

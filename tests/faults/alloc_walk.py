@@ -22,6 +22,7 @@ import native  # isort: skip - after sanitized, which says which core it is
 from fault_walk import State, World, fresh_copy, make_template, reopen, the_day
 
 from engine import Store
+from native import audit
 
 T = TypeVar("T")
 BLOCK = 4096
@@ -220,7 +221,13 @@ class CoreDay:
 
     def index(self) -> None:
         raw = self.core.index_export()
+        audit.clear_index(self.core)
+        assert self.core.index_len == 0
         self.core.index_import(raw)
+        address = self.core.lookup(self.trees["b"], 0, SPAN)[0].address
+        audit.set_shared(self.core, address)
+        assert self.core.shared(address)
+        audit.index_window(self.core, audit.Window(0, SLOTS), 0, SLOTS)
         self.core.index_insert(self.core.hash(content(1)), 0)
         assert self.core.index_lookup(self.core.hash(content(1))) == 0
 
