@@ -48,14 +48,14 @@ rmt_core *rmt_new(uint32_t fanout, uint32_t slab_slots, uint64_t seed, uint64_t 
 
 void rmt_free(rmt_core *core) {
   if (!core) return;
+  for (uint64_t i = 0; i < core->dirty_count; i++)
+    if (core->dirty[i]->state == NODE_DETACHED) free(core->dirty[i]);
   for (uint64_t i = 0; core->table && i <= core->table_mask; i++) {
     for (node *n = core->table[i], *next; n; n = next) {
       next = n->chain;
       if (n->state != NODE_SEALED) free(n);
     }
   }
-  for (uint64_t i = 0; i < core->dirty_count; i++)
-    if (core->dirty[i]->state == NODE_DETACHED) free(core->dirty[i]);
   while (core->spare) {
     node *next = core->spare->chain;
     free(core->spare);
