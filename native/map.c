@@ -100,7 +100,10 @@ static int next_data_below(rmt_core *core, entry from, uint32_t level, uint64_t 
 int rmt_next_data(rmt_core *core, const rmt_tree *tree, uint64_t block, uint64_t *out) {
   *out = RMT_HOLE;
   if (!tree->root || !tree->blocks || block >= level_span(core, tree->height - 1)) return RMT_OK;
-  return next_data_below(core, (entry){tree->root, tree->blocks}, tree->height - 1, 0, block, out);
+  entry top = {tree->root, tree->blocks};
+  int status = next_data_below(core, top, tree->height - 1, 0, block, out);
+  if (status == RMT_OK && *out >= RMT_BLOCKS_MAX) *out = RMT_HOLE;
+  return status;
 }
 
 static int next_hole_below(rmt_core *core, entry from, uint32_t level, uint64_t base,
@@ -135,6 +138,7 @@ int rmt_next_hole(rmt_core *core, const rmt_tree *tree, uint64_t block, uint64_t
 
 int rmt_lookup(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t count,
                rmt_extent *out, uint64_t capacity, uint64_t *found, uint64_t *next) {
+  if (first >= RMT_BLOCKS_MAX || count > RMT_BLOCKS_MAX - first) return RMT_RANGE;
   uint64_t start = first, end = first + count, n = 0;
   *found = 0;
   *next = end;
