@@ -370,6 +370,21 @@ static void share_entries(rmt_core *core, rmt_tree *dst, uint64_t block, const e
   map_count(core, dst, path, depth, block, grown);
 }
 
+/* A hole over a hole, however long, is one step: make *done larger if it is. */
+static int skip_holes(rmt_core *core, const rmt_tree *dst, uint64_t dst_first, const rmt_tree *src,
+                      uint64_t src_first, uint64_t count, uint64_t *done) {
+  node *into, *from;
+  uint64_t into_end, from_end;
+  int status = find_leaf(core, dst, dst_first, &into, &into_end);
+  if (status == RMT_OK) status = find_leaf(core, src, src_first, &from, &from_end);
+  if (status != RMT_OK || into || from) return status;
+  uint64_t skip = count;
+  if (into_end - dst_first < skip) skip = into_end - dst_first;
+  if (from_end - src_first < skip) skip = from_end - src_first;
+  if (skip > *done) *done = skip;
+  return RMT_OK;
+}
+
 /* One step: a shared subtree, or the entries that lie in one leaf on both sides. */
 static int share_step(rmt_core *core, rmt_tree *dst, uint64_t dst_first, const rmt_tree *src,
                       uint64_t src_first, uint64_t count, uint64_t *done) {
@@ -382,8 +397,10 @@ static int share_step(rmt_core *core, rmt_tree *dst, uint64_t dst_first, const r
     int status = find_subtree(core, src, src_first, (uint32_t)level, &child);
     if (status == RMT_OK) status = find_subtree(core, dst, dst_first, (uint32_t)level, &old);
     if (status != RMT_OK) return status;
-    if (child.word || old.word) share_child(core, dst, dst_first, (uint32_t)level, child);
     *done = level_span(core, (uint32_t)level);
+    if (!child.word && !old.word)
+      return skip_holes(core, dst, dst_first, src, src_first, count, done);
+    share_child(core, dst, dst_first, (uint32_t)level, child);
     return RMT_OK;
   }
   node *from, *into;
@@ -394,8 +411,9 @@ static int share_step(rmt_core *core, rmt_tree *dst, uint64_t dst_first, const r
   uint64_t left = from ? core->fanout - src_first % core->fanout : hole_end - src_first;
   *done = count < room ? count : room;
   if (left < *done) *done = left;
+  if (!into && !from) return skip_holes(core, dst, dst_first, src, src_first, count, done);
   const entry *entries = from ? node_entries(from) + src_first % core->fanout : NULL;
-  if (into || from) share_entries(core, dst, dst_first, entries, *done);
+  share_entries(core, dst, dst_first, entries, *done);
   return RMT_OK;
 }
 

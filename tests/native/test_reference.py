@@ -248,3 +248,15 @@ def test_absurd_ranges_are_refused(disk: Disk) -> None:
         with pytest.raises(ValueError):
             call()
     assert core.next_data(tree, (1 << 64) - 2) is None
+
+
+def test_a_range_clone_of_holes_costs_what_is_mapped(disk: Disk) -> None:
+    """As many steps as blocks there are in the range would be hours here."""
+    core = disk.core
+    source, target = native.Tree(), native.Tree()
+    core.write(source, 3, b"a" * BLOCK)
+    core.write(target, 9, b"b" * BLOCK)
+    core.epoch = 2
+    source.shared_epoch = target.shared_epoch = 1
+    core.share(target, 0, source, 0, (1 << 40) - 1)
+    assert [e.block for e in core.lookup(target, 0, (1 << 40) - 1)] == [3]
