@@ -170,16 +170,18 @@ static void make_trees(world *w, input *in) {
   }
 }
 
-static void load_chunk(world *w, input *in) {
+/* The slots as the store had them when it was opened: each chunk once, before anything is done. */
+static void load_chunk(world *w, uint32_t slab, input *in) {
   uint8_t bits[RMT_CHUNK_BYTES] = {0};
   uint8_t form = take8(in);
-  uint32_t slab = take8(in) % (w->slabs + 1);
-  memset(bits, form & 0x40 ? 0xFF : 0, form & 0x80 ? w->slab_slots / 8 : RMT_CHUNK_BYTES / 2);
+  memset(bits, form & 0x40 ? 0xFF : 0, w->slab_slots / 8);
   for (uint32_t i = 0; i < (form & 15u); i++) {
-    uint32_t at = take8(in) | (form & 0x20u ? take8(in) << 8 : 0);
-    bits[at % RMT_CHUNK_BYTES] ^= take8(in);
+    uint32_t at = take8(in), half = form & 0x20 ? take8(in) : at >> 7;
+    bits[(at & 0x7F) + (half & 1) * RMT_CHUNK_BYTES / 2 + (half >> 5 << 7)] ^= take8(in);
   }
-  rmt_load_chunk(w->core, slab, take8(in) >> 7, bits);
+  CHECK(rmt_load_chunk(w->core, w->slabs + slab, 0, bits) == RMT_RANGE);
+  CHECK(rmt_load_chunk(w->core, slab, 1, bits) == RMT_RANGE);
+  rmt_load_chunk(w->core, slab, 0, bits);
 }
 
 /* The node that a call missed; whether the call may be tried again. */
@@ -365,8 +367,6 @@ static void operate(world *w, input *in) {
       gc(w);
       break;
     case 11:
-      load_chunk(w, in);
-      break;
     case 12:
       rmt_index_insert(w->core, number(in), number(in));
       if (rmt_index_lookup(w->core, number(in), &address)) rmt_is_shared(w->core, address);
@@ -395,6 +395,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   rmt_state(w.core)->next_id = FIRST_NEW_ID;
   rmt_state(w.core)->epoch = 256;
   while (w.slabs < (shape >> 6 & 1) + 1u) CHECK(add_slab(&w));
+  for (uint32_t i = 0; i < w.slabs; i++) load_chunk(&w, i, &in);
   uint32_t count = take8(&in) % (NODES + 1);
   while (w.node_count < count) {
     w.nodes[w.node_count].id = w.node_count + 1;

@@ -260,3 +260,19 @@ def test_a_range_clone_of_holes_costs_what_is_mapped(disk: Disk) -> None:
     source.shared_epoch = target.shared_epoch = 1
     core.share(target, 0, source, 0, (1 << 40) - 1)
     assert [e.block for e in core.lookup(target, 0, (1 << 40) - 1)] == [3]
+
+
+def test_slot_bits_past_a_slab_are_refused(disk: Disk) -> None:
+    """Its last chunk is longer than the slab; gc would free such bits in the slab after it."""
+    small = native.Core(hash_seed=7, load_node=disk.nodes.__getitem__, fanout=4, slab_slots=100)
+    small.add_slab(0, disk.slab.fileno())
+    bits = bytearray(2048)
+    bits[12] = 0x0F
+    small.load_chunk(0, 0, bytes(bits))
+    assert small.allocated_slots == 4
+    for at in (12, 1023, 1024 + 12, 2047):
+        bits = bytearray(2048)
+        bits[at] = 0x10
+        with pytest.raises(ValueError):
+            small.load_chunk(0, 0, bytes(bits))
+    small.close()
