@@ -1,6 +1,7 @@
 """The C core against the plain Python reference, step by step, with everything evicted at will."""
 
 import os
+import struct
 import tempfile
 from collections.abc import Iterator
 
@@ -276,3 +277,22 @@ def test_slot_bits_past_a_slab_are_refused(disk: Disk) -> None:
         with pytest.raises(ValueError):
             small.load_chunk(0, 0, bytes(bits))
     small.close()
+
+
+def test_a_block_in_a_slab_that_is_not_there_is_damage_and_no_disk_error(disk: Disk) -> None:
+    core = disk.core
+    tree = native.Tree()
+    core.write(tree, 0, b"a" * 2 * BLOCK)
+    disk.commit()
+    (number,) = disk.nodes
+    leaf = bytearray(disk.nodes[number])
+    struct.pack_into("<Q", leaf, 48, struct.unpack_from("<Q", leaf, 48)[0] + (1 << 40))
+    leaf[24:32] = bytes(8)
+    struct.pack_into("<Q", leaf, 24, core.hash(leaf))
+    disk.nodes[number] = bytes(leaf)
+    core.forget()
+    core.read_into(tree, BLOCK, bytearray(BLOCK))
+    for offset, length in ((0, BLOCK), (5, 9)):
+        with pytest.raises(native.CorruptBlock) as caught:
+            core.read_into(tree, offset, bytearray(length))
+        assert caught.value.block == 0
