@@ -27,9 +27,12 @@ static int open_node(rmt_core *core, uint64_t id, uint32_t level, uint64_t block
   return RMT_CORRUPT_NODE;
 }
 
+/* Before a map is changed, with any node of it cached or none. */
 static int check_root(rmt_core *core, const rmt_tree *tree) {
   node *root;
-  return tree->root ? open_node(core, tree->root, tree->height - 1, tree->blocks, &root) : RMT_OK;
+  if (tree->root) return open_node(core, tree->root, tree->height - 1, tree->blocks, &root);
+  core->state.missing = 0;
+  return tree->blocks || tree->height ? RMT_CORRUPT_NODE : RMT_OK;
 }
 
 /* The leaf of a block: NULL with RMT_OK for a hole, which then goes on until *hole_end. */
