@@ -296,3 +296,30 @@ def test_a_block_in_a_slab_that_is_not_there_is_damage_and_no_disk_error(disk: D
         with pytest.raises(native.CorruptBlock) as caught:
             core.read_into(tree, offset, bytearray(length))
         assert caught.value.block == 0
+
+
+def test_a_good_copy_heals_an_entry_whose_checksum_is_wrong(disk: Disk) -> None:
+    """The block is still in its slot and the index knows it: the entry must change all the same."""
+    core = disk.core
+    tree, block = native.Tree(), b"a" * BLOCK
+    core.write(tree, 0, block)
+    disk.commit()
+    (number,) = disk.nodes
+    leaf = bytearray(disk.nodes[number])
+    leaf[56] ^= 1
+    leaf[24:32] = bytes(8)
+    struct.pack_into("<Q", leaf, 24, core.hash(leaf))
+    disk.nodes[number] = bytes(leaf)
+    core.forget()
+    buffer = bytearray(BLOCK)
+    with pytest.raises(native.CorruptBlock):
+        core.read_into(tree, 0, buffer)
+    core.write(tree, 0, block)
+    core.read_into(tree, 0, buffer)
+    assert buffer == block
+
+
+def test_addresses_that_cannot_be_are_not_indexed(disk: Disk) -> None:
+    for address in ((1 << 64) - 1, 1 << 48):
+        disk.core.index_insert(5, address)
+    assert (disk.core.index_len, disk.core.index_lookup(5)) == (0, None)
