@@ -162,6 +162,7 @@ static bool node_is_sound(const rmt_core *core, uint64_t id, uint8_t *data, size
   if (length != node_bytes(core) || h->magic != MAGIC_EXTENT || h->kind != KIND_EXTENT)
     return false;
   if (id && h->id != id) return false;
+  if (h->id >= core->state.next_id || h->birth > core->state.epoch) return false; /* not yet made */
   uint64_t stored = h->checksum;
   h->checksum = 0;
   bool same = rmt_hash(core, data, length) == stored;

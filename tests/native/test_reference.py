@@ -323,3 +323,25 @@ def test_addresses_that_cannot_be_are_not_indexed(disk: Disk) -> None:
     for address in ((1 << 64) - 1, 1 << 48):
         disk.core.index_insert(5, address)
     assert (disk.core.index_len, disk.core.index_lookup(5)) == (0, None)
+
+
+def test_a_node_from_the_future_is_never_used(disk: Disk) -> None:
+    """One with an id still to be handed out would be overwritten, one of a later epoch be taken
+    for a node of one tree alone by every tree that shares it."""
+    core = disk.core
+    tree = native.Tree()
+    core.write(tree, 0, b"a" * BLOCK * 2)
+    disk.commit()
+    (number,) = disk.nodes
+    good = disk.nodes[number]
+    for offset, value in ((8, core.next_node_id), (16, core.epoch + 1)):
+        leaf = bytearray(good)
+        struct.pack_into("<Q", leaf, offset, value)
+        struct.pack_into("<Q", leaf, 24, 0)
+        struct.pack_into("<Q", leaf, 24, core.hash(leaf))
+        ident = value if offset == 8 else number
+        disk.nodes[ident] = bytes(leaf)
+        core.forget()
+        with pytest.raises(native.CorruptNode) as caught:
+            core.read_into(native.Tree(ident, 1, 2), 0, bytearray(BLOCK))
+        assert caught.value.node_id == ident
