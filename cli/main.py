@@ -28,6 +28,7 @@ EXIT_CODES: dict[type[errors.RametError], int] = {
     errors.NoSpace: 15,
 }
 TEXT_BYTES_MAX = 1 << 20
+RECLAIM_S = 0.5  # what a command gives back of what it deleted, where no daemon does
 _ADDRESS = re.compile(r"[^/:]+:/")
 
 
@@ -96,6 +97,9 @@ def run_local(store: Store, call: Callable[..., Any], *arguments: Any) -> Result
     if isinstance(answer, Generator):
         answer = run_here(answer, store.commit, between)
     store.commit()
+    if len(store.pool.reclaim):
+        store.reclaim(RECLAIM_S)
+        store.commit()
     result: Result = answer
     return result
 

@@ -110,6 +110,7 @@ class FileData(Attributes):
 
     def _take_tree(self, inode: Inode) -> None:
         grown = inode.take_tree()
+        self.pool.reclaim.collect()
         if grown and not inode.orphan:
             self.record.blocks += grown
             self.store_record()

@@ -130,7 +130,7 @@ class InodeTable:
         if inode is not None and inode.orphan:
             self._forget(inode)
             if not self.pool.read_only:
-                self.pool.drop_orphan(self.id, ino)
+                self.pool.drop_orphan(self.id, inode)
 
     def _forget(self, inode: Inode) -> None:
         self._inodes.pop(inode.ino, None)
@@ -155,10 +155,13 @@ class InodeTable:
         return max(inode.shared_epoch, self.tree.shared_epoch)
 
     def reset(self, root: int, shared_epoch: int) -> None:
-        """Restore: another tree; every inode in memory, held or not, is of the past."""
-        for ino, inode in list(self._inodes.items()):
+        """Another tree, or none; every inode in memory, held or not, is of the past."""
+        if not self.read_only:
+            self.flush()
+        for inode in self._inodes.values():
             if inode.orphan:
-                self.pool.drop_orphan(self.id, ino)
+                self.pool.drop_orphan(self.id, inode)
+        self.pool.reclaim.add_namespace(self.tree.root, self.tree.shared_epoch)
         self._inodes.clear()
         self._dirty.clear()
         self._holds.clear()

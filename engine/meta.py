@@ -14,7 +14,7 @@ import lmdb
 from engine import errors
 
 MAP_BYTES = 1 << 42
-TABLES = ("super", "nodes", "volumes", "slots", "orphans", "records")
+TABLES = ("super", "nodes", "volumes", "slots", "orphans", "reclaim", "records")
 SUPERBLOCK_KEY = b"superblock"
 STATE_KEY = b"state"
 
@@ -121,6 +121,11 @@ def id_key(number: int) -> bytes:
 
 def orphan_key(volume_id: int, ino: int) -> bytes:
     return id_key(volume_id) + id_key(ino)
+
+
+def unpack_orphan_key(key: bytes) -> tuple[int, int]:
+    """(volume id, inode number)."""
+    return int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
 
 
 def chunk_key(slab: int, chunk: int) -> bytes:

@@ -17,8 +17,10 @@ import lmdb
 
 import native
 from engine import errors
+from engine.inode import Inode
 from engine.meta import Meta, Reader, orphan_key
 from engine.nodes import NodeCache
+from engine.reclaim import ReclaimQueue
 from engine.slabs import SlabPool
 from engine.superblock import State, Superblock
 
@@ -71,6 +73,7 @@ class Pool:
         self.listeners: list[Callable[[Change], None]] = []
         self.puts: dict[tuple[str, bytes], bytes] = {}
         self.deletes: set[tuple[str, bytes]] = set()
+        self.reclaim = ReclaimQueue(self.core, self.nodes, self.put, self.delete)
         self._pins: dict[int, int] = {}
         self._next_pin = 0
         self.set_epoch(state.epoch)
@@ -109,7 +112,13 @@ class Pool:
     def put_orphan(self, volume_id: int, ino: int, record: bytes) -> None:
         self.put("orphans", orphan_key(volume_id, ino), record)
 
-    def drop_orphan(self, volume_id: int, ino: int) -> None:
+    def drop_orphan(self, volume_id: int, orphan: Inode) -> None:
+        """Nobody has it any more: its record goes, its blocks are queued to be freed."""
+        self.delete("orphans", orphan_key(volume_id, orphan.ino))
+        self.reclaim.add_map(orphan.root, orphan.height, orphan.shared_epoch)
+
+    def adopt_orphan(self, volume_id: int, ino: int) -> None:
+        """It gets a name: it is no orphan any more."""
         self.delete("orphans", orphan_key(volume_id, ino))
 
     def notify(

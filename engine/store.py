@@ -6,21 +6,24 @@ that owns the store.
 """
 
 import fcntl
+import math
 import os
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from engine import clones, errors
+from engine import clones, errors, reclaim
 from engine.commit import Commit, write_or_fail
 from engine.gc import Gc, GcResult
 from engine.inode import Inode
-from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Meta, unpack_chunk_key
+from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Meta, unpack_chunk_key, unpack_orphan_key
 from engine.pool import Change, Pool, now_ns
 from engine.slabs import SlabPool
 from engine.superblock import SLAB_SLOTS, State, Superblock
+from engine.trim import Trim
 from engine.volume import Volume
 from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord, check_volume_name
 from native import EXTENT_FANOUT
@@ -30,6 +33,8 @@ __all__ = ["Change", "Space", "Store"]
 RECORDS_MAX = 1 << 16
 CACHE_BYTES = 256 << 20
 INDEX_FILE = "fingerprints"
+RECLAIM_STEP_S = 0.1
+DEAD_NODES_MAX = 20_000
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Space:
     referenced_bytes: int  # mapped blocks, counted in every file and volume that maps them
     physical_bytes: int  # allocated slots
     metadata_bytes: int
-    free_bytes: int  # of the host file system
+    free_bytes: int  # for new blocks: of the host file system, and free slots that take space on it
     volumes: int
     snapshots: int
     files: int
@@ -59,6 +64,7 @@ class Store:
         self._in_flight: Commit | None = None
         self._waiting_for_readers: list[Commit] = []
         self._records: dict[str, bytes] = {}
+        self._backed = (-1, 0)  # generation, bytes that the slabs take on the host
 
     # --- life
 
@@ -144,6 +150,8 @@ class Store:
             pool.core.load_chunk(slab, chunk, bits)
         for key, value in pool.meta.items("records"):
             self._records[key.decode()] = value
+        for key, value in pool.meta.items(reclaim.TABLE):
+            pool.reclaim.load(key, value)
         for _, raw in pool.meta.items("volumes"):
             record = VolumeRecord.unpack(raw)
             parent = self._volumes.get(record.parent_id)
@@ -151,8 +159,9 @@ class Store:
                 raise errors.Corrupt(f"snapshot {record.name} has no volume; run `ramet fsck`")
             self._add(Volume(pool, record, parent))
         if not pool.read_only:
-            for key, _ in pool.meta.items("orphans"):
-                pool.delete("orphans", key)
+            for key, raw in pool.meta.items("orphans"):
+                volume_id, ino = unpack_orphan_key(key)
+                pool.drop_orphan(volume_id, Inode.unpack(ino, raw))
         index = self.path / "index" / INDEX_FILE
         if index.exists():
             pool.core.index_import(index.read_bytes())
@@ -284,6 +293,7 @@ class Store:
         self._snapshots.pop(volume.id, None)
 
     def _drop(self, volume: Volume) -> None:
+        self.pool.core.add_debt(volume.record.blocks)
         volume.reset(0, 0)
         volume.removed = True
         del self._volumes[volume.id]
@@ -351,6 +361,7 @@ class Store:
         if volume.held and not force:
             raise errors.Busy(f"files of {volume} are open; close them, or force")
         epoch = self.pool.bump_epoch()
+        self.pool.core.add_debt(volume.record.blocks)
         volume.reset(snapshot.tree.root, epoch)
         record, past = volume.record, snapshot.record
         record.root, record.shared_epoch = volume.tree.root, epoch
@@ -452,6 +463,20 @@ class Store:
 
     # --- space
 
+    def reclaim(self, limit_s: float = math.inf) -> bool:
+        """Free what was deleted, for about so long; True when nothing is left to do.
+
+        Commits in between when much has changed.
+        """
+        queue = self.pool.reclaim
+        while len(queue) and limit_s > 0:
+            start = time.perf_counter()
+            queue.step(min(limit_s, RECLAIM_STEP_S))
+            if len(self.pool.nodes.dead) > DEAD_NODES_MAX and self._in_flight is None:
+                self.commit()
+            limit_s -= time.perf_counter() - start
+        return not len(queue)
+
     def start_gc(self) -> tuple[Gc, Commit]:
         """Arm a gc run and capture its commit in the same instant (see engine/gc.py)."""
         gc = Gc(self.pool)
@@ -460,7 +485,8 @@ class Store:
         return gc, commit
 
     def gc(self) -> GcResult:
-        """A whole gc run, here and now."""
+        """A whole gc run, here and now, and the reclaim queue before it."""
+        self.reclaim()
         gc, commit = self.start_gc()
         try:
             try:
@@ -474,7 +500,22 @@ class Store:
         finally:
             gc.close()
         self.commit()
+        gc.result.punched_bytes = self.trim()
         return gc.result
+
+    def trim(self) -> int:
+        """Give free slots back to the host's file system; returns the bytes."""
+        trim = Trim(self.pool)
+        while runs := trim.take():
+            punched = False
+            try:
+                trim.punch(runs)
+                punched = True
+            except OSError:
+                break  # the host's file system cannot punch
+            finally:
+                trim.give(runs, punched=punched)
+        return trim.slots * self.pool.superblock.block_bytes
 
     def space(self) -> Space:
         """The store's space figures."""
@@ -487,11 +528,19 @@ class Store:
             referenced_bytes=sum(v.referenced_bytes for v in every),
             physical_bytes=pool.core.allocated_slots * block,
             metadata_bytes=pool.meta.used_bytes(),
-            free_bytes=host.f_bavail * host.f_frsize + pool.core.free_slots * block,
+            free_bytes=host.f_bavail * host.f_frsize + self._free_backed_bytes(),
             volumes=len(self._names),
             snapshots=len(self._volumes) - len(self._names),
             files=sum(v.files for v in self._names.values()),
         )
+
+    def _free_backed_bytes(self) -> int:
+        """Space that slabs take on the host and that is free for new blocks."""
+        if self._backed[0] != self.pool.generation:
+            self._backed = (self.pool.generation, self.pool.slabs.backed_bytes())
+        core = self.pool.core
+        in_use = (core.total_slots - core.free_slots) * self.pool.superblock.block_bytes
+        return max(0, self._backed[1] - in_use)
 
     # --- records of upper layers
 

@@ -70,6 +70,7 @@ void rmt_free(rmt_core *core) {
   free(core->dirty);
   free(core->slabs);
   free(core->freed);
+  free(core->cuts);
   free(core->index);
   free(core);
 }

@@ -37,7 +37,8 @@ typedef struct {
 } header;
 
 typedef struct {
-  uint64_t *allocated, *shared, *busy, *touched, *reached; /* one bit a slot; gc's may be NULL */
+  uint64_t *allocated, *shared, *busy, *hole; /* one bit a slot */
+  uint64_t *touched;                          /* gc's, NULL while no run is armed */
   uint8_t *chunk_dirty;
   int fd;
   uint32_t free;
@@ -75,6 +76,8 @@ struct rmt_core {
   uint32_t slab_count, alloc_slab, alloc_slot;
   uint64_t *freed;
   uint64_t freed_count, freed_capacity;
+  rmt_cut *cuts;
+  uint64_t cut_capacity;
   uint64_t chunks_dirty;
   bool armed;
   uint64_t *index; /* pairs of fingerprint, address + 1 */
@@ -121,5 +124,10 @@ bool slots_take_run(rmt_core *core, uint32_t want, uint64_t *address, uint32_t *
 void slots_give_back(rmt_core *core, uint64_t address); /* undo a take: nobody has seen it */
 void slots_free(rmt_core *core, uint64_t address);      /* for reuse after the commit */
 void slots_share(rmt_core *core, uint64_t address);
+
+/* reclaim.c */
+int cuts_reserve(rmt_core *core, uint64_t count); /* room for so many cuts */
+void cuts_add(rmt_core *core, uint64_t id, uint32_t level, uint64_t epoch);
+void reclaim_entry(rmt_core *core, entry e); /* a tree lets go of a mapped block */
 
 #endif

@@ -286,9 +286,7 @@ static int64_t set_entry(rmt_core *core, batch *b, uint64_t i, entry *e) {
     uint64_t address = w->kind == TWIN ? b->blocks[w->twin].address : w->address;
     *e = (entry){address | flags << RMT_FLAG_SHIFT, w->fingerprint};
   }
-  uint64_t address = old.word & RMT_ADDRESS_MASK;
-  if (old.word >> RMT_FLAG_SHIFT & RMT_OWNED && !rmt_is_shared(core, address))
-    slots_free(core, address);
+  reclaim_entry(core, old);
   return (int64_t)(e->word != 0) - (int64_t)(old.word != 0);
 }
 
@@ -335,7 +333,7 @@ static int write_batch(rmt_core *core, rmt_tree *tree, uint64_t first, batch *b,
   for (uint32_t i = 0; i < b->count; i++) classify(core, b, i, dedup);
   if (b->fresh > core->state.total - core->state.busy) return RMT_NEED_SLAB;
   if (cache_reserve(core, map_nodes_bound(core, b->count)) != RMT_OK ||
-      slots_reserve_freed(core, b->count) != RMT_OK)
+      slots_reserve_freed(core, b->count) != RMT_OK || cuts_reserve(core, RMT_LEVELS_MAX) != RMT_OK)
     return RMT_NOMEM;
   take_slots(core, b);
   failure->error = write_fresh(core, b);

@@ -24,13 +24,13 @@ from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
 from service import operations, vms
 from service.addresses import Context
+from service.cleaner import Cleaner
 from service.commits import Committer
 from service.rpc import SOCKET, Answer, Request, body_length, pack
 from service.steps import Beside
 
 READS = {call.__name__: call for call in (*operations.READS, *vms.READS)}
 CHANGES = {call.__name__: call for call in (*operations.CHANGES, *vms.CHANGES)}
-GC_NODES_STEP = 2_000
 
 
 class Daemon:
@@ -41,6 +41,7 @@ class Daemon:
         self.mountpoint = mountpoint
         self.context = Context(store, mountpoint)
         self.committer = Committer(store)
+        self.cleaner = Cleaner(store, self.committer)
         self.invalidator: Invalidator | None = None
         self._scope = trio.CancelScope()
         self._own: dict[str, Callable[..., Any]] = {
@@ -55,6 +56,7 @@ class Daemon:
         with self._listen() as listener, self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.committer.run)
+                nursery.start_soon(self.cleaner.run)
                 nursery.start_soon(self._stop_on_signal)
                 if self.mountpoint is not None:
                     await nursery.start(self._mount)
@@ -155,27 +157,14 @@ class Daemon:
             "mountpoint": str(self.mountpoint) if self.mountpoint else None,
             "failed": self.store.failed,
             "dirty_nodes": self.store.dirty_nodes,
-        }
+        } | self.cleaner.status()
 
     async def _shutdown(self) -> dict[str, Any]:
         self._scope.deadline = trio.current_time() + 0.05  # after the answer has been sent
         return {"stopped": os.getpid()}
 
     async def _gc(self) -> dict[str, Any]:
-        """A run beside the load: the mark on a thread, the sweep in steps."""
-        async with self.committer.alone:
-            gc, commit = self.store.start_gc()
-            await self.committer.write(commit)
-        try:
-            gc.open()
-            while not await trio.to_thread.run_sync(gc.mark, GC_NODES_STEP):
-                pass
-            while not gc.sweep():
-                await trio.lowlevel.checkpoint()
-        finally:
-            gc.close()
-        await self.committer.durable()
-        return operations.gc_figures(gc.result)
+        return operations.gc_figures(await self.cleaner.gc())
 
     async def _check(self, data: bool) -> dict[str, Any]:
         await self.committer.durable()

@@ -341,6 +341,7 @@ def gc(context: Context) -> Result:
 def gc_figures(result: GcResult) -> dict[str, Any]:
     return {
         "freed_bytes": result.slots_freed * 4096,
+        "punched_bytes": result.punched_bytes,
         "nodes_visited": result.nodes_visited,
         "nodes_freed": result.nodes_freed,
     }

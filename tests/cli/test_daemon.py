@@ -7,17 +7,25 @@ import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import Ramet
 
-from service.rpc import Request, pack
+from service import background
+from service.rpc import Client, Request, pack
 
 
 class Served(Ramet):
     def __init__(self, store: Path, root: Path) -> None:
         super().__init__(store)
         self.root = root
+
+    def ask(self, method: str, *arguments: object) -> Any:
+        """The daemon itself, without a command in between."""
+        client = Client.connect(self.store)
+        assert client is not None
+        return client.call(method, *arguments)
 
 
 @pytest.fixture()
@@ -111,10 +119,11 @@ def test_stopping_in_the_middle_leaves_a_clean_store(served: Served, tmp_path: P
     image.write_bytes(os.urandom(512 << 20))  # seconds of work
     with ThreadPoolExecutor() as pool:
         done = pool.submit(served.run, "import", image, "lab:/image", code=1)
-        while served.json("df")["physical_bytes"] < 1 << 20:
+        while served.ask("df")["physical_bytes"] < 1 << 20:
             pass
-        served.run("umount")
+        background.stop(str(served.store))
         done.result()
+    served.run("mount", served.root)
     assert served.json("ls", "lab:/") == []
     assert served.json("gc")["freed_bytes"] >= 0
     assert served.json("fsck", "--data")["clean"]
