@@ -315,17 +315,69 @@ static void commit_end(world *w) {
   w->sealed = NULL;
 }
 
-/* Every node of the map, as gc would: the core must take all that it has stored itself. */
+/* All nodes that are stored, visited as gc does from the roots that the trees name. */
 static void gc(world *w) {
-  uint64_t children[RMT_FANOUT_MAX], freed;
-  uint32_t count, level;
+  static uint64_t children[RMT_FANOUT_MAX * STORED];
+  uint64_t ids[STORED], pending[STORED], count = 0, left = 0, found, freed, from = 0, failed;
   if (rmt_gc_arm(w->core) != RMT_OK) return;
-  for (uint32_t i = 0; i < w->node_count; i++)
-    if (rmt_gc_mark(w->core, w->nodes[i].data, w->nodes[i].length, children, &count, &level) ==
-        RMT_OK)
-      CHECK(count <= w->fanout);
-  for (uint32_t i = 0; i < w->slabs; i++) rmt_gc_sweep(w->core, i, &freed);
+  rmt_marks *marks = rmt_marks_new(w->core);
+  CHECK(marks);
+  for (uint32_t i = 0; i < w->node_count; i++) { /* ids ascend; one that was stored twice, once */
+    uint64_t id = w->nodes[i].id, at = count;
+    while (at && ids[at - 1] > id) at--;
+    if (at && ids[at - 1] == id) continue;
+    memmove(ids + at + 1, ids + at, (count++ - at) * sizeof *ids);
+    ids[at] = id;
+  }
+  CHECK(rmt_gc_add_ids(marks, ids, count) == RMT_OK);
+  for (uint32_t i = 0; i < TREES; i++)
+    if (rmt_gc_see(marks, w->trees[i].root) == RMT_OK) pending[left++] = w->trees[i].root;
+  for (uint64_t visits = 0; left; visits++) {
+    CHECK(visits < count);
+    uint64_t id = pending[--left], length = 0;
+    const uint8_t *data = NULL;
+    for (uint32_t i = 0; i < w->node_count; i++)
+      if (w->nodes[i].id == id) data = w->nodes[i].data, length = w->nodes[i].length;
+    if (rmt_gc_visit(w->core, marks, &id, &data, &length, 1, children, &found, &failed) != RMT_OK)
+      continue;
+    CHECK(found <= w->fanout && left + found <= count);
+    memcpy(pending + left, children, found * sizeof *pending);
+    left += found;
+  }
+  found = rmt_gc_unseen(marks, &from, ids, STORED);
+  CHECK(found <= count);
+  for (uint32_t i = 0; i < w->slabs; i++)
+    for (uint32_t word = 0; rmt_gc_sweep(w->core, marks, i, &word, 64, &freed) == RMT_OK;)
+      ;
+  rmt_marks_free(marks);
   rmt_gc_disarm(w->core);
+}
+
+/* What trees have let go of, freed node by node. */
+static void reclaim(world *w) {
+  rmt_cut cuts[64], children[RMT_FANOUT_MAX];
+  uint64_t left = rmt_take_cuts(w->core, cuts, 16);
+  for (int steps = 0; left && steps < 200; steps++) {
+    rmt_cut cut = cuts[--left];
+    uint32_t count = 0;
+    int status, loads = 0;
+    do status = rmt_reclaim(w->core, &cut, children, &count);
+    while (again(w, status, &loads));
+    CHECK(count <= w->fanout);
+    for (uint32_t i = 0; i < count && left < 64; i++) cuts[left++] = children[i];
+  }
+}
+
+static void trim(world *w, uint32_t run_min) {
+  for (uint32_t slab = 0; slab < w->slabs; slab++) {
+    uint64_t address, count;
+    for (uint32_t slot = 0; slot < w->slab_slots;) {
+      CHECK(rmt_trim_take(w->core, slab, &slot, run_min, &address, &count) == RMT_OK);
+      if (!count) break;
+      CHECK(address / w->slab_slots == slab && address % w->slab_slots + count <= w->slab_slots);
+      CHECK(rmt_trim_give(w->core, address, count, 1) == RMT_OK);
+    }
+  }
 }
 
 static void operate(world *w, input *in) {
@@ -364,9 +416,14 @@ static void operate(world *w, input *in) {
       rmt_forget(w->core);
       break;
     case 10:
-      gc(w);
+      if (what & 32)
+        gc(w);
+      else
+        trim(w, 1 + take8(in) % 32);
       break;
     case 11:
+      reclaim(w);
+      break;
     case 12:
       rmt_index_insert(w->core, number(in), number(in));
       if (rmt_index_lookup(w->core, number(in), &address)) rmt_is_shared(w->core, address);
@@ -378,7 +435,7 @@ static void operate(world *w, input *in) {
       break;
   }
   const rmt_shared *s = rmt_state(w->core);
-  CHECK(s->allocated <= s->busy && s->busy <= s->total);
+  CHECK(s->allocated <= s->busy && s->busy <= s->total && s->holes <= s->total - s->busy);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
