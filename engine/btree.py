@@ -12,12 +12,18 @@ owned ancestors; a node's records fit its body.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
+from engine import errors
 from engine.nodes import BODY_BYTES, Node, NodeCache, record_bytes
 
 Path = list[tuple[Node, int]]  # (interior node, index of the child taken), from the root down
 
 UNDERFULL_BYTES = BODY_BYTES // 4
 MERGED_BYTES_MAX = BODY_BYTES * 7 // 8
+
+
+def _wrong_level(node: Node) -> errors.Corrupt:
+    """Levels fall by one on the way down, so a walk ends even where nodes lead in a circle."""
+    return errors.Corrupt(f"namespace node {node.id} is at a wrong level; run `ramet fsck`")
 
 
 class BTree:
@@ -43,8 +49,10 @@ class BTree:
             return None
         get = self._cache.get
         node = get(node_id)
-        while node.level:
+        while level := node.level:
             node = get(node.vals[max(bisect_right(node.keys, key) - 1, 0)])  # type: ignore[arg-type]
+            if node.level != level - 1:
+                raise _wrong_level(node)
         keys = node.keys
         index = bisect_left(keys, key)
         if index < len(keys) and keys[index] == key:
@@ -60,6 +68,7 @@ class BTree:
             return
         path, leaf = self._descend(start)
         index = bisect_left(leaf.keys, start)
+        last = b""
         while True:
             keys, vals = leaf.keys, leaf.vals
             for position in range(index, len(keys)):
@@ -67,10 +76,13 @@ class BTree:
                 if not key.startswith(prefix):
                     return
                 yield key, vals[position]  # type: ignore[misc]
+                last = key
             following = self._next_leaf(path)
             if following is None:
                 return
             leaf, index = following, 0
+            if leaf.keys and leaf.keys[0] <= last:  # or one leaf could come again without end
+                raise errors.Corrupt(f"namespace node {leaf.id} is out of order; run `ramet fsck`")
 
     def put(self, key: bytes, value: bytes) -> None:
         if not self.root:
@@ -110,10 +122,12 @@ class BTree:
         get = self._cache.get
         node = get(self.root)
         path: Path = []
-        while node.level:
+        while level := node.level:
             index = max(bisect_right(node.keys, key) - 1, 0)
             path.append((node, index))
             node = get(node.vals[index])  # type: ignore[arg-type]
+            if node.level != level - 1:
+                raise _wrong_level(node)
         return path, node
 
     def _next_leaf(self, path: Path) -> Node | None:
@@ -122,12 +136,18 @@ class BTree:
             node, index = path.pop()
             if index + 1 < len(node.keys):
                 path.append((node, index + 1))
-                child = self._cache.get(node.vals[index + 1])  # type: ignore[arg-type]
+                child = self._child(node, index + 1)
                 while child.level:
                     path.append((child, 0))
-                    child = self._cache.get(child.vals[0])  # type: ignore[arg-type]
+                    child = self._child(child, 0)
                 return child
         return None
+
+    def _child(self, node: Node, index: int) -> Node:
+        child = self._cache.get(node.vals[index])  # type: ignore[arg-type]
+        if child.level != node.level - 1:
+            raise _wrong_level(child)
+        return child
 
     def _own(self, path: Path, node: Node) -> Node:
         """Make ``node`` changeable; when it moves, so do its ancestors (path is updated)."""
@@ -225,7 +245,7 @@ class BTree:
             if left_index < 0 or left_index + 1 >= len(parent.keys):
                 continue
             other_index = left_index if left_index != index else index + 1
-            other = cache.get(parent.vals[other_index])  # type: ignore[arg-type]
+            other = self._child(parent, other_index)
             count = len(node.keys) + len(other.keys)
             if node.size + other.size > MERGED_BYTES_MAX or count > self.records_max:
                 continue

@@ -10,6 +10,7 @@ Invariants:
 - ids in ``dead`` were owned by one tree alone and are deleted by the commit that seals them.
 """
 
+import operator
 import struct
 from collections.abc import Callable
 
@@ -27,6 +28,8 @@ _LENGTHS = struct.Struct("<HH")
 _CHECKSUM = struct.Struct("<Q")
 _CHECKSUM_OFFSET = 24
 _ENTRY_BYTES = 4  # the two lengths before each record
+_KEY_BYTES_MAX = 1 + 8 + 255 + 1 + 2  # an attribute's with the longest name
+_VALUE_BYTES_MAX = 1024  # so a node holds three records at least, and every split fits
 
 
 class Node:
@@ -102,11 +105,16 @@ def decode(node_id: int, stored: "bytes | memoryview", seed: int) -> Node:
         end = position + key_length + value_length
         if end > len(raw) or (level and value_length != _CHECKSUM.size):
             raise errors.Corrupt(f"namespace node {node_id}: record past its end")
+        if key_length > _KEY_BYTES_MAX or value_length > _VALUE_BYTES_MAX:
+            raise errors.Corrupt(f"namespace node {node_id}: record too long; run `ramet fsck`")
         node.keys.append(bytes(raw[position : position + key_length]))
         values.append(bytes(raw[position + key_length : end]))
         position = end
     if position != len(raw) or size != len(raw) - HEADER_BYTES:
         raise errors.Corrupt(f"namespace node {node_id}: wrong length; run `ramet fsck`")
+    keys = node.keys[1:] if level else node.keys  # above a leaf the first counts as minus infinity
+    if any(map(operator.ge, keys, keys[1:])) or (level and not used):
+        raise errors.Corrupt(f"namespace node {node_id}: keys out of order; run `ramet fsck`")
     node.vals = [int.from_bytes(v, "little") for v in values] if level else values
     return node
 
