@@ -8,6 +8,7 @@ from engine import errors
 _RECORD = struct.Struct("<QQQIqQQQqqH")
 FLAG_SNAPSHOT = 1
 VOLUME_NAME_MAX = 200
+_TOTAL_MAX = 1 << 62
 
 
 @dataclass
@@ -47,6 +48,12 @@ class VolumeRecord:
         if len(raw) != _RECORD.size + fields[-1]:
             raise errors.Corrupt("a volume's record is cut short; run `ramet fsck`")
         ident, root, shared, flags, created, parent, origin, files, blocks, logical, _ = fields
+        if max(files, abs(blocks), abs(logical)) > _TOTAL_MAX:
+            raise errors.Corrupt(f"the totals of volume {ident} make no sense; run `ramet fsck`")
+        try:
+            check_volume_name(name)
+        except errors.InvalidArgument as error:
+            raise errors.Corrupt(f"volume {ident} has a damaged name; run `ramet fsck`") from error
         return cls(
             ident, name, root, shared, flags, created, parent, origin, files, blocks, logical
         )
