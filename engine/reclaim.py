@@ -41,10 +41,9 @@ class Entry(NamedTuple):
 
     @classmethod
     def unpack(cls, key: bytes, raw: bytes) -> "Entry":
-        try:
-            return cls(int.from_bytes(key, "big"), *_ENTRY.unpack(raw))
-        except struct.error as error:
-            raise errors.Corrupt("an entry of the reclaim queue is damaged; run fsck") from error
+        if len(key) != 8 or len(raw) != _ENTRY.size:
+            raise errors.Corrupt("an entry of the reclaim queue is damaged; run `ramet fsck`")
+        return cls(int.from_bytes(key, "big"), *_ENTRY.unpack(raw))
 
 
 class ReclaimQueue:
