@@ -8,14 +8,16 @@ import os
 import stat
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 
 import xxhash
 
 from engine import errors, keys
 from engine.inode import Inode
-from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Reader, unpack_chunk_key
+from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Reader, unpack_chunk_key, unpack_orphan_key
 from engine.nodes import Node, decode
 from engine.store import Store
 from engine.superblock import BLOCK_BYTES, State, Superblock
@@ -82,12 +84,11 @@ class _Checker:
 
     def run(self) -> Report:
         for key, bits in self.reader.items("slots"):
-            self.allocated[unpack_chunk_key(key)] = bits
+            self._parsed("slots", partial(self._chunk, key, bits))
         for _, raw in self.reader.items("volumes"):
-            self._volume(VolumeRecord.unpack(raw))
+            self._parsed("volumes", partial(self._volume, raw))
         for key, raw in self.reader.items("orphans"):
-            inode = Inode.unpack(int.from_bytes(key[8:], "big"), raw)
-            self._map(f"orphan inode {inode.ino}", inode, inode.shared_epoch)
+            self._parsed("orphans", partial(self._orphan, key, raw))
         for address in self.mapped_again & self.owned_alone.keys():
             self.find("F9", self.owned_alone[address], "owned, mapped twice, not marked shared")
         total = sum(
@@ -98,9 +99,28 @@ class _Checker:
         self.report.garbage_slots = total - len(self.mapped)
         return self.report
 
+    def _parsed(self, where: str, step: Callable[[], None]) -> None:
+        """A record that does not parse is a finding, and the check goes on."""
+        try:
+            step()
+        except errors.Corrupt as error:
+            self.find("F1", where, str(error))
+
+    def _chunk(self, key: bytes, bits: bytes) -> None:
+        place = unpack_chunk_key(key)
+        if len(bits) != SLOTS_PER_CHUNK // 4:
+            raise errors.Corrupt(f"slots of {place}: {len(bits)} bytes")
+        self.allocated[place] = bits
+
+    def _orphan(self, key: bytes, raw: bytes) -> None:
+        _, ino = unpack_orphan_key(key)
+        inode = Inode.unpack(ino, raw)
+        self._map(f"orphan inode {ino}", inode, inode.shared_epoch)
+
     # --- namespaces
 
-    def _volume(self, record: VolumeRecord) -> None:
+    def _volume(self, raw: bytes) -> None:
+        record = VolumeRecord.unpack(raw)
         where = f"volume {record.name} ({record.id})"
         if record.id >= self.state.next_volume:
             self.find("F1", where, "its id is not below the counter")
@@ -108,8 +128,8 @@ class _Checker:
         for key, value in self._records(where, record.root):
             try:
                 self._collect(names, key, value)
-            except (struct.error, IndexError):
-                self.find("F2", where, f"record {key!r} does not parse")
+            except errors.Corrupt as error:
+                self.find("F2", where, f"record {key!r} does not parse: {error}")
         self._entries(where, names)
         self._links(where, names)
         self._totals(where, record, names)
@@ -124,16 +144,22 @@ class _Checker:
         pending: list[tuple[int, int | None, bytes, bytes | None]] = (
             [(root, None, b"", None)] if root else []
         )
+        seen: set[int] = set()
         while pending:
             node_id, level, low, high = pending.pop()
+            if node_id in seen:
+                self.find("F3", where, f"node {node_id} is there twice")
+                continue
+            seen.add(node_id)
             node = self._namespace_node(where, node_id)
             if node is None:
                 continue
             if level is not None and node.level != level:
                 self.find("F3", where, f"node {node_id} is at level {node.level}, not {level}")
                 continue
-            rising = all(a < b for a, b in zip(node.keys, node.keys[1:], strict=False))
-            outside = [k for k in node.keys[node.level > 0 :] if k < low or (high and k >= high)]
+            counted = node.keys[node.level > 0 :]  # above a leaf the first is minus infinity
+            rising = all(a < b for a, b in pairwise(counted))
+            outside = [k for k in counted if k < low or (high and k >= high)]
             if not rising or outside:
                 self.find("F3", where, f"keys of node {node_id} are out of order")
             if node.level:
@@ -233,6 +259,9 @@ class _Checker:
         except KeyError:
             self.find("F2", where, f"extent node {node_id} is missing")
             return 0
+        if len(raw) != HEADER_BYTES + self.superblock.fanout * _ENTRY.size:
+            self.find("F2", where, f"extent node {node_id}: {len(raw)} bytes")
+            return 0
         header = _HEADER.unpack_from(raw)
         magic, kind, own_level, used, own_id, birth, checksum, blocks, _ = header
         raw[24:32] = bytes(8)
@@ -277,8 +306,10 @@ class _Checker:
             if not bits[at] >> (bit & 7) & 1:
                 self.owned_alone[address] = f"{where} slot {slab}:{slot}"
         if self.data and address not in self.mapped:
-            fd = self.store.pool.slabs.fd(slab)
-            content = os.pread(fd, BLOCK_BYTES, slot * BLOCK_BYTES)
+            content = b""
+            if slab < self.state.slabs:
+                fd = self.store.pool.slabs.fd(slab)
+                content = os.pread(fd, BLOCK_BYTES, slot * BLOCK_BYTES)
             if xxhash.xxh3_64_intdigest(content, self.seed) != checksum:
                 self.find("F10", where, f"slot {slab}:{slot}: content fails its checksum")
         if address in self.mapped:
