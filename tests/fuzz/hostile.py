@@ -1,4 +1,4 @@
-"""A small store, damaged at random, and everything done to it: the engine's own errors come out of it.
+"""A small store, damaged at random, and all that can be done to it: only engine errors come out.
 
 The damage is hostile, not accidental: checksums are made right again after it, so that the parsers
 and what builds on them are reached.  Each case is one seed.  Run as a program, it goes on with new
