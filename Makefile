@@ -2,11 +2,13 @@
 # make test    set-up, lint, types, import contract, tests
 # make demo    set-up, then the main job with a real guest
 # make bench   print the measurements
-.PHONY: setup lint test demo bench clean
+# make fuzz    all fuzzers for SECONDS; what they find is named and kept in build/fuzz/findings
+.PHONY: setup lint test demo bench fuzz clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
 C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c))
+C_TESTS := $(wildcard tests/fuzz/*.c)
 
 setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
 
@@ -33,7 +35,7 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	clang-format --dry-run -Werror $(C_SOURCES)
+	clang-format --dry-run -Werror $(C_SOURCES) $(C_TESTS)
 
 test: lint
 	$(PY) -m pytest
@@ -43,6 +45,11 @@ demo: setup
 
 bench: setup
 	$(PY) -m bench
+
+SECONDS ?= 600
+fuzz: setup
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[fuzz]'
+	PYTHONPATH=. $(PY) tests/fuzz/run.py $(SECONDS)
 
 clean:
 	rm -rf .venv build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
