@@ -148,7 +148,10 @@ class NodeCache:
                 raise errors.Corrupt(
                     f"namespace node {node_id} is missing; run `ramet fsck`"
                 ) from None
-            node = self._nodes[node_id] = decode(node_id, raw, self._seed)
+            node = decode(node_id, raw, self._seed)
+            if node.birth > self.epoch:  # every tree that shares it would take it for its own
+                raise errors.Corrupt(f"namespace node {node_id} is of a later epoch; run fsck")
+            self._nodes[node_id] = node
             if len(self._nodes) > self._limit:
                 self.evict()
         return node

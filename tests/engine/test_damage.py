@@ -78,6 +78,17 @@ def test_a_namespace_that_leads_in_a_circle_is_corrupt(path: Path) -> None:
         assert {f.check for f in fsck.check(store).findings} >= {"F3"}
 
 
+def test_a_namespace_node_of_a_later_epoch_is_never_used(path: Path) -> None:
+    """Both sides of a clone would change it in place."""
+
+    def later(node: Node) -> None:
+        node.birth += 1000
+
+    change_nodes(path, later)
+    with Store.open(path) as store, pytest.raises(errors.Corrupt, match="epoch"):
+        store.volume("v").lookup(ROOT_INO, b"file")
+
+
 def test_directories_below_themselves_end_every_walk(path: Path) -> None:
     with Store.open(path) as store:
         volume = store.volume("v")
