@@ -2,7 +2,7 @@
 # make test    set-up, lint, types, import contract, tests
 # make demo    set-up, then the main job with a real guest
 # make bench   print the measurements
-# make fuzz    all fuzzers for SECONDS; what they find is named and kept in build/fuzz/findings
+# make fuzz    all fuzzers for SECONDS; what they find is named and kept in .cache/fuzz/findings
 .PHONY: setup lint test demo bench fuzz clean
 .DEFAULT_GOAL := test
 
@@ -52,4 +52,4 @@ fuzz: setup
 	PYTHONPATH=. $(PY) tests/fuzz/run.py $(SECONDS)
 
 clean:
-	rm -rf .venv build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .cache build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,6 +8,7 @@ from typing import Any
 
 import lmdb
 import pytest
+import xxhash
 
 from engine import ROOT_INO, Store, errors, fsck, keys
 from engine.inode import Inode
@@ -140,6 +141,42 @@ def test_an_inode_that_makes_no_sense_is_corrupt(path: Path, field: str) -> None
     with Store.open(path) as store, pytest.raises(errors.Corrupt):
         volume = store.volume("v")
         volume.read(volume.lookup(ROOT_INO, b"file").ino, 0, 9)
+
+
+def test_nodes_in_a_net_are_reclaimed_once_each(path: Path) -> None:
+    """Four nodes a level, each with all four of the next: 4^18 paths."""
+    with Store.open(path) as store:
+        superblock = store.pool.superblock
+        first = store.pool.state.next_node
+    levels = 19
+    with records(path) as (txn, tables):
+        for number in range(4 * levels):
+            level = number // 4
+            below, blocks = 4**level, 4 ** (level + 1)
+            entries = [
+                (first + 4 * (level - 1) + i, below) if level else (i | 1 << 48, 7)
+                for i in range(4)
+            ]
+            raw = bytearray(struct.pack("<IBBHQQQQQ", 0x584D5452, 1, level, 4, first + number,
+                                        1 << 20, 0, blocks, 0))  # fmt: skip
+            raw += b"".join(struct.pack("<QQ", *entry) for entry in entries)
+            struct.pack_into("<Q", raw, 24, xxhash.xxh3_64_intdigest(raw, superblock.hash_seed))
+            txn.put(struct.pack("=Q", first + number), bytes(raw), db=tables["nodes"])
+        state = bytearray(txn.get(b"state", db=tables["super"]))
+        state[:16] = struct.pack("<QQ", 1 << 20, first + 4 * levels)
+        txn.put(b"state", bytes(state), db=tables["super"])
+
+    def root(inode: Inode) -> None:
+        if inode.is_file:
+            inode.root, inode.height, inode.blocks = first + 4 * levels - 1, levels, 4**levels
+
+    change_inodes(path, root)
+    with Store.open(path) as store:
+        volume = store.volume("v")
+        assert volume.seek_data(volume.lookup(ROOT_INO, b"file").ino, 0) == 0
+        volume.unlink(ROOT_INO, b"file")
+        assert store.reclaim(30)
+        assert store.gc().nodes_visited < 100
 
 
 def test_a_failed_open_leaves_nothing_open(path: Path) -> None:

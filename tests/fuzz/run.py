@@ -1,8 +1,8 @@
 """All fuzzers for so many seconds: ``make fuzz SECONDS=600``.
 
 libFuzzer on the C core all the time, beside it atheris on each Python decoder and the hostile
-stores, one after the other. What they learn is kept in ``build/fuzz/corpus`` and used again. What
-they find goes to ``build/fuzz/findings``, is named at the end, and makes the exit code 1: fix it,
+stores, one after the other. What they learn is kept in ``.cache/fuzz/corpus`` and used again. What
+they find goes to ``.cache/fuzz/findings``, is named at the end, and makes the exit code 1: fix it,
 and put the input, under a name that tells what it was, into ``tests/fuzz/corpus/TARGET``.
 """
 
@@ -16,7 +16,7 @@ from targets import TARGETS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-WORK = ROOT / "build" / "fuzz"
+WORK = ROOT / ".cache" / "fuzz"
 FINDINGS = WORK / "findings"
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 INPUT_BYTES_MAX = 768
