@@ -195,7 +195,7 @@ static void classify(const rmt_core *core, batch *b, uint32_t i, bool dedup) {
   }
   w->fingerprint = rmt_hash(core, data, RMT_BLOCK);
   if (w->old_address != RMT_HOLE && b->old_checksums[i] == w->fingerprint &&
-      slot_equals(core, w->old_address, data)) {
+      rmt_is_allocated(core, w->old_address) && slot_equals(core, w->old_address, data)) {
     w->kind = SAME;
   } else if (dedup && rmt_index_lookup(core, w->fingerprint, &candidate) &&
              rmt_is_allocated(core, candidate) && slot_equals(core, candidate, data)) {

@@ -315,23 +315,28 @@ static void commit_end(world *w) {
   w->sealed = NULL;
 }
 
-/* All nodes that are stored, visited as gc does from the roots that the trees name. */
-static void gc(world *w) {
-  static uint64_t children[RMT_FANOUT_MAX * STORED];
-  uint64_t ids[STORED], pending[STORED], count = 0, left = 0, found, freed, from = 0, failed;
-  if (rmt_gc_arm(w->core) != RMT_OK) return;
-  rmt_marks *marks = rmt_marks_new(w->core);
-  CHECK(marks);
-  for (uint32_t i = 0; i < w->node_count; i++) { /* ids ascend; one that was stored twice, once */
+/* Ids ascend; a node that was stored twice is there once. */
+static uint64_t stored_ids(const world *w, uint64_t *ids) {
+  uint64_t count = 0;
+  for (uint32_t i = 0; i < w->node_count; i++) {
     uint64_t id = w->nodes[i].id, at = count;
     while (at && ids[at - 1] > id) at--;
     if (at && ids[at - 1] == id) continue;
     memmove(ids + at + 1, ids + at, (count++ - at) * sizeof *ids);
     ids[at] = id;
   }
-  CHECK(rmt_gc_add_ids(marks, ids, count) == RMT_OK);
-  for (uint32_t i = 0; i < TREES; i++)
-    if (rmt_gc_see(marks, w->trees[i].root) == RMT_OK) pending[left++] = w->trees[i].root;
+  return count;
+}
+
+/* From the roots that the trees name; false when a node is damaged: then nothing may be freed. */
+static bool mark(world *w, rmt_marks *marks, uint64_t count) {
+  static uint64_t children[RMT_FANOUT_MAX];
+  uint64_t pending[STORED], left = 0, found, failed;
+  for (uint32_t i = 0; i < TREES; i++) {
+    int status = w->trees[i].root ? rmt_gc_see(marks, w->trees[i].root) : RMT_SEEN;
+    if (status == RMT_UNKNOWN) return false;
+    if (status == RMT_OK) pending[left++] = w->trees[i].root;
+  }
   for (uint64_t visits = 0; left; visits++) {
     CHECK(visits < count);
     uint64_t id = pending[--left], length = 0;
@@ -339,16 +344,31 @@ static void gc(world *w) {
     for (uint32_t i = 0; i < w->node_count; i++)
       if (w->nodes[i].id == id) data = w->nodes[i].data, length = w->nodes[i].length;
     if (rmt_gc_visit(w->core, marks, &id, &data, &length, 1, children, &found, &failed) != RMT_OK)
-      continue;
+      return false;
     CHECK(found <= w->fanout && left + found <= count);
     memcpy(pending + left, children, found * sizeof *pending);
     left += found;
   }
-  found = rmt_gc_unseen(marks, &from, ids, STORED);
-  CHECK(found <= count);
-  for (uint32_t i = 0; i < w->slabs; i++)
-    for (uint32_t word = 0; rmt_gc_sweep(w->core, marks, i, &word, 64, &freed) == RMT_OK;)
-      ;
+  return true;
+}
+
+/* A whole run: arm and capture in one instant, commit, mark, sweep. */
+static void gc(world *w) {
+  uint64_t ids[STORED], freed, from = 0;
+  commit_end(w);
+  if (w->node_count + rmt_state(w->core)->dirty > STORED) return;
+  if (rmt_gc_arm(w->core) != RMT_OK) return;
+  rmt_marks *marks = rmt_marks_new(w->core);
+  CHECK(marks && rmt_seal(w->core, &w->sealed) == RMT_OK);
+  commit_end(w);
+  uint64_t count = stored_ids(w, ids);
+  CHECK(rmt_gc_add_ids(marks, ids, count) == RMT_OK);
+  if (mark(w, marks, count)) {
+    CHECK(rmt_gc_unseen(marks, &from, ids, STORED) <= count);
+    for (uint32_t i = 0; i < w->slabs; i++)
+      for (uint32_t word = 0; rmt_gc_sweep(w->core, marks, i, &word, 64, &freed) == RMT_OK;)
+        ;
+  }
   rmt_marks_free(marks);
   rmt_gc_disarm(w->core);
 }
@@ -375,6 +395,8 @@ static void trim(world *w, uint32_t run_min) {
       CHECK(rmt_trim_take(w->core, slab, &slot, run_min, &address, &count) == RMT_OK);
       if (!count) break;
       CHECK(address / w->slab_slots == slab && address % w->slab_slots + count <= w->slab_slots);
+      rmt_failure failure;
+      CHECK(rmt_trim_punch(w->core, address, count, &failure) == RMT_OK);
       CHECK(rmt_trim_give(w->core, address, count, 1) == RMT_OK);
     }
   }

@@ -319,6 +319,24 @@ def test_a_good_copy_heals_an_entry_whose_checksum_is_wrong(disk: Disk) -> None:
     assert buffer == block
 
 
+def test_the_same_block_in_a_slot_that_is_free_gets_a_slot(disk: Disk) -> None:
+    """The map says so and the bitmap does not: left there, it would be overwritten by the next."""
+    core = disk.core
+    tree, block = native.Tree(), b"a" * BLOCK
+    core.write(tree, 0, block)
+    disk.commit()
+    old = dict(disk.nodes)
+    core.write(tree, 0, b"b" * BLOCK, dedup=False)
+    disk.commit()
+    disk.nodes.update(old)  # a node that was stored before comes back
+    core.forget()
+    (before,) = core.lookup(tree, 0, 1)
+    assert not core.allocated(before.address)
+    core.write(tree, 0, block, dedup=False)
+    (after,) = core.lookup(tree, 0, 1)
+    assert core.allocated(after.address)
+
+
 def test_addresses_that_cannot_be_are_not_indexed(disk: Disk) -> None:
     for address in ((1 << 64) - 1, 1 << 48):
         disk.core.index_insert(5, address)
