@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import xxhash
 
 import native
@@ -20,7 +21,7 @@ from engine.nodes import decode, encode
 from engine.reclaim import Entry
 from engine.superblock import State, Superblock
 from engine.volume_record import VolumeRecord
-from hypervisor import domain, images
+from hypervisor import domain, images, machines
 from service import addresses, rpc
 
 Target = Callable[[bytes], None]
@@ -98,6 +99,12 @@ def request(data: bytes) -> None:
         assert issubclass(rpc.error_class(answer.kind), errors.RametError)
 
 
+def vm_mark(data: bytes) -> None:
+    with contextlib.suppress(errors.Corrupt):
+        machine = machines.read_mark(data)
+        assert machines.read_mark(msgspec.msgpack.encode(machine)) == machine
+
+
 def domain_xml(data: bytes) -> None:
     with contextlib.suppress(errors.InvalidArgument):
         root = domain.parse(data)
@@ -154,6 +161,6 @@ TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
         node, superblock, state, inode, volume, entry, record_keys, index_file, request,
-        domain_xml, image_head, address,
+        vm_mark, domain_xml, image_head, address,
     )
 }  # fmt: skip
