@@ -2,8 +2,11 @@
 # make test    set-up, lint, types, import contract, tests
 # make demo    set-up, then the main job with a real guest
 # make bench   print the measurements
-# make fuzz    all fuzzers for SECONDS; what they find is named and kept in .cache/fuzz/findings
-.PHONY: setup lint test demo bench fuzz clean
+#
+# Slow, deep runs; the last line has the figures, the exit code tells:
+# make churn ROUNDS=300 SEED=1     does anything grow without bound?
+# make fuzz SECONDS=600            hostile bytes; what is found is kept in .cache/fuzz/findings
+.PHONY: setup lint test demo bench churn fuzz clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -45,6 +48,11 @@ demo: setup
 
 bench: setup
 	$(PY) -m bench
+
+ROUNDS ?= 300
+SEED ?= 1
+churn: setup
+	PYTHONPATH=. $(PY) tests/churn/churn.py --rounds $(ROUNDS) --seed $(SEED)
 
 SECONDS ?= 600
 fuzz: setup

@@ -12,7 +12,7 @@ There are no reference counts, so nothing on the clone path pays for them.  One 
 Why it is right: a node or slot that is unreachable in a commit can be reached again in two ways
 only, by a new allocation of its slot or by a dedup hit, and both are in *touched*.  A freed slot
 goes the way of all freed slots: unusable until the commit that frees it is durable.  A crash loses
-only the work done.
+only the work done.  One run at a time: a second would forget what was touched since the first.
 
 Memory: two bits a slot, 65 bits a stored node, and 8 bytes a node that is found dead.  The reader
 is open during the mark only, which bounds by how much LMDB's file grows meanwhile.
@@ -66,9 +66,12 @@ class Gc:
         self._mark: Iterator[None] | None = None
         self._sweep: Iterator[None] | None = None
         pool.check_writable()
+        if pool.collecting:
+            raise errors.Busy("a gc is running; wait for its end")
         pool.core.gc_arm()
         self._slabs = pool.state.slabs
         self._marks = pool.core.gc_marks()
+        pool.collecting = self._running = True
 
     def open(self) -> None:
         """The commit captured at the start is durable: read it."""
@@ -169,7 +172,10 @@ class Gc:
         self._pool.nodes.forget_dead(dead)
 
     def close(self) -> None:
-        """End the run, complete or not; harmless at any point."""
+        """End the run, complete or not; harmless at any point, also again."""
+        if not self._running:
+            return
+        self._running = self._pool.collecting = False
         if self._reader is not None:
             self._reader.close()
             self._reader = None

@@ -36,6 +36,10 @@ class Reader:
             raise KeyError(node_id)
         return raw  # type: ignore[no-any-return]
 
+    def get(self, table: str, key: bytes) -> bytes | None:
+        value: memoryview | None = self._txn.get(key, db=self._meta.table(table))
+        return None if value is None else bytes(value)
+
     def node_ids(self) -> Iterator[int]:
         with self._txn.cursor(self._meta.nodes) as cursor:
             for key in cursor.iternext(keys=True, values=False):
@@ -110,6 +114,11 @@ class Meta:
                 txn.delete(key, db=tables[name])
             for name, key, value in puts:
                 txn.put(key, value, db=tables[name])
+
+    @property
+    def map_bytes(self) -> int:
+        """The most that the metadata can grow to."""
+        return MAP_BYTES
 
     def used_bytes(self) -> int:
         """Bytes of the metadata file in use."""

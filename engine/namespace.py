@@ -190,6 +190,7 @@ class Namespace(InodeTable):
             raise errors.InvalidArgument(f"inode {ino} is not staged")
         directory = self.directory(parent)
         keys.check_name(parent, name)
+        self.check_quota(inode.blocks)
         existing = self.entry(parent, name)
         if existing is not None:
             if not replace:

@@ -58,6 +58,7 @@ class Pool:
         self.read_only = read_only
         self.failed: str | None = None
         self.generation = 1
+        self.collecting = False  # a gc is running
         nodes_max = max(cache_bytes // native.NODE_BYTES, 256)
         self.core = native.Core(
             hash_seed=superblock.hash_seed,

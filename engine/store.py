@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from engine import clones, errors, reclaim
+from engine.accounting import Accounting, Unique
 from engine.commit import Commit, write_or_fail
 from engine.gc import Gc, GcResult
 from engine.inode import Inode
@@ -72,6 +73,7 @@ class Store:
         self._in_flight: Commit | None = None
         self._waiting_for_readers: list[Commit] = []
         self._records: dict[str, bytes] = {}
+        self.unique: Unique | None = None  # of the last accounting pass
         self._backed = (-1, 0)  # generation, bytes that the slabs take on the host
 
     # --- life
@@ -211,7 +213,12 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Commit (unless the store has failed or is read-only) and let go of everything."""
+        """Commit (unless the store has failed or is read-only) and let go of everything.
+
+        A second call does nothing.
+        """
+        if self._lock_fd < 0:
+            return
         try:
             if not self.pool.read_only and self.pool.failed is None:
                 self.commit()
@@ -277,10 +284,20 @@ class Store:
         if name in self._names:
             raise errors.AlreadyExists(f"volume {name} exists; choose another name")
 
-    def create_volume(self, name: str) -> Volume:
-        """A new, empty volume."""
+    def create_volume(
+        self, name: str, *, quota_bytes: int = 0, own_domain: bool = False
+    ) -> Volume:  # fmt: skip
+        """A new, empty volume.
+
+        ``own_domain``: dedup finds its equal blocks in this volume only, so how long a write takes
+        tells nobody what other volumes hold; by default volumes share one domain.  Clones share
+        blocks in any case.
+        """
         self._check_free(name)
-        volume = Volume(self.pool, self._new_record(name, 0, 0))
+        record = self._new_record(name, 0, 0)
+        record.quota_bytes = _checked_quota(quota_bytes)
+        record.domain = record.id if own_domain else 0
+        volume = Volume(self.pool, record)
         volume.make_root()
         self._add(volume)
         volume.store_record()
@@ -303,6 +320,13 @@ class Store:
         if volume is None:
             raise errors.Stale(f"volume number {volume_id} is gone")
         return volume
+
+    def set_quota(self, name: str, quota_bytes: int) -> None:
+        """Limit the bytes that a volume's files reference; 0: no limit.  What is past it stays."""
+        volume = self.volume(name)
+        volume.check_writable()
+        volume.record.quota_bytes = _checked_quota(quota_bytes)
+        volume.store_record()
 
     def rename_volume(self, old: str, new: str) -> None:
         volume = self.volume(old)
@@ -350,6 +374,7 @@ class Store:
         record.origin_id = source.id
         record.files, record.blocks = source.record.files, source.record.blocks
         record.logical_bytes = source.record.logical_bytes
+        record.domain = record.id if source.record.domain else 0
         if parent is not None:
             record.parent_id = parent.id
             record.flags |= FLAG_SNAPSHOT
@@ -511,9 +536,16 @@ class Store:
         return not len(queue)
 
     def start_gc(self) -> tuple[Gc, Commit]:
-        """Arm a gc run and capture its commit in the same instant (see engine/gc.py)."""
+        """Arm a gc run and capture its commit in the same instant (see engine/gc.py).
+
+        Busy while another runs.  The caller closes the run, whatever happens.
+        """
         gc = Gc(self.pool)
-        commit = self.capture(force=True)
+        try:
+            commit = self.capture(force=True)
+        except BaseException:
+            gc.close()
+            raise
         assert commit is not None
         return gc, commit
 
@@ -535,6 +567,16 @@ class Store:
         self.commit()
         gc.result.punched_bytes = self.trim()
         return gc.result
+
+    def account(self) -> Unique:
+        """Commit, and find out what each file, volume and snapshot has for itself."""
+        self.commit()
+        accounting = Accounting(self.pool)
+        try:
+            self.unique = accounting.run()
+        finally:
+            accounting.close()
+        return self.unique
 
     def trim(self) -> int:
         """Give free slots back to the host's file system; returns the bytes."""
@@ -606,3 +648,9 @@ class Records:
 
     def items(self, prefix: str = "") -> list[tuple[str, bytes]]:
         return sorted((k, v) for k, v in self._table.items() if k.startswith(prefix))
+
+
+def _checked_quota(quota_bytes: int) -> int:
+    if not 0 <= quota_bytes < 1 << 63:
+        raise errors.InvalidArgument(f"a quota of {quota_bytes} bytes; give 0 or more")
+    return quota_bytes

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from engine import errors
 
-_RECORD = struct.Struct("<QQQIqQQQqqH")
+_RECORD = struct.Struct("<QQQIqQQQqqQQH")
 FLAG_SNAPSHOT = 1
 VOLUME_NAME_MAX = 200
 _TOTAL_MAX = 1 << 62
@@ -26,6 +26,8 @@ class VolumeRecord:
     files: int = 0
     blocks: int = 0
     logical_bytes: int = 0
+    quota_bytes: int = 0  # 0: none
+    domain: int = 0  # of dedup; 0: the one that volumes share
 
     def pack(self) -> bytes:
         name = self.name.encode()
@@ -33,7 +35,7 @@ class VolumeRecord:
             _RECORD.pack(
                 self.id, self.root, self.shared_epoch, self.flags, self.created_ns,
                 self.parent_id, self.origin_id, self.files, self.blocks, self.logical_bytes,
-                len(name),
+                self.quota_bytes, self.domain, len(name),
             )
             + name
         )  # fmt: skip
@@ -47,16 +49,15 @@ class VolumeRecord:
             raise errors.Corrupt("a volume's record is damaged; run `ramet fsck`") from error
         if len(raw) != _RECORD.size + fields[-1]:
             raise errors.Corrupt("a volume's record is cut short; run `ramet fsck`")
-        ident, root, shared, flags, created, parent, origin, files, blocks, logical, _ = fields
-        if max(files, abs(blocks), abs(logical)) > _TOTAL_MAX:
+        ident, root, shared, flags, created, *rest = fields[:-1]
+        record = cls(ident, name, root, shared, flags, created, *rest)
+        if max(record.files, abs(record.blocks), abs(record.logical_bytes)) > _TOTAL_MAX:
             raise errors.Corrupt(f"the totals of volume {ident} make no sense; run `ramet fsck`")
         try:
             check_volume_name(name)
         except errors.InvalidArgument as error:
             raise errors.Corrupt(f"volume {ident} has a damaged name; run `ramet fsck`") from error
-        return cls(
-            ident, name, root, shared, flags, created, parent, origin, files, blocks, logical
-        )
+        return record
 
 
 def check_volume_name(name: str) -> None:

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 from native._core import ffi, lib
 from native.errors import CorruptBlock, CorruptNode, NativeError, NeedSlab
 from native.marks import VISIT_NODES_MAX, Marks
+from native.owners import Owners
 
 __all__ = [
     "BLOCK_BYTES", "EXTENT_FANOUT", "HEADER_BYTES", "NODE_BYTES", "VISIT_NODES_MAX", "Core",
-    "CorruptBlock", "CorruptNode", "Cut", "Extent", "Marks", "NativeError", "NeedSlab", "ReadPlan",
-    "SealedNodes", "Tree", "WriteResult",
+    "CorruptBlock", "CorruptNode", "Cut", "Extent", "Marks", "NativeError", "NeedSlab", "Owners",
+    "ReadPlan", "SealedNodes", "Tree", "WriteResult",
 ]  # fmt: skip
 
 BLOCK_BYTES: int = lib.RMT_BLOCK
@@ -50,9 +51,10 @@ class Tree:
     __slots__ = ("c",)
 
     def __init__(
-        self, root: int = 0, height: int = 0, blocks: int = 0, shared_epoch: int = 0
-    ) -> None:
-        self.c: Any = ffi.new("rmt_tree *", (root, blocks, shared_epoch, height, 0))
+        self, root: int = 0, height: int = 0, blocks: int = 0, shared_epoch: int = 0,
+        domain: int = 0,
+    ) -> None:  # fmt: skip
+        self.c: Any = ffi.new("rmt_tree *", (root, blocks, shared_epoch, domain, height, 0))
 
     @property
     def root(self) -> int:
@@ -460,6 +462,9 @@ class Core:
 
     def gc_marks(self) -> Marks:
         return Marks(self._core)
+
+    def owners(self) -> Owners:
+        return Owners(self._core)
 
     def gc_sweep(self, marks: Marks, slab: int, word: int, limit: int) -> tuple[int, int | None]:
         """Free slots that are allocated, not reached and not touched: about ``limit`` at most, of a

@@ -11,7 +11,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("cache.c", "gc.c", "index.c", "io.c", "map.c", "reclaim.c", "slots.c")
+SOURCES = ("cache.c", "gc.c", "index.c", "io.c", "map.c", "owners.c", "reclaim.c", "slots.c")
 SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
 
 

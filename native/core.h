@@ -84,6 +84,9 @@ struct rmt_core {
   uint64_t index_mask;
 };
 
+/* Flags of an entry that a copy of it, in another node, does not have. */
+#define RMT_WRITTEN_HERE ((RMT_OWNED | RMT_DEDUP) << RMT_FLAG_SHIFT)
+
 static inline header *node_header(node *n) { return (header *)n->data; }
 static inline entry *node_entries(node *n) { return (entry *)(n->data + RMT_HEADER); }
 
@@ -124,6 +127,15 @@ bool slots_take_run(rmt_core *core, uint32_t want, uint64_t *address, uint32_t *
 void slots_give_back(rmt_core *core, uint64_t address); /* undo a take: nobody has seen it */
 void slots_free(rmt_core *core, uint64_t address);      /* for reuse after the commit */
 void slots_share(rmt_core *core, uint64_t address);
+
+/* gc.c */
+typedef struct {
+  _Alignas(16) uint8_t data[RMT_HEADER + RMT_FANOUT_MAX * sizeof(entry)];
+} node_copy;
+/* A stored extent node, checked: length, checksum, its own id. */
+bool node_read(const rmt_core *core, node_copy *copy, uint64_t id, const uint8_t *data,
+               size_t length);
+uint64_t marks_find(const rmt_marks *marks, uint64_t id); /* its index, or UINT64_MAX */
 
 /* reclaim.c */
 int cuts_reserve(rmt_core *core, uint64_t count); /* room for so many cuts */

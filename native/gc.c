@@ -82,7 +82,9 @@ int rmt_gc_add_ids(rmt_marks *m, const uint64_t *ids, uint64_t count) {
   return RMT_OK;
 }
 
-int rmt_gc_see(rmt_marks *m, uint64_t id) {
+uint64_t rmt_gc_ids(const rmt_marks *m) { return m->count; }
+
+uint64_t marks_find(const rmt_marks *m, uint64_t id) {
   uint64_t low = 0, high = m->count;
   while (low < high) {
     uint64_t middle = low + (high - low) / 2;
@@ -91,10 +93,25 @@ int rmt_gc_see(rmt_marks *m, uint64_t id) {
     else
       high = middle;
   }
-  if (low == m->count || m->ids[low] != id) return RMT_UNKNOWN;
-  if (bit_get(m->seen, low)) return RMT_SEEN;
-  bit_set(m->seen, low);
+  return low < m->count && m->ids[low] == id ? low : UINT64_MAX;
+}
+
+int rmt_gc_see(rmt_marks *m, uint64_t id) {
+  uint64_t at = marks_find(m, id);
+  if (at == UINT64_MAX) return RMT_UNKNOWN;
+  if (bit_get(m->seen, at)) return RMT_SEEN;
+  bit_set(m->seen, at);
   return RMT_OK;
+}
+
+bool node_read(const rmt_core *core, node_copy *copy, uint64_t id, const uint8_t *data,
+               size_t length) {
+  if (length != node_bytes(core)) return false;
+  memcpy(copy->data, data, length);
+  header *h = (header *)copy->data;
+  uint64_t stored = h->checksum;
+  h->checksum = 0;
+  return h->id == id && rmt_hash(core, copy->data, length) == stored;
 }
 
 static void reach(const rmt_core *core, rmt_marks *m, uint64_t address) {
@@ -105,14 +122,10 @@ static void reach(const rmt_core *core, rmt_marks *m, uint64_t address) {
 /* One node: its slots are reached, its children that nobody has seen yet are appended. */
 static int visit(const rmt_core *core, rmt_marks *m, uint64_t id, const uint8_t *data,
                  size_t length, uint64_t *children, uint64_t *count) {
-  _Alignas(16) uint8_t copy[RMT_HEADER + RMT_FANOUT_MAX * sizeof(entry)];
-  if (length != node_bytes(core)) return RMT_CORRUPT_NODE;
-  memcpy(copy, data, length);
-  header *h = (header *)copy;
-  uint64_t stored = h->checksum;
-  h->checksum = 0;
-  if (h->id != id || rmt_hash(core, copy, length) != stored) return RMT_CORRUPT_NODE;
-  const entry *entries = (const entry *)(copy + RMT_HEADER);
+  node_copy copy;
+  if (!node_read(core, &copy, id, data, length)) return RMT_CORRUPT_NODE;
+  const header *h = (const header *)copy.data;
+  const entry *entries = (const entry *)(copy.data + RMT_HEADER);
   m->entries += h->used;
   for (uint32_t i = 0; i < core->fanout; i++) {
     if (!entries[i].word) continue;

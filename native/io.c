@@ -131,6 +131,7 @@ typedef struct {
 } block;
 
 typedef struct {
+  uint64_t domain;
   block *blocks;
   uint64_t *old_addresses, *old_checksums;
   uint32_t *table; /* fingerprint -> fresh block of this call + 1 */
@@ -184,6 +185,14 @@ static bool find_twin(batch *b, uint32_t i) {
   return false;
 }
 
+/*
+ * Equal blocks of different domains have different keys, so they never meet. (Keys of different
+ * blocks may be equal, as fingerprints may: the bytes decide.)
+ */
+static uint64_t index_key(uint64_t domain, uint64_t fingerprint) {
+  return fingerprint + domain * 0x9E3779B97F4A7C15ull;
+}
+
 static void classify(const rmt_core *core, batch *b, uint32_t i, bool dedup) {
   block *w = &b->blocks[i];
   const uint8_t *data = b->data + (size_t)i * RMT_BLOCK;
@@ -197,7 +206,7 @@ static void classify(const rmt_core *core, batch *b, uint32_t i, bool dedup) {
   if (w->old_address != RMT_HOLE && b->old_checksums[i] == w->fingerprint &&
       rmt_is_allocated(core, w->old_address) && slot_equals(core, w->old_address, data)) {
     w->kind = SAME;
-  } else if (dedup && rmt_index_lookup(core, w->fingerprint, &candidate) &&
+  } else if (dedup && rmt_index_lookup(core, index_key(b->domain, w->fingerprint), &candidate) &&
              rmt_is_allocated(core, candidate) && slot_equals(core, candidate, data)) {
     w->kind = DUPLICATE; /* also in its own old slot: the old entry's checksum is wrong */
     w->address = candidate;
@@ -282,7 +291,7 @@ static int64_t set_entry(rmt_core *core, batch *b, uint64_t i, entry *e) {
   if (w->kind == ZERO) {
     *e = (entry){0, 0};
   } else {
-    uint64_t flags = w->kind == FRESH ? RMT_MAPPED | RMT_OWNED : RMT_MAPPED;
+    uint64_t flags = RMT_MAPPED | (w->kind == FRESH ? RMT_OWNED : RMT_DEDUP);
     uint64_t address = w->kind == TWIN ? b->blocks[w->twin].address : w->address;
     *e = (entry){address | flags << RMT_FLAG_SHIFT, w->fingerprint};
   }
@@ -322,7 +331,7 @@ static void finish(rmt_core *core, rmt_tree *tree, uint64_t first, batch *b, rmt
   if (leaf_changes(b, 0, b->count)) change_map(core, tree, first, b);
   for (uint64_t i = 0; i < b->count; i++)
     if (b->blocks[i].kind == FRESH)
-      rmt_index_insert(core, b->blocks[i].fingerprint, b->blocks[i].address);
+      rmt_index_insert(core, index_key(b->domain, b->blocks[i].fingerprint), b->blocks[i].address);
 }
 
 static int write_batch(rmt_core *core, rmt_tree *tree, uint64_t first, batch *b, bool dedup,
@@ -352,6 +361,7 @@ int rmt_write(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count, co
     return RMT_RANGE;
   batch b;
   int status = batch_new(&b, data, count);
+  b.domain = tree->domain;
   if (status == RMT_OK) status = write_batch(core, tree, first, &b, dedup != 0, written, failure);
   batch_free(&b);
   return status;

@@ -303,7 +303,7 @@ int rmt_punch(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count) {
   if (cuts_reserve(core, 1) != RMT_OK) return RMT_NOMEM;
   if (tree->root && !first && end >= level_span(core, tree->height - 1)) {
     cuts_add(core, tree->root, tree->height - 1, tree->shared_epoch);
-    *tree = (rmt_tree){.shared_epoch = tree->shared_epoch};
+    *tree = (rmt_tree){.shared_epoch = tree->shared_epoch, .domain = tree->domain};
     return RMT_OK;
   }
   for (;;) {
@@ -364,7 +364,7 @@ static void share_entries(rmt_core *core, rmt_tree *dst, uint64_t block, const e
   int64_t grown = 0;
   for (uint64_t i = 0; i < count; i++) {
     entry old = into[i], new = from ? from[i] : (entry){0, 0};
-    new.word &= ~(RMT_OWNED << RMT_FLAG_SHIFT);
+    new.word &= ~RMT_WRITTEN_HERE;
     grown += (new.word != 0) - (old.word != 0);
     into[i] = new;
     if (old.word && (old.word & RMT_ADDRESS_MASK) != (new.word &RMT_ADDRESS_MASK))

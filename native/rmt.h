@@ -45,18 +45,21 @@ enum rmt_status {
 };
 
 #define RMT_MAPPED 1ull
-#define RMT_OWNED 2ull
+#define RMT_OWNED 2ull /* written here, into a slot taken for it */
+#define RMT_DEDUP 4ull /* written here, and found to be stored already */
 #define RMT_FLAG_SHIFT 48
 #define RMT_ADDRESS_MASK ((1ull << 48) - 1)
 
 typedef struct rmt_core rmt_core;
 typedef struct rmt_sealed rmt_sealed;
 typedef struct rmt_marks rmt_marks;
+typedef struct rmt_owners rmt_owners;
 
 typedef struct {
   uint64_t root; /* node id, 0: nothing mapped */
   uint64_t blocks;
   uint64_t shared_epoch;
+  uint64_t domain; /* blocks are shared by dedup within one domain only */
   uint32_t height; /* levels, 0 when root is 0 */
   uint32_t pad;
 } rmt_tree;
@@ -148,6 +151,7 @@ void rmt_gc_disarm(rmt_core *core);
 rmt_marks *rmt_marks_new(const rmt_core *core);
 void rmt_marks_free(rmt_marks *marks);
 int rmt_gc_add_ids(rmt_marks *marks, const uint64_t *ids, uint64_t count);
+uint64_t rmt_gc_ids(const rmt_marks *marks);
 int rmt_gc_see(rmt_marks *marks, uint64_t id);
 int rmt_gc_visit(const rmt_core *core, rmt_marks *marks, const uint64_t *ids,
                  const uint8_t *const *data, const uint64_t *lengths, uint64_t nodes,
@@ -156,6 +160,20 @@ uint64_t rmt_gc_entries(const rmt_marks *marks);
 uint64_t rmt_gc_unseen(const rmt_marks *marks, uint64_t *from, uint64_t *out, uint64_t capacity);
 int rmt_gc_sweep(rmt_core *core, const rmt_marks *marks, uint32_t slab, uint32_t *word,
                  uint64_t limit, uint64_t *freed);
+
+/* owners.c */
+rmt_owners *rmt_owners_new(const rmt_core *core);
+void rmt_owners_free(rmt_owners *owners);
+int rmt_owners_add_ids(rmt_owners *owners, const uint64_t *ids, uint64_t count);
+int rmt_owners_add(rmt_owners *owners, uint32_t parent, uint32_t *owner);
+int rmt_owners_common(const rmt_owners *owners, uint32_t a, uint32_t b, uint32_t *owner);
+int rmt_owners_enter(rmt_owners *owners, uint64_t id, uint32_t owner);
+int rmt_owners_visit(const rmt_core *core, rmt_owners *owners, uint32_t owner, const uint64_t *ids,
+                     const uint8_t *const *data, const uint64_t *lengths, uint64_t nodes,
+                     uint64_t *children, uint64_t *count, uint64_t *failed);
+uint32_t rmt_owners_count(const rmt_owners *owners);
+void rmt_owners_sums(const rmt_core *core, const rmt_owners *owners, uint64_t *sums);
+uint64_t rmt_owners_deduped(const rmt_owners *owners);
 
 /* index.c */
 void rmt_index_insert(rmt_core *core, uint64_t fingerprint, uint64_t address);

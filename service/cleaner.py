@@ -18,6 +18,7 @@ from engine import Store, errors
 from engine.gc import Gc, GcResult
 from engine.trim import Trim
 from service.commits import Committer
+from service.watch import Watch
 
 BLOCK_BYTES = 4096
 RECLAIM_STEP_S = 0.001
@@ -37,6 +38,7 @@ class Cleaner:
     def __init__(self, store: Store, committer: Committer) -> None:
         self._store = store
         self._committer = committer
+        self.watch = Watch(store)
         self._alone = trio.Lock()
         self._running: Gc | None = None
         self._settled_blocks = 0
@@ -56,12 +58,14 @@ class Cleaner:
             "gc_runs": self.runs,
             "gc": None if gc is None else asdict(gc.result),
             "gc_error": self.error,
+            "events": self.watch.events(),
         }
 
     async def run(self) -> None:
         """Forever; does nothing once the store has failed.  Damage ends a gc, not the daemon."""
         while True:
             await trio.sleep(IDLE_S)
+            self.watch.look()
             if self._store.failed is not None or self._store.pool.read_only:
                 continue
             try:
@@ -103,10 +107,7 @@ class Cleaner:
         """A whole run beside the load, then a trim.  Corrupt, StoreFailed."""
         async with self._alone:
             await self.reclaim()
-            async with self._committer.alone:
-                gc, commit = self._store.start_gc()
-                await self._committer.write(commit)
-            self._running = gc
+            gc = self._running = await self._begin()
             try:
                 await self._trace(gc)
             finally:
@@ -118,6 +119,18 @@ class Cleaner:
             await self._committer.durable()
             gc.result.punched_bytes = await self._trim()
         return gc.result
+
+    async def _begin(self) -> Gc:
+        """A run whose commit is durable; StoreFailed when that did not reach the disk."""
+        async with self._committer.alone:
+            gc, commit = self._store.start_gc()
+            try:
+                await self._committer.write(commit)
+                self._store.pool.check_writable()
+            except BaseException:
+                gc.close()
+                raise
+        return gc
 
     async def _trace(self, gc: Gc) -> None:
         gc.open()

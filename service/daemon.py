@@ -20,6 +20,7 @@ from typing import Any
 import trio
 
 from engine import Store, errors, fsck
+from engine.accounting import Accounting
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
@@ -47,7 +48,7 @@ class Daemon:
         self._scope = trio.CancelScope()
         self._own: dict[str, Callable[..., Any]] = {
             "status": self._status, "shutdown": self._shutdown, "gc": self._gc,
-            "check": self._check,
+            "check": self._check, "account": self._account,
         }  # fmt: skip
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -168,6 +169,16 @@ class Daemon:
 
     async def _gc(self) -> dict[str, Any]:
         return operations.gc_figures(await self.cleaner.gc())
+
+    async def _account(self) -> dict[str, Any]:
+        """The pass runs on a thread, on the commit that is made for it."""
+        await self.committer.durable()
+        accounting = Accounting(self.store.pool)
+        try:
+            self.store.unique = await trio.to_thread.run_sync(accounting.run)
+        finally:
+            accounting.close()
+        return {"as_of": operations.as_of(self.context)}
 
     async def _check(self, data: bool) -> dict[str, Any]:
         await self.committer.durable()

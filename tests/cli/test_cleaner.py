@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import Ramet
@@ -19,7 +20,7 @@ class Served(Ramet):
         super().__init__(store)
         self.lab = root / "lab"
 
-    def status(self, key: str) -> int:
+    def told(self, key: str) -> Any:
         client = Client.connect(self.store)
         assert client is not None
         return client.call("status")[key]
@@ -56,20 +57,20 @@ def test_a_deleted_file_comes_back_without_gc(served: Served) -> None:
     (served.lab / "a").write_bytes(os.urandom(32 * MIB))
     (served.lab / "a").unlink()
     wait(lambda: served.physical() == 0)
-    wait(lambda: served.status("reclaim_queue") == 0)
-    assert served.status("gc_runs") == 0
+    wait(lambda: served.told("reclaim_queue") == 0)
+    assert served.told("gc_runs") == 0
 
 
 def test_gc_runs_by_itself_when_it_is_worth_it(served: Served) -> None:
     (served.lab / "golden").write_bytes(os.urandom(80 * MIB))
     served.run("clone", "lab:/golden", "lab:/web")
     (served.lab / "golden").unlink()
-    wait(lambda: served.status("gc_runs") == 1)  # it finds that the clone has it all
+    wait(lambda: served.told("gc_runs") == 1)  # it finds that the clone has it all
     assert served.physical() == 80 * MIB
     (served.lab / "web").unlink()
     wait(lambda: served.physical() == 0)
     wait(lambda: served.on_disk < MIB)
-    assert served.status("garbage_max_bytes") == 0
+    assert served.told("garbage_max_bytes") == 0
     assert served.json("fsck", "--data")["clean"]
 
 
@@ -92,3 +93,22 @@ def test_gc_beside_a_write_load_loses_nothing(served: Served) -> None:
     for n, data in contents.items():
         assert (served.lab / f"web-{n}").read_bytes() == data
     assert served.json("fsck", "--data")["garbage_bytes"] == 0
+
+
+def test_a_volume_near_its_quota_is_an_event_that_ends(served: Served) -> None:
+    served.run("volume", "quota", "lab", "1M")
+    (served.lab / "a").write_bytes(os.urandom(1_000_000))
+    wait(lambda: [e["kind"] for e in served.told("events")] == ["quota_low lab"])
+    with pytest.raises(OSError, match="quota"):
+        (served.lab / "b").write_bytes(os.urandom(MIB))
+    assert "quota_low lab" in (served.store / "run" / "daemon.log").read_text()
+    (served.lab / "a").unlink()
+    wait(lambda: served.told("events") == [])
+
+
+def test_unique_bytes_are_counted_beside_the_load(served: Served) -> None:
+    (served.lab / "a").write_bytes(os.urandom(MIB))
+    served.run("clone", "lab:/a", "lab:/b")
+    (served.lab / "c").write_bytes(os.urandom(MIB))
+    rows = {row["name"]: row["unique_bytes"] for row in served.json("du", "lab:/", "--exact")}
+    assert rows == {"a": 0, "b": 0, "c": MIB, "total": 2 * MIB}
