@@ -76,6 +76,8 @@ def test_a_namespace_that_leads_in_a_circle_is_corrupt(path: Path) -> None:
         ):
             with pytest.raises(errors.Corrupt):
                 call()
+        with pytest.raises(errors.Corrupt):
+            store.account()
         assert {f.check for f in fsck.check(store).findings} >= {"F3"}
 
 

@@ -373,6 +373,40 @@ static void gc(world *w) {
   rmt_gc_disarm(w->core);
 }
 
+/* The accounting pass: each tree an owner below the store. */
+static void account(world *w) {
+  static uint64_t children[RMT_FANOUT_MAX], sums[TREES + 2];
+  uint64_t ids[STORED], pending[TREES * STORED], left, found, failed, visits = 0;
+  uint32_t store, owner;
+  rmt_owners *owners = rmt_owners_new(w->core);
+  uint64_t count = stored_ids(w, ids);
+  CHECK(owners && rmt_owners_add_ids(owners, ids, count) == RMT_OK);
+  CHECK(rmt_owners_add(owners, 0, &store) == RMT_OK);
+  for (uint32_t t = 0; t < TREES; t++) {
+    CHECK(rmt_owners_add(owners, store, &owner) == RMT_OK);
+    left = rmt_owners_enter(owners, w->trees[t].root, owner) == RMT_OK;
+    pending[0] = w->trees[t].root;
+    while (left) {
+      CHECK(visits++ < 2 * count); /* its own, then the store's */
+      uint64_t id = pending[--left], length = 0;
+      const uint8_t *data = NULL;
+      for (uint32_t i = 0; i < w->node_count; i++)
+        if (w->nodes[i].id == id) data = w->nodes[i].data, length = w->nodes[i].length;
+      if (rmt_owners_visit(w->core, owners, owner, &id, &data, &length, 1, children, &found,
+                           &failed) != RMT_OK)
+        break;
+      CHECK(found <= w->fanout && left + found <= TREES * STORED);
+      memcpy(pending + left, children, found * sizeof *pending);
+      left += found;
+    }
+  }
+  CHECK(rmt_owners_count(owners) == TREES + 1);
+  rmt_owners_sums(w->core, owners, sums);
+  for (uint32_t i = 0; i <= TREES + 1; i++) CHECK(sums[i] <= (uint64_t)w->slabs * w->slab_slots);
+  CHECK(rmt_owners_deduped(owners) <= count * w->fanout);
+  rmt_owners_free(owners);
+}
+
 /* What trees have let go of, freed node by node. */
 static void reclaim(world *w) {
   rmt_cut cuts[64], children[RMT_FANOUT_MAX];
@@ -447,6 +481,10 @@ static void operate(world *w, input *in) {
       reclaim(w);
       break;
     case 12:
+      if (what & 32) {
+        account(w);
+        break;
+      }
       rmt_index_insert(w->core, number(in), number(in));
       if (rmt_index_lookup(w->core, number(in), &address)) rmt_is_shared(w->core, address);
       break;

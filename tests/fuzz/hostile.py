@@ -254,6 +254,7 @@ def _use(path: Path, blocks: set[bytes] | None, rng: random.Random) -> None:
         for volume in [*every, *(s for v in every for s in store.snapshots(v))]:
             _read(volume, blocks)
         _attempt(fsck.check, store, data=True)
+        _attempt(store.account)
         if every:
             volume = rng.choice(every)
             _change(store, volume, rng)
@@ -263,6 +264,7 @@ def _use(path: Path, blocks: set[bytes] | None, rng: random.Random) -> None:
             _attempt(store.clone_volume, volume, f"{volume.name}-clone")
             _attempt(store.remove_volume, every[0].name, force=True)
         store.space()
+        _attempt(store.account)
         _attempt(store.gc)
 
 
