@@ -8,11 +8,13 @@
 # make crash   cut the power of a running store: POINTS=500 SEED=1 FS=ext4 (xfs, btrfs, posix)
 # make crash-proof   the same with six mistakes put in, each of which has to be caught
 # make kill    kill -9 the daemon under load: ROUNDS=1000 SEED=1
-.PHONY: setup lint test demo bench churn crash crash-proof kill clean
+# make fuzz SECONDS=600            hostile bytes; what is found is kept in .cache/fuzz/findings
+.PHONY: setup lint test demo bench churn crash crash-proof kill fuzz clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
-C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c)) tests/crash/disk.c
+C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c))
+C_TESTS := $(wildcard tests/crash/*.c tests/fuzz/*.c)
 
 setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
 
@@ -39,7 +41,7 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	clang-format --dry-run -Werror $(C_SOURCES)
+	clang-format --dry-run -Werror $(C_SOURCES) $(C_TESTS)
 
 test: lint
 	$(PY) -m pytest
@@ -67,6 +69,10 @@ crash-proof: setup
 kill: ROUNDS ?= 1000
 kill: setup
 	@$(PY) tests/crash/kill_run.py --rounds $(ROUNDS) --seed $(SEED)
+SECONDS ?= 600
+fuzz: setup
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[fuzz]'
+	PYTHONPATH=. $(PY) tests/fuzz/run.py $(SECONDS)
 
 clean:
-	rm -rf .venv build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .cache build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -180,7 +180,7 @@ class _Pass:
             stored_records.setdefault(key, value)
             try:
                 names.add(key, value)
-            except (struct.error, IndexError):
+            except (struct.error, IndexError, errors.Corrupt):
                 strange += 1
         broken = self.report.count("F2", "F3") - before
         if strange:
@@ -239,8 +239,8 @@ class _Pass:
         for key, raw in self.reader.items("orphans"):
             try:
                 volume_id, ino = struct.unpack(">QQ", key)
-                Inode.unpack(ino, raw)
-            except struct.error:
+                Inode.unpack(ino, raw, sound=False)
+            except (struct.error, errors.Corrupt):
                 volume_id, ino = 0, 0
             if volume_id not in volumes or (volume_id, ino) in self.checker.named:
                 self.tell("F16", f"orphan {key.hex()}", "removed: open ends it anyway")

@@ -48,14 +48,14 @@ rmt_core *rmt_new(uint32_t fanout, uint32_t slab_slots, uint64_t seed, uint64_t 
 
 void rmt_free(rmt_core *core) {
   if (!core) return;
+  for (uint64_t i = 0; i < core->dirty_count; i++)
+    if (core->dirty[i]->state == NODE_DETACHED) free(core->dirty[i]);
   for (uint64_t i = 0; core->table && i <= core->table_mask; i++) {
     for (node *n = core->table[i], *next; n; n = next) {
       next = n->chain;
       if (n->state != NODE_SEALED) free(n);
     }
   }
-  for (uint64_t i = 0; i < core->dirty_count; i++)
-    if (core->dirty[i]->state == NODE_DETACHED) free(core->dirty[i]);
   while (core->spare) {
     node *next = core->spare->chain;
     free(core->spare);
@@ -163,11 +163,12 @@ static bool node_is_sound(const rmt_core *core, uint64_t id, uint8_t *data, size
   if (length != node_bytes(core) || h->magic != MAGIC_EXTENT || h->kind != KIND_EXTENT)
     return false;
   if (id && h->id != id) return false;
+  if (h->id >= core->state.next_id || h->birth > core->state.epoch) return false; /* not yet made */
   uint64_t stored = h->checksum;
   h->checksum = 0;
   bool same = rmt_hash(core, data, length) == stored;
   h->checksum = stored;
-  if (!same || h->level >= RMT_LEVELS_MAX) return false;
+  if (!same || (h->level && level_span(core, h->level - 1) >= RMT_BLOCKS_MAX)) return false;
   const entry *entries = (const entry *)(data + RMT_HEADER);
   uint64_t blocks = 0, used = 0, below = h->level ? level_span(core, h->level - 1) : 0;
   for (uint32_t i = 0; i < core->fanout; i++) {
