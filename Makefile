@@ -2,7 +2,9 @@
 # make test    set-up, lint, types, import contract, tests
 # make demo    set-up, then the main job with a real guest
 # make bench   print the measurements
-.PHONY: setup lint test demo bench clean
+# make scrub-proof COUNT=10000 SEED=1   inject bad blocks of all kinds; none may be missed
+# make fsck-walk COUNT=2000 SEED=1      damage records at random; repair must converge
+.PHONY: setup lint test demo bench scrub-proof fsck-walk clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -43,6 +45,12 @@ demo: setup
 
 bench: setup
 	$(PY) -m bench
+
+scrub-proof: setup
+	PYTHONPATH=.:tests/engine $(PY) tests/engine/scrub_proof.py $(or $(COUNT),10000) $(or $(SEED),1)
+
+fsck-walk: setup
+	PYTHONPATH=.:tests/engine $(PY) tests/engine/fsck_walk.py $(or $(COUNT),2000) $(or $(SEED),1)
 
 clean:
 	rm -rf .venv build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,6 @@
 """``python -m bench``: every measurement there is."""
 
-from bench import clones, fuse, space
+from bench import clones, fuse, scrub, space
 
-for part in (clones, space, fuse):
+for part in (clones, space, fuse, scrub):
     part.main()

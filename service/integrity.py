@@ -34,19 +34,24 @@ INDEX_STEP = 1 << 14  # slots entered into the index in one turn
 def status(context: Context) -> Result:
     """What ``status`` says of the store's health."""
     pool = context.store.pool
-    running = context.running.get("scrub")
     last = context.store.records.get(LAST_SCRUB)
     return {
         "corrupt_reads": pool.corrupt_reads.count,
         "corrupt_files": sorted({read.where for read in pool.corrupt_reads.latest}),
-        "scrub": progress(running) if isinstance(running, ScrubResult) else None,
+        "scrub": progress(context),
         "last_scrub": None if last is None else json.loads(last),
     }
 
 
-def progress(result: ScrubResult) -> str:
+def progress(context: Context) -> str | None:
+    """How far the scrub that runs has come."""
+    result = context.running.get("scrub")
+    if not isinstance(result, ScrubResult):
+        return None
     percent = 100 * result.slots_passed // max(result.slots, 1)
-    return f"{percent} %, {result.blocks_checked * BLOCK_BYTES >> 20} MiB checked"
+    checked = result.blocks_checked * BLOCK_BYTES >> 20
+    speed = checked / result.read_s if result.read_s else 0
+    return f"scrub: {percent} %, {checked:,} MiB checked, {speed:,.0f} MiB/s"
 
 
 class Pace:

@@ -53,7 +53,13 @@ def test_scrub_without_a_daemon_names_files_snapshots_and_vms(cli: Ramet) -> Non
 def test_a_bad_block_is_eio_on_the_mount_and_status_names_it(cli: Ramet, tmp_path: Path) -> None:
     root = tmp_path / "mnt"
     root.mkdir()
+    bad = {5, 6, 7, 8}
     damage(cli.store, 5)
+    with (cli.store / "slabs" / "00000000.slab").open("r+b") as slab:
+        slab.seek(20 * BLOCK_BYTES)
+        other = slab.read(BLOCK_BYTES)
+        slab.seek(6 * BLOCK_BYTES)
+        slab.write(bytes(BLOCK_BYTES) + other + os.urandom(BLOCK_BYTES))
     mount: Mount = serve(cli.store, root)
     try:
         file = mount.lab / "web" / "disk.raw"
@@ -61,7 +67,7 @@ def test_a_bad_block_is_eio_on_the_mount_and_status_names_it(cli: Ramet, tmp_pat
         fd = os.open(file, os.O_RDWR | os.O_DIRECT)
         try:
             for block in range(64):
-                if block == 5:
+                if block in bad:
                     with pytest.raises(OSError) as caught:
                         os.pread(fd, BLOCK_BYTES, block * BLOCK_BYTES)
                     assert caught.value.errno == errno.EIO
@@ -71,13 +77,13 @@ def test_a_bad_block_is_eio_on_the_mount_and_status_names_it(cli: Ramet, tmp_pat
         finally:
             os.close(fd)
         status = cli.json("status")
-        assert status["corrupt_reads"] >= 1
+        assert status["corrupt_reads"] >= len(bad)
         assert status["corrupt_files"] == ["lab:/web/disk.raw"]
         cli.run("scrub", "--rate", 500, code=14)
         assert cli.json("status")["last_scrub"]["bad_files"] == 1
         with file.open("r+b") as again:
             again.seek(5 * BLOCK_BYTES)
-            again.write(data[5 * BLOCK_BYTES : 6 * BLOCK_BYTES])
+            again.write(data[5 * BLOCK_BYTES : 9 * BLOCK_BYTES])
         cli.run("scrub")
         assert file.read_bytes() == data
     finally:

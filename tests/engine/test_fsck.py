@@ -465,6 +465,18 @@ def test_a_store_without_a_superblock_is_refused(case: Case) -> None:
             call(case.path)
 
 
+def test_keys_below_the_first_separator_are_in_order(tmp_path: Path) -> None:
+    """Attributes fill the root's tree first; names, which sort before them, come later."""
+    Store.create(tmp_path / "store")
+    with Store.open(tmp_path / "store") as store:
+        lab = store.create_volume("lab")
+        for n in range(10):
+            lab.set_xattr(ROOT_INO, b"user.%d" % n, bytes(3000))
+        for n in range(300):
+            lab.create(ROOT_INO, b"f%d" % n, 0o644, 0, 0)
+    assert check_path(tmp_path / "store").findings == []
+
+
 def test_what_has_lost_its_place_is_in_lost_and_found(case: Case) -> None:
     with Surgery(case.path) as surgery:
         directories_of_a_lost_one(case, surgery)
