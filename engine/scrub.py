@@ -93,6 +93,7 @@ class Scrub:
         assert reader is not None
         trace = Trace(self.audit, reader, self._seed, lambda leaf: self.audit.claim(leaf, window))
         try:
+            window.clear()
             trace.run()
         finally:
             self._close_reader()

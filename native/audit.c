@@ -43,6 +43,10 @@ int rmt_audit_node(const rmt_shape *shape, uint64_t id, const uint8_t *node, siz
                                                                          : RMT_CORRUPT_NODE;
 }
 
+void rmt_audit_clear(uint64_t *addresses, uint64_t count) {
+  memset(addresses, 0xff, count * sizeof *addresses);
+}
+
 void rmt_audit_claim(const rmt_shape *shape, const uint8_t *node, uint64_t first, uint64_t count,
                      uint64_t *addresses, uint64_t *checksums) {
   page copy;

@@ -147,6 +147,7 @@ enum rmt_verdict { RMT_GOOD = 0, RMT_BAD = 1, RMT_UNREADABLE = 2 };
 
 /* Whether a stored node is whole: kind, length, its own id, checksum. */
 int rmt_audit_node(const rmt_shape *shape, uint64_t id, const uint8_t *node, size_t length);
+void rmt_audit_clear(uint64_t *addresses, uint64_t count); /* all RMT_HOLE */
 /* Enter what a leaf maps into the window of slots [first, first + count). */
 void rmt_audit_claim(const rmt_shape *shape, const uint8_t *node, uint64_t first, uint64_t count,
                      uint64_t *addresses, uint64_t *checksums);

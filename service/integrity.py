@@ -27,6 +27,7 @@ Result = dict[str, Any]
 LAST_SCRUB = "scrub:last"
 RANGES_MAX = 16  # of a file's bad blocks, told one by one; the rest are counted
 NAMES_STEP = 64
+NAP_S = 0.25
 BLOCK_BYTES = 4096
 INDEX_STEP = 1 << 14  # slots entered into the index in one turn
 
@@ -61,15 +62,15 @@ class Pace:
         self._rate = rate_mib_s * (1 << 20)
         self._beside = beside
 
-    def run(self, read: Callable[[], int]) -> None:
+    def run(self, read: Callable[[], int]) -> float:
+        """Read; returns the seconds to wait before the next one."""
         begun = time.monotonic()
         blocks = read()
         taken = time.monotonic() - begun
-        pause = taken if self._beside else 0.0
+        pause = taken if self._beside and blocks else 0.0
         if self._rate:
             pause = max(pause, blocks * BLOCK_BYTES / self._rate - taken)
-        if blocks and pause > 0:
-            time.sleep(pause)
+        return pause
 
 
 def scrub(context: Context, rate_mib_s: float) -> Steps[Result]:
@@ -85,7 +86,10 @@ def scrub(context: Context, rate_mib_s: float) -> Steps[Result]:
         while run.open():
             yield run.mark
             for read in run.reads():
-                yield partial(pace.run, read)
+                pause = yield partial(pace.run, read)
+                while pause > 0:  # in naps: the daemon may be told to stop
+                    yield partial(time.sleep, min(pause, NAP_S))
+                    pause -= NAP_S
             if run.crowded:
                 yield from _name(context, run, final=False)
         yield from _name(context, run, final=True)

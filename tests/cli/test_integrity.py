@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -116,6 +117,22 @@ def test_scrub_repair_heals_beside_a_mount_and_says_what_it_could_not(
         cli.run("scrub", "--repair", "lab:/twin", code=2)
     finally:
         mount.stop()
+
+
+def test_a_daemon_that_is_told_to_stop_does_not_wait_for_its_scrub(
+    cli: Ramet, tmp_path: Path
+) -> None:
+    root = tmp_path / "mnt"
+    root.mkdir()
+    mount = serve(cli.store, root)
+    with ThreadPoolExecutor() as pool:
+        scrub = pool.submit(cli.run, "scrub", "--rate", 0.001, code=1)  # four minutes
+        while cli.json("status")["scrub"] is None:
+            assert not scrub.done()
+        assert "a scrub runs already" in cli.run("scrub", code=1).stderr
+        mount.stop()
+        assert "went away" in scrub.result().stderr
+    assert cli.json("fsck", "--data")["clean"]
 
 
 def test_fsck_names_its_checks_and_repairs_only_what_nobody_serves(
