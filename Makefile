@@ -2,13 +2,19 @@
 # make test    set-up, lint, types, import contract, tests
 # make demo    set-up, then the main job with a real guest
 # make bench   print the measurements
+#
+# Slow, deep runs; the last line has the figures, the exit code tells:
+# make churn ROUNDS=300 SEED=1     does anything grow without bound?
+# make crash   cut the power of a running store: POINTS=500 SEED=1 FS=ext4 (xfs, btrfs, posix)
+# make crash-proof   the same with six mistakes put in, each of which has to be caught
+# make kill    kill -9 the daemon under load: ROUNDS=1000 SEED=1
 # make scrub-proof COUNT=10000 SEED=1   inject bad blocks of all kinds; none may be missed
 # make fsck-walk COUNT=2000 SEED=1      damage records at random; repair must converge
-.PHONY: setup lint test demo bench scrub-proof fsck-walk clean
+.PHONY: setup lint test demo bench scrub-proof fsck-walk churn crash crash-proof kill clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
-C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c))
+C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c)) tests/crash/disk.c
 
 setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
 
@@ -46,11 +52,29 @@ demo: setup
 bench: setup
 	$(PY) -m bench
 
+SEED ?= 1
+POINTS ?= 500
+FS ?= ext4
+
+churn: ROUNDS ?= 300
+churn: setup
+	PYTHONPATH=. $(PY) tests/churn/churn.py --rounds $(ROUNDS) --seed $(SEED)
+
+crash: setup
+	@$(PY) tests/crash/crash_run.py --points $(POINTS) --seed $(SEED) --fs $(FS)
+
+crash-proof: setup
+	@$(PY) tests/crash/crash_proof.py --seed $(SEED)
+
+kill: ROUNDS ?= 1000
+kill: setup
+	@$(PY) tests/crash/kill_run.py --rounds $(ROUNDS) --seed $(SEED)
+
 scrub-proof: setup
-	PYTHONPATH=.:tests/engine $(PY) tests/engine/scrub_proof.py $(or $(COUNT),10000) $(or $(SEED),1)
+	PYTHONPATH=.:tests/engine $(PY) tests/engine/scrub_proof.py $(or $(COUNT),10000) $(SEED)
 
 fsck-walk: setup
-	PYTHONPATH=.:tests/engine $(PY) tests/engine/fsck_walk.py $(or $(COUNT),2000) $(or $(SEED),1)
+	PYTHONPATH=.:tests/engine $(PY) tests/engine/fsck_walk.py $(or $(COUNT),2000) $(SEED)
 
 clean:
 	rm -rf .venv build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,6 +11,7 @@ import click
 from cli import integrity
 from cli.output import Progress, show
 from cli.settings import Settings, common_options, settings
+from cli.sizes import Size
 from engine import Store, errors
 from service import background, daemon, operations, vms
 from service.addresses import Context
@@ -21,14 +22,17 @@ from service.rpc import Client
 from service.steps import run_here
 
 EXIT_CODES: dict[type[errors.RametError], int] = {
+    errors.PartlyDone: 3,
     errors.NoSuchStore: 10,
     errors.StoreInUse: 11,
     errors.NotFound: 12,
     errors.AlreadyExists: 13,
     errors.Corrupt: 14,
     errors.NoSpace: 15,
+    errors.QuotaExceeded: 15,
 }
 TEXT_BYTES_MAX = 1 << 20
+RECLAIM_S = 0.5  # what a command gives back of what it deleted, where no daemon does
 _ADDRESS = re.compile(r"[^/:]+:/")
 
 
@@ -88,6 +92,21 @@ def run(call: Callable[..., Any], *arguments: Any) -> Result:
     return result
 
 
+def run_counted(exact: bool, call: Callable[..., Any], *arguments: Any) -> None:
+    """``run``, after an accounting pass if its figures are to be those of now."""
+    path = Path(settings().store_path)
+    client = Client.connect(path) if exact else None
+    if not exact:
+        run(call, *arguments)
+    elif client is not None:
+        client.call("account")
+        run(call, *arguments)
+    else:
+        with Store.open(path) as store:
+            store.account()
+            show(run_local(store, call, *arguments))
+
+
 def run_local(store: Store, call: Callable[..., Any], *arguments: Any) -> Result:
     context, line = Context(store), Progress()
 
@@ -101,6 +120,9 @@ def run_local(store: Store, call: Callable[..., Any], *arguments: Any) -> Result
         answer = run_here(answer, store.commit, between)
         line.tell(None)
     store.commit()
+    if len(store.pool.reclaim):
+        store.reclaim(RECLAIM_S)
+        store.commit()
     result: Result = answer
     return result
 
@@ -124,10 +146,12 @@ def small_text(path: str | None) -> str | None:
         raise errors.InvalidArgument(f"{path} is not UTF-8 text") from None
 
 
+SIZE = Size()
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, remove nothing.")
 CONNECT = click.option(
     "-c", "--connect", envvar="LIBVIRT_DEFAULT_URI", help="libvirt URI  [default: qemu:///system]"
 )
+EXACT = click.option("--exact", is_flag=True, help="Count unique and shared bytes now.")
 VIRT_TYPE = click.option("--virt-type", help="Domain type instead of the XML's: kvm, qemu.")
 USER_DATA = click.option("--user-data", help="A file with more cloud-init user-data.")
 
@@ -177,15 +201,17 @@ def status() -> None:
 
 
 @main.command()
-def df() -> None:
-    """Space of the store.  Example: ramet df --json"""
-    run(operations.df)
+@EXACT
+def df(exact: bool) -> None:
+    """Space of the store.  Example: ramet df --exact"""
+    run_counted(exact, operations.df)
 
 
 @main.command()
-def tree() -> None:
-    """Volumes, snapshots and their lineage.  Example: ramet tree"""
-    run(operations.tree)
+@EXACT
+def tree(exact: bool) -> None:
+    """Volumes, snapshots, their lineage and sizes.  Example: ramet tree --exact"""
+    run_counted(exact, operations.tree)
 
 
 @main.command()
@@ -204,9 +230,22 @@ def volume() -> None:
 
 @volume.command("create")
 @click.argument("name")
-def volume_create(name: str) -> None:
-    """Make an empty volume.  Example: ramet volume create lab"""
-    run(operations.volume_create, name)
+@click.option("--quota", type=SIZE, default=0, help="The most that its files may reference.")
+@click.option(
+    "--dedup-domain", type=click.Choice(["shared", "own"]), default="shared", show_default=True,
+    help="Own: equal blocks are found in this volume only.",
+)  # fmt: skip
+def volume_create(name: str, quota: int, dedup_domain: str) -> None:
+    """Make an empty volume.  Example: ramet volume create lab --quota 100G"""
+    run(operations.volume_create, name, quota, dedup_domain == "own")
+
+
+@volume.command("quota")
+@click.argument("name")
+@click.argument("size", type=SIZE)
+def volume_quota(name: str, size: int) -> None:
+    """Limit what a volume's files reference; 0: no limit.  Example: ramet volume quota lab 100G"""
+    run(operations.volume_quota, name, size)
 
 
 @volume.command("ls")
@@ -319,9 +358,10 @@ def ls(directory: str) -> None:
 
 @main.command()
 @click.argument("directory")
-def du(directory: str) -> None:
-    """Logical and referenced sizes below a directory.  Example: ramet du lab:/"""
-    run(operations.du, address(directory))
+@EXACT
+def du(directory: str, exact: bool) -> None:
+    """Sizes below a directory, and what deleting frees.  Example: ramet du lab:/ --exact"""
+    run_counted(exact, operations.du, address(directory))
 
 
 @main.command()

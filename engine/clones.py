@@ -61,7 +61,9 @@ def clone_file(
             raise errors.AlreadyExists(f"{name.decode(errors='replace')!r} exists")
         if existing.ino == source_ino and source is target:
             return inode
+        target.check_quota(inode.blocks)
         target.unlink(parent, name)
+    target.check_quota(inode.blocks)
     epoch = source.pool.bump_epoch()
     share_inode(source, inode, epoch)
     twin = _twin(source, inode, target, epoch)
@@ -96,6 +98,7 @@ def clone_tree(
     if source is target:
         target._check_not_below(origin, target.directory(parent))
     plan = _plan_tree(source, source_dir)
+    target.check_quota(sum(source.inode(entry.ino).blocks for _, entry in plan))
     epoch = source.pool.bump_epoch()
     top = _clone_directory(source, origin, target, parent, name)
     made = {source_dir: top.ino}
@@ -169,6 +172,8 @@ def clone_range(
     if length <= 0:
         return 0
     target._check_range(target_offset, length)
+    if not into.orphan:
+        target.check_quota(target._growth(into, target_offset, length))
     same = inode is into
     if same and abs(source_offset - target_offset) < length:
         raise errors.InvalidArgument("the ranges overlap")

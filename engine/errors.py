@@ -45,12 +45,20 @@ class CrossVolume(RametError):
     """Rename and link do not cross volumes; clone the file instead."""
 
 
+class PartlyDone(RametError):
+    """It failed, and what was done could not all be undone; the message says what is left."""
+
+
 class ReadOnly(RametError):
     """The volume is a snapshot or the store was opened read-only."""
 
 
 class NoSpace(RametError):
     """The host file system is full.  Delete something, run ``ramet gc``, or add space."""
+
+
+class QuotaExceeded(RametError):
+    """The volume references as many bytes as its quota allows.  Delete files or raise the quota."""
 
 
 class TooLarge(RametError):

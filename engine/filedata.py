@@ -32,7 +32,7 @@ class FileData(Attributes):
         return inode
 
     def data_tree(self, inode: Inode) -> native.Tree:
-        return inode.data_tree(self.effective_epoch(inode))
+        return inode.data_tree(self.effective_epoch(inode), self.record.domain)
 
     def read(self, ino: int, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes; short at the end of the file.  May raise Corrupt."""
@@ -82,6 +82,8 @@ class FileData(Attributes):
         self._check_range(offset, length)
         if not length:
             return 0
+        if self.record.quota_bytes and not inode.orphan:
+            self.check_quota(self._growth(inode, offset, length))
         self._write(inode, offset, memoryview(data).cast("B"))
         if offset + length > inode.size:
             self._set_size(inode, offset + length)
@@ -89,6 +91,14 @@ class FileData(Attributes):
         self.touch(inode)
         self.pool.notify(self.id, ino, "data")
         return length
+
+    def _growth(self, inode: Inode, offset: int, length: int) -> int:
+        """How many blocks of a byte range are not mapped; all of them while that is no matter."""
+        first, end = offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)
+        if self.has_room(end - first):
+            return end - first
+        mapped = self.pool.core.lookup(self.data_tree(inode), first, end - first, end - first)
+        return end - first - sum(extent.count for extent in mapped)
 
     def _write(self, inode: Inode, offset: int, data: memoryview) -> None:
         first, head = divmod(offset, BLOCK_BYTES)
@@ -120,6 +130,7 @@ class FileData(Attributes):
 
     def _take_tree(self, inode: Inode) -> None:
         grown = inode.take_tree()
+        self.pool.reclaim.collect()
         if grown and not inode.orphan:
             self.record.blocks += grown
             self.store_record()

@@ -24,6 +24,7 @@ CHECKS = {
     "F17": "the fingerprint index is whole entries of slots that there are",
     "F18": "past its end a file's last block is zero",
     "F19": "records of the layers above have text for a key",
+    "F20": "entries of the reclaim queue parse, and name a node of their kind and level",
 }
 
 

@@ -21,7 +21,8 @@ from engine.fsck_names import Names, NamesCheck
 from engine.fsck_slots import SlotsCheck
 from engine.inode import Inode
 from engine.meta import STATE_KEY, Reader
-from engine.nodes import Node, decode
+from engine.nodes import Node, decode, is_namespace
+from engine.reclaim import NAMESPACE, TABLE, Entry
 from engine.scrub import Scrub
 from engine.store import Store
 from engine.stored import INDEX_FILE, Source, Stored, stored
@@ -72,6 +73,7 @@ class Checker:
         for record in self.records:
             self._volume(record)
         self._orphans()
+        self._reclaim_queue()
         self._stored_nodes()
         SlotsCheck(self.source, self.reader, self.report, self.maps.slots, self.slabs).run(
             self.state.slabs
@@ -235,6 +237,35 @@ class Checker:
             if (volume_id, ino) in self.named:
                 self.find("F16", where, "it is in the volume as well")
             self.maps.check(where, inode, inode.shared_epoch)
+
+    def _reclaim_queue(self) -> None:
+        """What is queued is checked as what is not: gc does not free it, the queue will."""
+        for key, raw in self.reader.items(TABLE):
+            where = f"reclaim queue, node {key.hex()}"
+            try:
+                entry = Entry.unpack(key, raw)
+                namespace = is_namespace(self.reader.node(entry.node_id))
+            except (errors.Corrupt, KeyError):
+                self.find("F20", where, "it does not parse, or there is no such node")
+                continue
+            if (entry.kind == NAMESPACE) != namespace:
+                self.find("F20", where, "it says the wrong kind of node")
+            elif namespace:
+                self._queued_namespace(where, entry)
+            elif not self.maps.subtree(where, entry.node_id, entry.level, entry.epoch):
+                self.find("F20", where, "its level is wrong, or the node damaged")
+
+    def _queued_namespace(self, where: str, entry: Entry) -> None:
+        gone = VolumeRecord(0, "", entry.node_id, entry.epoch, 0, 0)
+        for key, value in self.records_of(where, gone):
+            if key[:1] != b"I":
+                continue
+            try:
+                inode = Inode.unpack(0, value)
+            except struct.error:
+                self.find("F20", where, f"record {key!r} does not parse")
+                continue
+            self.maps.check(where, inode, max(inode.shared_epoch, entry.epoch))
 
     def _stored_nodes(self) -> None:
         last = max(self.reader.node_ids(), default=0)

@@ -92,6 +92,14 @@ class MapsCheck:
         if (below.last + 1) * BLOCK_BYTES >= inode.size + BLOCK_BYTES:
             self._find("F4", where, f"block {below.last} is mapped past its end")
 
+    def subtree(self, where: str, node_id: int, level: int, epoch: int) -> bool:
+        """A subtree that was cut off; whether its top is whole and of that level."""
+        raw = self._read(where, node_id)
+        if raw is None or raw[5] != level:
+            return False
+        self._node(where, node_id, level, epoch, alone=True)
+        return True
+
     def _node(
         self, where: str, node_id: int, level: int, epoch: int, *, alone: bool
     ) -> Below | None:  # fmt: skip

@@ -100,11 +100,11 @@ class Inode:
         inode.orphan = False
         return inode
 
-    def data_tree(self, shared_epoch: int) -> Tree:
+    def data_tree(self, shared_epoch: int, domain: int) -> Tree:
         """The extent map's descriptor, with the epoch that is in force for this operation."""
         tree = self.tree
         if tree is None:
-            tree = self.tree = Tree(self.root, self.height, self.blocks, shared_epoch)
+            tree = self.tree = Tree(self.root, self.height, self.blocks, shared_epoch, domain)
         else:
             tree.shared_epoch = shared_epoch
         return tree

@@ -14,6 +14,7 @@ from engine import errors, keys
 from engine.btree import BTree
 from engine.inode import Inode
 from engine.pool import INODES_DIRTY_MAX, Pool, now_ns
+from engine.superblock import BLOCK_BYTES
 from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord
 
 INODES_MAX = 65_536
@@ -30,6 +31,7 @@ class InodeTable:
         self._dirty: dict[int, Inode] = {}
         self._holds: dict[int, int] = {}
         self.removed = False
+        self.era = 0  # grows when a restore or removal makes all that was opened before it stale
 
     @property
     def id(self) -> int:
@@ -49,6 +51,21 @@ class InodeTable:
         if self.removed:
             raise errors.Stale("the volume was removed; choose another")
         self.pool.check_writable()
+
+    def has_room(self, blocks: int) -> bool:
+        """Whether so many more referenced blocks are within the volume's quota."""
+        record = self.record
+        return not record.quota_bytes or (
+            (record.blocks + blocks) * BLOCK_BYTES <= record.quota_bytes
+        )
+
+    def check_quota(self, blocks: int) -> None:
+        """QuotaExceeded when so many more referenced blocks are too many.  O(1)."""
+        if blocks > 0 and not self.has_room(blocks):
+            raise errors.QuotaExceeded(
+                f"volume {self.record.name} is at its quota of {self.record.quota_bytes} bytes; "
+                "delete files or raise it with `ramet volume quota`"
+            )
 
     def inode(self, ino: int) -> Inode:
         """The inode; Stale when it is gone."""
@@ -130,7 +147,7 @@ class InodeTable:
         if inode is not None and inode.orphan:
             self._forget(inode)
             if not self.pool.read_only:
-                self.pool.drop_orphan(self.id, ino)
+                self.pool.drop_orphan(self.id, inode)
 
     def _forget(self, inode: Inode) -> None:
         self._inodes.pop(inode.ino, None)
@@ -155,15 +172,25 @@ class InodeTable:
         return max(inode.shared_epoch, self.tree.shared_epoch)
 
     def reset(self, root: int, shared_epoch: int) -> None:
-        """Restore: another tree; every inode in memory, held or not, is of the past."""
-        for ino, inode in list(self._inodes.items()):
+        """Another tree, or none; every inode in memory, held or not, is of the past.
+
+        Holds are gone without a ``release``: whoever holds compares ``era`` first.
+        """
+        if not self.read_only:
+            self.flush()
+        known = list(self._inodes.values())
+        for inode in known:
             if inode.orphan:
-                self.pool.drop_orphan(self.id, ino)
+                self.pool.drop_orphan(self.id, inode)
+        self.pool.reclaim.add_namespace(self.tree.root, self.tree.shared_epoch)
+        self.era += 1
         self._inodes.clear()
         self._dirty.clear()
         self._holds.clear()
         self.tree.root = root
         self.tree.shared_epoch = shared_epoch
+        for inode in known:
+            self.pool.notify(self.id, inode.ino, "data")
 
     def drop_caches(self) -> None:
         """Forget clean inodes that nobody holds (tests)."""

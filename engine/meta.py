@@ -14,7 +14,7 @@ import lmdb
 from engine import errors
 
 MAP_BYTES = 1 << 42
-TABLES = ("super", "nodes", "volumes", "slots", "orphans", "records")
+TABLES = ("super", "nodes", "volumes", "slots", "orphans", "reclaim", "records")
 SUPERBLOCK_KEY = b"superblock"
 STATE_KEY = b"state"
 
@@ -35,6 +35,10 @@ class Reader:
         if raw is None:
             raise KeyError(node_id)
         return raw  # type: ignore[no-any-return]
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        value: memoryview | None = self._txn.get(key, db=self._meta.table(table))
+        return None if value is None else bytes(value)
 
     def node_ids(self) -> Iterator[int]:
         with self._txn.cursor(self._meta.nodes) as cursor:
@@ -59,12 +63,16 @@ class Meta:
                 str(path), map_size=MAP_BYTES, max_dbs=len(TABLES), create=create,
                 readonly=read_only, mode=0o600, readahead=False, meminit=False,
             )  # fmt: skip
+        except lmdb.Error as error:
+            raise errors.Corrupt(f"cannot open the metadata in {path}: {error}") from error
+        try:
             self._tables = {
                 name: self.env.open_db(name.encode(), create=create, integerkey=name == "nodes")
                 for name in TABLES
             }
         except lmdb.Error as error:
-            raise errors.Corrupt(f"cannot open the metadata in {path}: {error}") from error
+            self.env.close()
+            raise errors.Corrupt(f"the metadata in {path} is no store's: {error}") from error
         self.nodes = self._tables["nodes"]
 
     def table(self, name: str) -> "lmdb._Database":
@@ -106,6 +114,11 @@ class Meta:
             for name, key, value in puts:
                 txn.put(key, value, db=tables[name])
 
+    @property
+    def map_bytes(self) -> int:
+        """The most that the metadata can grow to."""
+        return MAP_BYTES
+
     def used_bytes(self) -> int:
         """Bytes of the metadata file in use."""
         info, stat = self.env.info(), self.env.stat()
@@ -121,6 +134,11 @@ def id_key(number: int) -> bytes:
 
 def orphan_key(volume_id: int, ino: int) -> bytes:
     return id_key(volume_id) + id_key(ino)
+
+
+def unpack_orphan_key(key: bytes) -> tuple[int, int]:
+    """(volume id, inode number)."""
+    return int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
 
 
 def chunk_key(slab: int, chunk: int) -> bytes:

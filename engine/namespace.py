@@ -186,6 +186,7 @@ class Namespace(InodeTable):
             raise errors.InvalidArgument(f"inode {ino} is not staged")
         directory = self.directory(parent)
         keys.check_name(parent, name)
+        self.check_quota(inode.blocks)
         existing = self.entry(parent, name)
         if existing is not None:
             if not replace:
@@ -193,7 +194,7 @@ class Namespace(InodeTable):
             if self.inode(existing.ino).is_dir:
                 raise errors.IsADirectory(f"{name!r} is a directory; remove it first")
             self._replace_target(directory, existing)
-        self.pool.drop_orphan(self.id, ino)
+        self.pool.adopt_orphan(self.id, ino)
         inode.orphan = False
         inode.nlink = 1
         self._count(inode, 1)
@@ -293,6 +294,7 @@ class Namespace(InodeTable):
         if ino in self._holds:
             self.make_orphan(inode)
         else:
+            self.pool.reclaim.add_map(inode.root, inode.height, self.effective_epoch(inode))
             self._forget(inode)
 
     def _delete_range(self, prefix: bytes) -> None:

@@ -18,8 +18,10 @@ import lmdb
 import native
 from engine import errors
 from engine.corrupt_reads import CorruptReads
+from engine.inode import Inode
 from engine.meta import Meta, Reader, orphan_key
 from engine.nodes import NodeCache
+from engine.reclaim import ReclaimQueue
 from engine.slabs import SlabPool
 from engine.superblock import State, Superblock
 
@@ -28,7 +30,11 @@ MAP_CALL_BYTES = 4 << 20  # one native write call at most
 
 
 class Change(NamedTuple):
-    """What a listener is told: ``what`` is "data", "attr", "entry" or "volumes"."""
+    """What a listener is told: ``what`` is "data", "attr", "entry" or "volumes".
+
+    "volumes" with a name: what was found by way of that volume's name is no more (renamed,
+    restored).
+    """
 
     volume_id: int
     ino: int
@@ -58,6 +64,7 @@ class Pool:
         self.failed: str | None = None
         self.corrupt_reads = CorruptReads()
         self.generation = 1
+        self.collecting = False  # a gc is running
         nodes_max = max(cache_bytes // native.NODE_BYTES, 256)
         self.core = native.Core(
             hash_seed=superblock.hash_seed,
@@ -73,6 +80,7 @@ class Pool:
         self.listeners: list[Callable[[Change], None]] = []
         self.puts: dict[tuple[str, bytes], bytes] = {}
         self.deletes: set[tuple[str, bytes]] = set()
+        self.reclaim = ReclaimQueue(self.core, self.nodes, self.put, self.delete)
         self._pins: dict[int, int] = {}
         self._next_pin = 0
         self.set_epoch(state.epoch)
@@ -111,7 +119,13 @@ class Pool:
     def put_orphan(self, volume_id: int, ino: int, record: bytes) -> None:
         self.put("orphans", orphan_key(volume_id, ino), record)
 
-    def drop_orphan(self, volume_id: int, ino: int) -> None:
+    def drop_orphan(self, volume_id: int, orphan: Inode) -> None:
+        """Nobody has it any more: its record goes, its blocks are queued to be freed."""
+        self.delete("orphans", orphan_key(volume_id, orphan.ino))
+        self.reclaim.add_map(orphan.root, orphan.height, orphan.shared_epoch)
+
+    def adopt_orphan(self, volume_id: int, ino: int) -> None:
+        """It gets a name: it is no orphan any more."""
         self.delete("orphans", orphan_key(volume_id, ino))
 
     def notify(

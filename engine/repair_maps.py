@@ -21,7 +21,7 @@ from native import HEADER_BYTES
 from native.audit import Audit
 
 BLOCKS_MAX = FILE_BYTES_MAX // BLOCK_BYTES
-MAPPED, OWNED, FLAG_SHIFT = 1, 2, 48
+MAPPED, OWNED, DEDUP, FLAG_SHIFT = 1, 2, 4, 48
 Tell = Callable[[str, str], None]
 
 
@@ -115,12 +115,12 @@ class MapsRepair:
         return Kept(blocks, last)
 
     def _leaf(self, words: list[tuple[int, int]]) -> Kept:
-        """An entry keeps its slot and checksum, which decide whether it reads; flags are two."""
+        """An entry keeps its slot and checksum, which decide whether it reads."""
         last = -1
         for index, (word, checksum) in enumerate(words):
             if not (word or checksum):
                 continue
-            flags = (word >> FLAG_SHIFT) & OWNED | MAPPED
+            flags = (word >> FLAG_SHIFT) & (OWNED | DEDUP) | MAPPED
             words[index] = (word & ADDRESS_MASK | flags << FLAG_SHIFT, checksum)
             last = index
         return Kept(sum(word != 0 for word, _ in words), last)

@@ -10,6 +10,7 @@ from engine import errors
 from engine.fsck import COUNTER_MAX
 from engine.fsck_names import Names
 from engine.inode import Inode
+from engine.reclaim import TABLE
 from engine.repair_maps import MapsRepair
 from engine.repair_names import NamesRepair
 from engine.repair_pass import Pass
@@ -43,6 +44,7 @@ class RecordsRepair:
             self.volume(record, maps)
         work.nodes |= maps.nodes
         self.orphans({record.id for record in kept})
+        self.reclaim_queue()
         self.texts()
         work.store_state()
 
@@ -198,6 +200,13 @@ class RecordsRepair:
             if volume_id not in volumes or (volume_id, ino) in self.work.checker.named:
                 self.tell("F16", f"orphan {key.hex()}", "removed: open ends it anyway")
                 self.work.deletes.add(("orphans", key))
+
+    def reclaim_queue(self) -> None:
+        """Trees were changed, so what the queue says of whose nodes are may be wrong by now."""
+        entries = [key for key, _ in self.work.reader.items(TABLE)]
+        self.work.deletes |= {(TABLE, key) for key in entries}
+        if entries:
+            self.tell("F20", "reclaim queue", f"emptied of {len(entries)} entries: gc finds them")
 
     def texts(self) -> None:
         for key, raw in self.work.reader.items("records"):

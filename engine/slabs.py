@@ -70,6 +70,10 @@ class SlabPool:
     def fd(self, slab: int) -> int:
         return self._fds[slab]
 
+    def backed_bytes(self) -> int:
+        """Space that the slabs take on the host's file system."""
+        return sum(os.fstat(fd).st_blocks * 512 for fd in self._fds.values())
+
     def sync(self, slabs: Iterable[int]) -> None:
         """Make what was written to these slabs durable."""
         for slab in slabs:

@@ -5,23 +5,28 @@ the fingerprint index (derived), ``run/`` the daemon's socket, ``lock`` held by 
 that owns the store.
 """
 
+import contextlib
 import fcntl
+import math
 import os
 import struct
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from engine import clones, errors
+from engine import clones, errors, reclaim
+from engine.accounting import Accounting, Unique
 from engine.commit import Commit, write_or_fail
 from engine.gc import Gc, GcResult
 from engine.inode import Inode
-from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Meta, unpack_chunk_key
+from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Meta, unpack_chunk_key, unpack_orphan_key
 from engine.pool import Change, Pool, now_ns
 from engine.slabs import SlabPool
 from engine.superblock import SLAB_SLOTS, State, Superblock
+from engine.trim import Trim
 from engine.volume import Volume
 from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord, check_volume_name
 from native import EXTENT_FANOUT
@@ -31,6 +36,8 @@ __all__ = ["Change", "Space", "Store"]
 RECORDS_MAX = 1 << 16
 CACHE_BYTES = 256 << 20
 INDEX_FILE = "fingerprints"
+RECLAIM_STEP_S = 0.1
+DEAD_NODES_MAX = 20_000
 INDEX_BYTES_MAX = 16 << 22  # what a whole index takes
 
 
@@ -42,7 +49,7 @@ class Space:
     referenced_bytes: int  # mapped blocks, counted in every file and volume that maps them
     physical_bytes: int  # allocated slots
     metadata_bytes: int
-    free_bytes: int  # of the host file system
+    free_bytes: int  # for new blocks: of the host file system, and free slots that take space on it
     volumes: int
     snapshots: int
     files: int
@@ -61,6 +68,8 @@ class Store:
         self._in_flight: Commit | None = None
         self._waiting_for_readers: list[Commit] = []
         self._records: dict[str, bytes] = {}
+        self.unique: Unique | None = None  # of the last accounting pass
+        self._backed = (-1, 0)  # generation, bytes that the slabs take on the host
 
     # --- life
 
@@ -77,6 +86,7 @@ class Store:
         superblock = Superblock.new(
             fanout=fanout, records_max=records_max, slab_slots=slab_slots
         )  # fmt: skip
+        made = [each for each in (root, *root.parents) if not each.exists()]
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if (root / "meta").exists():
             raise errors.AlreadyExists(f"{root} is a store already; choose another directory")
@@ -92,13 +102,9 @@ class Store:
         ]
         meta.write((), (), puts, ())
         meta.close()
+        _sync_directories(root / "meta.new", root)  # where there is a meta/, there is all the rest
         os.rename(root / "meta.new", root / "meta")
-        for directory in (root / "meta", root, root.parent):
-            fd = os.open(directory, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        _sync_directories(root, root.parent, *(each.parent for each in made))
 
     @classmethod
     def open(
@@ -120,26 +126,23 @@ class Store:
             raise errors.StoreInUse(
                 f"another process owns {root}; use its daemon or stop it first"
             ) from None
-        meta = None
-        try:
+        with _damage_is_corrupt(root), contextlib.ExitStack() as undo:
+            undo.callback(os.close, lock_fd)
             meta = Meta(root / "meta", read_only=read_only)
+            undo.callback(meta.close)
             superblock = Superblock.unpack(meta.get("super", SUPERBLOCK_KEY))
             state = State.unpack(meta.get("super", STATE_KEY))
             slabs = SlabPool(
                 root / "slabs", superblock.slab_slots * superblock.block_bytes, read_only=read_only
             )
+            undo.callback(slabs.close)
             pool = Pool(
                 superblock, state, meta, slabs, cache_bytes=cache_bytes, read_only=read_only
             )  # fmt: skip
+            undo.callback(pool.core.close)
             store = cls(root, lock_fd, pool)
             store._load()
-        except BaseException as error:
-            if meta is not None:
-                meta.close()
-            os.close(lock_fd)
-            if isinstance(error, struct.error | ValueError | OverflowError):
-                raise errors.Corrupt(f"{root} is damaged ({error}); run `ramet fsck`") from error
-            raise
+            undo.pop_all()
         return store
 
     def _load(self) -> None:
@@ -151,6 +154,8 @@ class Store:
             pool.core.load_chunk(slab, chunk, bits)
         for key, value in pool.meta.items("records"):
             self._records[key.decode()] = value
+        for key, value in pool.meta.items(reclaim.TABLE):
+            pool.reclaim.load(key, value)
         for _, raw in pool.meta.items("volumes"):
             record = VolumeRecord.unpack(raw)
             parent = self._volumes.get(record.parent_id)
@@ -158,8 +163,9 @@ class Store:
                 raise errors.Corrupt(f"snapshot {record.name} has no volume; run `ramet fsck`")
             self._add(Volume(pool, record, parent))
         if not pool.read_only:
-            for key, _ in pool.meta.items("orphans"):
-                pool.delete("orphans", key)
+            for key, raw in pool.meta.items("orphans"):
+                volume_id, ino = unpack_orphan_key(key)
+                pool.drop_orphan(volume_id, Inode.unpack(ino, raw))
         index = self.path / "index" / INDEX_FILE
         if index.exists():
             with index.open("rb") as entries:
@@ -177,7 +183,12 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Commit (unless the store has failed or is read-only) and let go of everything."""
+        """Commit (unless the store has failed or is read-only) and let go of everything.
+
+        A second call does nothing.
+        """
+        if self._lock_fd < 0:
+            return
         try:
             if not self.pool.read_only and self.pool.failed is None:
                 self.commit()
@@ -243,10 +254,20 @@ class Store:
         if name in self._names:
             raise errors.AlreadyExists(f"volume {name} exists; choose another name")
 
-    def create_volume(self, name: str) -> Volume:
-        """A new, empty volume."""
+    def create_volume(
+        self, name: str, *, quota_bytes: int = 0, own_domain: bool = False
+    ) -> Volume:  # fmt: skip
+        """A new, empty volume.
+
+        ``own_domain``: dedup finds its equal blocks in this volume only, so how long a write takes
+        tells nobody what other volumes hold; by default volumes share one domain.  Clones share
+        blocks in any case.
+        """
         self._check_free(name)
-        volume = Volume(self.pool, self._new_record(name, 0, 0))
+        record = self._new_record(name, 0, 0)
+        record.quota_bytes = _checked_quota(quota_bytes)
+        record.domain = record.id if own_domain else 0
+        volume = Volume(self.pool, record)
         volume.make_root()
         self._add(volume)
         volume.store_record()
@@ -270,6 +291,13 @@ class Store:
             raise errors.Stale(f"volume number {volume_id} is gone")
         return volume
 
+    def set_quota(self, name: str, quota_bytes: int) -> None:
+        """Limit the bytes that a volume's files reference; 0: no limit.  What is past it stays."""
+        volume = self.volume(name)
+        volume.check_writable()
+        volume.record.quota_bytes = _checked_quota(quota_bytes)
+        volume.store_record()
+
     def rename_volume(self, old: str, new: str) -> None:
         volume = self.volume(old)
         self._check_free(new)
@@ -277,7 +305,7 @@ class Store:
         volume.record.name = new
         self._names[new] = volume
         volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes")
+        self.pool.notify(volume.id, 0, "volumes", old.encode())
 
     def remove_volume(self, name: str, *, force: bool = False) -> None:
         """Remove a volume and its snapshots; Busy while files are open, unless forced."""
@@ -292,6 +320,7 @@ class Store:
         self._snapshots.pop(volume.id, None)
 
     def _drop(self, volume: Volume) -> None:
+        self.pool.core.add_debt(volume.record.blocks)
         volume.reset(0, 0)
         volume.removed = True
         del self._volumes[volume.id]
@@ -315,6 +344,7 @@ class Store:
         record.origin_id = source.id
         record.files, record.blocks = source.record.files, source.record.blocks
         record.logical_bytes = source.record.logical_bytes
+        record.domain = record.id if source.record.domain else 0
         if parent is not None:
             record.parent_id = parent.id
             record.flags |= FLAG_SNAPSHOT
@@ -359,13 +389,14 @@ class Store:
         if volume.held and not force:
             raise errors.Busy(f"files of {volume} are open; close them, or force")
         epoch = self.pool.bump_epoch()
+        self.pool.core.add_debt(volume.record.blocks)
         volume.reset(snapshot.tree.root, epoch)
         record, past = volume.record, snapshot.record
         record.root, record.shared_epoch = volume.tree.root, epoch
         record.files, record.blocks = past.files, past.blocks
         record.logical_bytes = past.logical_bytes
         volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes")
+        self.pool.notify(volume.id, 0, "volumes", volume.name.encode())
 
     # --- clones of files
 
@@ -460,15 +491,37 @@ class Store:
 
     # --- space
 
+    def reclaim(self, limit_s: float = math.inf) -> bool:
+        """Free what was deleted, for about so long; True when nothing is left to do.
+
+        Commits in between when much has changed.
+        """
+        queue = self.pool.reclaim
+        while len(queue) and limit_s > 0:
+            start = time.perf_counter()
+            queue.step(min(limit_s, RECLAIM_STEP_S))
+            if len(self.pool.nodes.dead) > DEAD_NODES_MAX and self._in_flight is None:
+                self.commit()
+            limit_s -= time.perf_counter() - start
+        return not len(queue)
+
     def start_gc(self) -> tuple[Gc, Commit]:
-        """Arm a gc run and capture its commit in the same instant (see engine/gc.py)."""
+        """Arm a gc run and capture its commit in the same instant (see engine/gc.py).
+
+        Busy while another runs.  The caller closes the run, whatever happens.
+        """
         gc = Gc(self.pool)
-        commit = self.capture(force=True)
+        try:
+            commit = self.capture(force=True)
+        except BaseException:
+            gc.close()
+            raise
         assert commit is not None
         return gc, commit
 
     def gc(self) -> GcResult:
-        """A whole gc run, here and now."""
+        """A whole gc run, here and now, and the reclaim queue before it."""
+        self.reclaim()
         gc, commit = self.start_gc()
         try:
             try:
@@ -482,7 +535,32 @@ class Store:
         finally:
             gc.close()
         self.commit()
+        gc.result.punched_bytes = self.trim()
         return gc.result
+
+    def account(self) -> Unique:
+        """Commit, and find out what each file, volume and snapshot has for itself."""
+        self.commit()
+        accounting = Accounting(self.pool)
+        try:
+            self.unique = accounting.run()
+        finally:
+            accounting.close()
+        return self.unique
+
+    def trim(self) -> int:
+        """Give free slots back to the host's file system; returns the bytes."""
+        trim = Trim(self.pool)
+        while runs := trim.take():
+            punched = False
+            try:
+                trim.punch(runs)
+                punched = True
+            except OSError:
+                break  # the host's file system cannot punch
+            finally:
+                trim.give(runs, punched=punched)
+        return trim.slots * self.pool.superblock.block_bytes
 
     def space(self) -> Space:
         """The store's space figures."""
@@ -495,17 +573,35 @@ class Store:
             referenced_bytes=sum(v.referenced_bytes for v in every),
             physical_bytes=pool.core.allocated_slots * block,
             metadata_bytes=pool.meta.used_bytes(),
-            free_bytes=host.f_bavail * host.f_frsize + pool.core.free_slots * block,
+            free_bytes=host.f_bavail * host.f_frsize + self._free_backed_bytes(),
             volumes=len(self._names),
             snapshots=len(self._volumes) - len(self._names),
             files=sum(v.files for v in self._names.values()),
         )
+
+    def _free_backed_bytes(self) -> int:
+        """Space that slabs take on the host and that is free for new blocks."""
+        if self._backed[0] != self.pool.generation:
+            self._backed = (self.pool.generation, self.pool.slabs.backed_bytes())
+        core = self.pool.core
+        in_use = (core.total_slots - core.free_slots) * self.pool.superblock.block_bytes
+        return max(0, self._backed[1] - in_use)
 
     # --- records of upper layers
 
     @property
     def records(self) -> "Records":
         return Records(self.pool, self._records)
+
+
+def _sync_directories(*directories: Path) -> None:
+    """Make the names in them durable."""
+    for directory in directories:
+        fd = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 class Records:
@@ -532,3 +628,17 @@ class Records:
 
     def items(self, prefix: str = "") -> list[tuple[str, bytes]]:
         return sorted((k, v) for k, v in self._table.items() if k.startswith(prefix))
+
+
+@contextlib.contextmanager
+def _damage_is_corrupt(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except (struct.error, ValueError, OverflowError) as error:
+        raise errors.Corrupt(f"{root} is damaged ({error}); run `ramet fsck`") from error
+
+
+def _checked_quota(quota_bytes: int) -> int:
+    if not 0 <= quota_bytes < 1 << 63:
+        raise errors.InvalidArgument(f"a quota of {quota_bytes} bytes; give 0 or more")
+    return quota_bytes

@@ -50,6 +50,11 @@ class Volume(FileData):
         return self.record.blocks * self.pool.superblock.block_bytes
 
     @property
+    def quota_bytes(self) -> int:
+        """The most its files may reference; 0: no limit."""
+        return self.record.quota_bytes
+
+    @property
     def logical_bytes(self) -> int:
         """The sum of all file sizes."""
         return self.record.logical_bytes

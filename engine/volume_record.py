@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from engine import errors
 
-_RECORD = struct.Struct("<QQQIqQQQqqH")
+_RECORD = struct.Struct("<QQQIqQQQqqQQH")
 FLAG_SNAPSHOT = 1
 VOLUME_NAME_MAX = 200
 
@@ -25,6 +25,8 @@ class VolumeRecord:
     files: int = 0
     blocks: int = 0
     logical_bytes: int = 0
+    quota_bytes: int = 0  # 0: none
+    domain: int = 0  # of dedup; 0: the one that volumes share
 
     def pack(self) -> bytes:
         name = self.name.encode()
@@ -32,7 +34,7 @@ class VolumeRecord:
             _RECORD.pack(
                 self.id, self.root, self.shared_epoch, self.flags, self.created_ns,
                 self.parent_id, self.origin_id, self.files, self.blocks, self.logical_bytes,
-                len(name),
+                self.quota_bytes, self.domain, len(name),
             )
             + name
         )  # fmt: skip
@@ -46,10 +48,8 @@ class VolumeRecord:
             raise errors.Corrupt("a volume's record is damaged; run `ramet fsck`") from error
         if len(raw) != _RECORD.size + fields[-1]:
             raise errors.Corrupt("a volume's record is cut short; run `ramet fsck`")
-        ident, root, shared, flags, created, parent, origin, files, blocks, logical, _ = fields
-        return cls(
-            ident, name, root, shared, flags, created, parent, origin, files, blocks, logical
-        )
+        ident, root, shared, flags, created, *rest = fields[:-1]
+        return cls(ident, name, root, shared, flags, created, *rest)
 
 
 def check_volume_name(name: str) -> None:

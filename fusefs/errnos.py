@@ -21,6 +21,7 @@ ERRNO: dict[type[errors.RametError], int] = {
     errors.CrossVolume: errno.EXDEV,
     errors.ReadOnly: errno.EROFS,
     errors.NoSpace: errno.ENOSPC,
+    errors.QuotaExceeded: errno.EDQUOT,
     errors.TooLarge: errno.EFBIG,
     errors.TooManyLinks: errno.EMLINK,
     errors.NoAttribute: errno.ENODATA,

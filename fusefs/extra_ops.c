@@ -15,11 +15,11 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Each returns its result, or a negative errno. */
-typedef int64_t (*copy_call)(uint64_t ino_in, uint64_t off_in, uint64_t ino_out, uint64_t off_out,
+/* Each takes file handles, and returns its result or a negative errno. */
+typedef int64_t (*copy_call)(uint64_t fh_in, uint64_t off_in, uint64_t fh_out, uint64_t off_out,
                              uint64_t length);
-typedef int64_t (*allocate_call)(uint64_t ino, uint64_t mode, uint64_t offset, uint64_t length);
-typedef int64_t (*seek_call)(uint64_t ino, uint64_t offset, uint64_t whence);
+typedef int64_t (*allocate_call)(uint64_t fh, uint64_t mode, uint64_t offset, uint64_t length);
+typedef int64_t (*seek_call)(uint64_t fh, uint64_t offset, uint64_t whence);
 
 static struct {
   copy_call copy;
@@ -36,13 +36,13 @@ void ramet_set_calls(copy_call copy, allocate_call allocate, seek_call seek) {
 static void on_copy(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *fi_in,
                     fuse_ino_t ino_out, off_t off_out, struct fuse_file_info *fi_out, size_t length,
                     int flags) {
-  (void)fi_in;
-  (void)fi_out;
+  (void)ino_in;
+  (void)ino_out;
   if (flags || off_in < 0 || off_out < 0) {
     fuse_reply_err(req, EINVAL);
     return;
   }
-  int64_t done = calls.copy(ino_in, (uint64_t)off_in, ino_out, (uint64_t)off_out, length);
+  int64_t done = calls.copy(fi_in->fh, (uint64_t)off_in, fi_out->fh, (uint64_t)off_out, length);
   if (done < 0)
     fuse_reply_err(req, (int)-done);
   else
@@ -51,23 +51,23 @@ static void on_copy(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse
 
 static void on_allocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
                         struct fuse_file_info *fi) {
-  (void)fi;
+  (void)ino;
   if (offset < 0 || length <= 0) {
     fuse_reply_err(req, EINVAL);
     return;
   }
-  int64_t result = calls.allocate(ino, (uint64_t)mode, (uint64_t)offset, (uint64_t)length);
+  int64_t result = calls.allocate(fi->fh, (uint64_t)mode, (uint64_t)offset, (uint64_t)length);
   fuse_reply_err(req, result < 0 ? (int)-result : 0);
 }
 
 static void on_seek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
                     struct fuse_file_info *fi) {
-  (void)fi;
+  (void)ino;
   if (offset < 0) {
     fuse_reply_err(req, ENXIO);
     return;
   }
-  int64_t found = calls.seek(ino, (uint64_t)offset, (uint64_t)whence);
+  int64_t found = calls.seek(fi->fh, (uint64_t)offset, (uint64_t)whence);
   if (found < 0)
     fuse_reply_err(req, (int)-found);
   else

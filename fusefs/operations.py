@@ -1,8 +1,9 @@
 """The requests of a mount, straight on the engine.
 
 Engine calls are synchronous and short, so each request is one atomic step on the loop's thread; an
-``await`` stands only where a request waits for durability or for room among the dirty nodes.  File
-handles are the inode numbers themselves: what has to be remembered of an open file is its hold.
+``await`` stands only where a request waits for durability or for room among the dirty nodes.  A
+file handle remembers the era of its volume: a forced restore makes it stale, even where the same
+inode is there again, so that no program goes on writing into a past it has not seen.
 
 The kernel may keep attributes and names for a second; a mount is the only door to its store, so
 what it keeps is what it was told.
@@ -58,6 +59,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         self.real_blocks = real_blocks
         self.writes = 0
         self.shared_ranges = 0
+        self._handles: dict[int, tuple[Volume, int, int]] = {}  # volume, inode, era
+        self._next_handle = 1
         self._scratch = memoryview(bytearray(READ_BYTES_MAX))
 
     # --- which volume, which inode
@@ -71,6 +74,19 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
             raise errors.ReadOnly(".snapshots changes by `ramet snapshot` only")
         volume_id, ino = numbers.split(number)
         return self.store.volume_by_id(volume_id), ino
+
+    def _hold(self, volume: Volume, ino: int) -> pyfuse3.FileInfo:
+        volume.hold(ino)
+        handle = self._next_handle
+        self._next_handle = handle + 1
+        self._handles[handle] = (volume, ino, volume.era)
+        return pyfuse3.FileInfo(fh=handle)
+
+    def _opened(self, handle: int) -> tuple[Volume, int]:
+        volume, ino, era = self._handles[handle]
+        if era != volume.era:
+            raise errors.Stale("the volume was restored or removed; open the file again")
+        return volume, ino
 
     def _number(self, volume: Volume, ino: int) -> int:
         if ino == ROOT_INO and volume is self.single:
@@ -153,7 +169,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         fh: int | None, ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:  # fmt: skip
         await self.admit()
-        volume, ino = self._locate(number)
+        volume, ino = self._locate(number) if fh is None else self._opened(fh)
         inode = volume.setattr(
             ino,
             mode=attr.st_mode if fields.update_mode else None,
@@ -292,9 +308,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         await self.admit()
         volume, ino = self._locate(parent)
         inode = volume.create(ino, name, mode & ~ctx.umask, ctx.uid, ctx.gid)
-        volume.hold(inode.ino)
-        attributes = self._attributes(volume, inode)
-        return pyfuse3.FileInfo(fh=attributes.st_ino), attributes
+        return self._hold(volume, inode.ino), self._attributes(volume, inode)
 
     @mapped
     async def open(
@@ -303,19 +317,19 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         volume, ino = self._locate(number)
         if flags & os.O_ACCMODE != os.O_RDONLY and volume.read_only:
             raise errors.ReadOnly("a snapshot is read-only; clone it")
-        volume.hold(ino)
-        return pyfuse3.FileInfo(fh=number)
+        return self._hold(volume, ino)
 
     @mapped
     async def release(self, fh: int) -> None:
-        volume, ino = self._locate(fh)
-        volume.release(ino)
+        volume, ino, era = self._handles.pop(fh)
+        if era == volume.era:
+            volume.release(ino)
 
     @mapped
     async def read(  # type: ignore[override]
         self, fh: int, offset: int, size: int
     ) -> memoryview:  # fmt: skip
-        volume, ino = self._locate(fh)
+        volume, ino = self._opened(fh)
         if size <= READ_BYTES_MAX:  # pyfuse3 replies before anything else runs: one buffer will do
             buffer = self._scratch[:size]
         else:
@@ -325,7 +339,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     @mapped
     async def write(self, fh: int, offset: int, data: bytes) -> int:
         await self.admit()
-        volume, ino = self._locate(fh)
+        volume, ino = self._opened(fh)
         self.writes += 1
         return volume.write(ino, offset, data)
 
@@ -334,6 +348,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @mapped
     async def fsync(self, fh: int, datasync: bool) -> None:
+        self._opened(fh)
         await self.durable()
 
     @mapped
@@ -409,19 +424,19 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         return plain(self.copy_range), plain(self.allocate), plain(self.seek)
 
     def copy_range(
-        self, number: int, offset: int, into: int, into_offset: int, length: int
+        self, fh: int, offset: int, into: int, into_offset: int, length: int
     ) -> int:  # fmt: skip
         """copy_file_range(2) is a range clone."""
-        source, source_ino = self._locate(number)
-        target, target_ino = self._locate(into)
+        source, source_ino = self._opened(fh)
+        target, target_ino = self._opened(into)
         self.shared_ranges += 1
         return self.store.clone_range(
             source, source_ino, offset, target, target_ino, into_offset, length
         )
 
-    def allocate(self, number: int, mode: int, offset: int, length: int) -> int:
+    def allocate(self, fh: int, mode: int, offset: int, length: int) -> int:
         """fallocate(2): punch and zero are holes; plain allocation only sets the size."""
-        volume, ino = self._locate(number)
+        volume, ino = self._opened(fh)
         if mode & ~(FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
             raise errors.Unsupported("collapse and insert are not supported")
         if mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
@@ -430,8 +445,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
             volume.setattr(ino, size=offset + length)
         return 0
 
-    def seek(self, number: int, offset: int, whence: int) -> int:
-        volume, ino = self._locate(number)
+    def seek(self, fh: int, offset: int, whence: int) -> int:
+        volume, ino = self._opened(fh)
         if whence not in (SEEK_DATA, SEEK_HOLE):
             raise errors.InvalidArgument(f"whence {whence}")
         call = volume.seek_data if whence == SEEK_DATA else volume.seek_hole

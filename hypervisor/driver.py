@@ -79,7 +79,7 @@ class LibvirtDriver:
             ) from None
 
     def define_all(self, texts: list[str]) -> None:
-        """Define domains: all, or none."""
+        """Define domains: all, or none; PartlyDone when libvirt is lost on the way."""
         done: list[libvirt.virDomain] = []
         for text in texts:
             try:
@@ -87,12 +87,18 @@ class LibvirtDriver:
                     done.append(self._connection.defineXML(text))
             except errors.RametError as error:
                 left = [each.name() for each in done if not self._try_undefine(each)]
-                if left:
-                    raise errors.RametError(
-                        f"{error}; and these could not be taken back: {', '.join(left)}; "
-                        "`virsh undefine` them"
+                if left or not self._answers():  # then nobody knows what became of the last one
+                    raise errors.PartlyDone(
+                        f"{error}; {self.uri} may have kept some of the domains; "
+                        "remove their VMs (`ramet vm rm`) when it answers again"
                     ) from None
                 raise
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._connection.isAlive() == 1)
+        except libvirt.libvirtError:
+            return False
 
     def undefine_all(self, uuids: list[str], *, stop: bool = False) -> None:
         """Undefine domains with all that libvirt keeps of them; gone already is as good.

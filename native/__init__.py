@@ -1,19 +1,22 @@
-"""The typed door to the C hot path, and the only importer of the compiled module.
+"""The typed door to the C hot path; nobody outside this package imports the compiled module.
 
 C never calls back into Python.  Where it needs a node that is not cached it says so and changes
 nothing; the loop here loads the node and calls again.  All methods run on the engine thread, except
-those of a ``ReadPlan``, ``SealedNodes.nodes`` and ``Core.gc_mark``.
+those of a ``ReadPlan``, ``SealedNodes.nodes`` and ``Marks``.
 """
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from native._core import ffi, lib
+from native.errors import CorruptBlock, CorruptNode, NativeError, NeedSlab
+from native.marks import VISIT_NODES_MAX, Marks
+from native.owners import Owners
 
 __all__ = [
-    "BLOCK_BYTES", "EXTENT_FANOUT", "HEADER_BYTES", "HOLE", "NODE_BYTES", "Core", "CorruptBlock",
-    "CorruptNode", "Extent", "NativeError", "NeedSlab", "ReadPlan", "SealedNodes", "Tree",
-    "WriteResult",
+    "BLOCK_BYTES", "EXTENT_FANOUT", "HEADER_BYTES", "HOLE", "NODE_BYTES", "VISIT_NODES_MAX", "Core",
+    "CorruptBlock", "CorruptNode", "Cut", "Extent", "Marks", "NativeError", "NeedSlab", "Owners",
+    "ReadPlan", "SealedNodes", "Tree", "WriteResult",
 ]  # fmt: skip
 
 BLOCK_BYTES: int = lib.RMT_BLOCK
@@ -24,31 +27,6 @@ CHUNK_BYTES: int = lib.RMT_CHUNK_BYTES
 HOLE = _HOLE = (1 << 64) - 1  # the address of a block that has none
 
 Buffer = bytes | bytearray | memoryview
-
-
-class NativeError(Exception):
-    """Base of what the hot path reports, besides OSError and MemoryError."""
-
-
-class CorruptNode(NativeError):
-    """A stored node is missing or fails its check."""
-
-    def __init__(self, node_id: int) -> None:
-        super().__init__(f"node {node_id} is missing or fails its check")
-        self.node_id = node_id
-
-
-class CorruptBlock(NativeError):
-    """A block's content does not have the checksum its map says."""
-
-    def __init__(self, block: int, address: int) -> None:
-        super().__init__(f"block {block} in slot {address} fails its check")
-        self.block = block
-        self.address = address
-
-
-class NeedSlab(NativeError):
-    """Too few free slots: add a slab and call again.  Nothing was changed."""
 
 
 class Extent(NamedTuple):
@@ -73,9 +51,10 @@ class Tree:
     __slots__ = ("c",)
 
     def __init__(
-        self, root: int = 0, height: int = 0, blocks: int = 0, shared_epoch: int = 0
-    ) -> None:
-        self.c: Any = ffi.new("rmt_tree *", (root, blocks, shared_epoch, height, 0))
+        self, root: int = 0, height: int = 0, blocks: int = 0, shared_epoch: int = 0,
+        domain: int = 0,
+    ) -> None:  # fmt: skip
+        self.c: Any = ffi.new("rmt_tree *", (root, blocks, shared_epoch, domain, height, 0))
 
     @property
     def root(self) -> int:
@@ -105,6 +84,14 @@ class ReadPlan(NamedTuple):
     count: int  # type: ignore[assignment]
     addresses: Any
     checksums: Any
+
+
+class Cut(NamedTuple):
+    """A subtree of an extent map that its tree, last shared in ``epoch``, has let go of."""
+
+    node_id: int
+    level: int
+    epoch: int
 
 
 class SealedNodes:
@@ -156,6 +143,7 @@ class Core:
         self._state.next_id = next_node_id
         self._failure = ffi.new("rmt_failure *")
         self._number = ffi.new("uint64_t *")
+        self._children: tuple[Any, Any] | None = None
         self._sealed: list[SealedNodes] = []
 
     def close(self) -> None:
@@ -406,6 +394,69 @@ class Core:
     def free_slots(self) -> int:
         return self._state.total - self._state.busy  # type: ignore[no-any-return]
 
+    # --- what trees have let go of
+
+    @property
+    def debt_blocks(self) -> int:
+        """Blocks let go of since the core was made that only gc can tell to be garbage or not."""
+        return self._state.debt  # type: ignore[no-any-return]
+
+    def add_debt(self, blocks: int) -> None:
+        self._state.debt += blocks
+
+    def take_cuts(self) -> list[Cut]:
+        """The subtrees cut off since the last call."""
+        count: int = self._state.cuts
+        if not count:
+            return []
+        out = ffi.new("rmt_cut[]", count)
+        lib.rmt_take_cuts(self._core, out, count)
+        return [Cut(c.id, c.level, c.epoch) for c in out[0:count]]
+
+    def reclaim(self, cut: Cut) -> tuple[bool, list[Cut]]:
+        """Free what one node of a cut subtree owns.  Returns whether the node itself is dead, and
+        its children, cut off in their turn.  CorruptNode."""
+        if self._children is None:
+            self._children = ffi.new("rmt_cut[]", EXTENT_FANOUT), ffi.new("uint32_t *")
+        children, count = self._children
+        c = ffi.new("rmt_cut *", (cut.node_id, cut.epoch, cut.level, 0))
+        while (status := lib.rmt_reclaim(self._core, c, children, count)) not in (
+            lib.RMT_OK, lib.RMT_RECLAIMED,
+        ):  # fmt: skip
+            self._again(status)
+        found = [Cut(child.id, child.level, child.epoch) for child in children[0 : count[0]]]
+        return status == lib.RMT_RECLAIMED, found
+
+    def trim_take(self, slab: int, slot: int, run_min: int) -> tuple[int, int, int]:
+        """(address, count, next slot): a run of at least ``run_min`` free slots that take space on
+        disk, at or after ``slot``.  They are in use until ``trim_give``; count 0: no such run."""
+        at, count = ffi.new("uint32_t *", slot), ffi.new("uint64_t *")
+        status = lib.rmt_trim_take(self._core, slab, at, run_min, self._number, count)
+        if status:
+            self._again(status)
+        return self._number[0], count[0], at[0]
+
+    def trim_give(self, address: int, count: int, *, punched: bool) -> None:
+        status = lib.rmt_trim_give(self._core, address, count, punched)
+        if status:
+            self._again(status)
+
+    def trim_punch(self, address: int, count: int) -> None:
+        """Give the space of slots taken for it back to the host.  Any thread.  OSError."""
+        failure = ffi.new("rmt_failure *")
+        if lib.rmt_trim_punch(self._core, address, count, failure):
+            raise OSError(failure.error, "punching a slab failed")
+
+    @property
+    def total_slots(self) -> int:
+        """Slots of all slabs."""
+        return self._state.total  # type: ignore[no-any-return]
+
+    @property
+    def trimmable_slots(self) -> int:
+        """Free slots that were not punched since they were used last: they may take space."""
+        return self.free_slots - self._state.holes  # type: ignore[no-any-return]
+
     # --- gc
 
     def gc_arm(self) -> None:
@@ -414,23 +465,20 @@ class Core:
         if status:
             self._again(status)
 
-    def gc_mark(self, node: Buffer) -> tuple[int, list[int]]:
-        """Note what a stored extent node reaches; returns its level and children.  Any thread."""
-        children = ffi.new("uint64_t[]", EXTENT_FANOUT)
-        count, level = ffi.new("uint32_t *"), ffi.new("uint32_t *")
-        status = lib.rmt_gc_mark(
-            self._core, ffi.from_buffer(node), len(node), children, count, level
-        )
-        if status:
-            raise CorruptNode(int.from_bytes(bytes(node[8:16]), "little"))
-        return level[0], list(children[0 : count[0]])
+    def gc_marks(self) -> Marks:
+        return Marks(self._core)
 
-    def gc_sweep(self, slab: int) -> int:
-        """Free a slab's slots that are allocated, not reached and not touched."""
-        status = lib.rmt_gc_sweep(self._core, slab, self._number)
-        if status:
+    def owners(self) -> Owners:
+        return Owners(self._core)
+
+    def gc_sweep(self, marks: Marks, slab: int, word: int, limit: int) -> tuple[int, int | None]:
+        """Free slots that are allocated, not reached and not touched: about ``limit`` at most, of a
+        slab of the marks' time, from ``word`` on.  Returns how many, and the next word or None."""
+        at = ffi.new("uint32_t *", word)
+        status = lib.rmt_gc_sweep(self._core, marks.c, slab, at, limit, self._number)
+        if status not in (lib.RMT_OK, lib.RMT_DONE):
             self._again(status)
-        return self._number[0]  # type: ignore[no-any-return]
+        return self._number[0], None if status == lib.RMT_DONE else at[0]
 
     def gc_disarm(self) -> None:
         if self._core is not None:

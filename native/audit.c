@@ -85,7 +85,8 @@ uint32_t rmt_audit_tally(const rmt_shape *shape, const uint8_t *node, int alone,
     uint64_t address = entries[i].word & RMT_ADDRESS_MASK;
     uint64_t flags = entries[i].word >> RMT_FLAG_SHIFT;
     if (!entries[i].word && !entries[i].value) continue;
-    if (!(flags & RMT_MAPPED) || flags & ~(RMT_MAPPED | RMT_OWNED) || address >= slots) {
+    if (!(flags & RMT_MAPPED) || flags & ~(RMT_MAPPED | RMT_OWNED | RMT_DEDUP) ||
+        address >= slots) {
       malformed++;
       continue;
     }
@@ -164,11 +165,11 @@ uint64_t rmt_audit_verify(const rmt_shape *shape, int fd, const uint64_t *addres
   return checked;
 }
 
-void rmt_index_claims(rmt_core *core, const uint64_t *addresses, const uint64_t *checksums,
-                      uint64_t count) {
+void rmt_index_claims(rmt_core *core, uint64_t domain, const uint64_t *addresses,
+                      const uint64_t *checksums, uint64_t count) {
   for (uint64_t i = 0; i < count; i++)
     if (!(addresses[i] & RMT_CONFLICT) && rmt_is_allocated(core, addresses[i]))
-      rmt_index_insert(core, checksums[i], addresses[i]);
+      rmt_index_insert(core, index_key(domain, checksums[i]), addresses[i]);
 }
 
 void rmt_index_clear(rmt_core *core) {

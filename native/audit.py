@@ -101,9 +101,10 @@ def pairs(entries: list[tuple[int, int]]) -> tuple[Any, Any]:
     )
 
 
-def index_window(core: Core, window: Window, start: int, count: int) -> None:
-    """Engine thread: enter what a window says into the fingerprint index."""
-    lib.rmt_index_claims(core.pointer, window.addresses + start, window.checksums + start, count)
+def index_window(core: Core, domain: int, window: Window, start: int, count: int) -> None:
+    """Engine thread: enter what a window says into the fingerprint index, for a dedup domain."""
+    addresses, checksums = window.addresses + start, window.checksums + start
+    lib.rmt_index_claims(core.pointer, domain, addresses, checksums, count)
 
 
 def clear_index(core: Core) -> None:

@@ -70,6 +70,7 @@ void rmt_free(rmt_core *core) {
   free(core->dirty);
   free(core->slabs);
   free(core->freed);
+  free(core->cuts);
   free(core->index);
   free(core);
 }
@@ -281,7 +282,7 @@ node *cache_own(rmt_core *core, node *n, const rmt_tree *tree) {
   h->birth = core->state.epoch;
   if (!h->level) {
     entry *entries = node_entries(twin);
-    for (uint32_t i = 0; i < core->fanout; i++) entries[i].word &= ~(RMT_OWNED << RMT_FLAG_SHIFT);
+    for (uint32_t i = 0; i < core->fanout; i++) entries[i].word &= ~RMT_WRITTEN_HERE;
   }
   table_add(core, twin);
   make_dirty(core, twin);

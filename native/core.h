@@ -37,7 +37,8 @@ typedef struct {
 } header;
 
 typedef struct {
-  uint64_t *allocated, *shared, *busy, *touched, *reached; /* one bit a slot; gc's may be NULL */
+  uint64_t *allocated, *shared, *busy, *hole; /* one bit a slot */
+  uint64_t *touched;                          /* gc's, NULL while no run is armed */
   uint8_t *chunk_dirty;
   int fd;
   uint32_t free;
@@ -75,11 +76,16 @@ struct rmt_core {
   uint32_t slab_count, alloc_slab, alloc_slot;
   uint64_t *freed;
   uint64_t freed_count, freed_capacity;
+  rmt_cut *cuts;
+  uint64_t cut_capacity;
   uint64_t chunks_dirty;
   bool armed;
   uint64_t *index; /* pairs of fingerprint, address + 1 */
   uint64_t index_mask;
 };
+
+/* Flags of an entry that a copy of it, in another node, does not have. */
+#define RMT_WRITTEN_HERE ((RMT_OWNED | RMT_DEDUP) << RMT_FLAG_SHIFT)
 
 static inline header *node_header(node *n) { return (header *)n->data; }
 static inline entry *node_entries(node *n) { return (entry *)(n->data + RMT_HEADER); }
@@ -101,6 +107,14 @@ static inline bool bit_get(const uint64_t *bits, uint64_t i) {
 static inline void bit_set(uint64_t *bits, uint64_t i) { bits[i >> 6] |= 1ull << (i & 63); }
 static inline void bit_clear(uint64_t *bits, uint64_t i) { bits[i >> 6] &= ~(1ull << (i & 63)); }
 
+/*
+ * Equal blocks of different domains have different keys, so they never meet. (Keys of different
+ * blocks may be equal, as fingerprints may: the bytes decide.)
+ */
+static inline uint64_t index_key(uint64_t domain, uint64_t fingerprint) {
+  return fingerprint + domain * 0x9E3779B97F4A7C15ull;
+}
+
 /* cache.c */
 node *cache_find(rmt_core *core, uint64_t id);               /* NULL: core->state.missing is set */
 int cache_reserve(rmt_core *core, uint64_t nodes);           /* room for so many new nodes */
@@ -121,5 +135,19 @@ bool slots_take_run(rmt_core *core, uint32_t want, uint64_t *address, uint32_t *
 void slots_give_back(rmt_core *core, uint64_t address); /* undo a take: nobody has seen it */
 void slots_free(rmt_core *core, uint64_t address);      /* for reuse after the commit */
 void slots_share(rmt_core *core, uint64_t address);
+
+/* gc.c */
+typedef struct {
+  _Alignas(16) uint8_t data[RMT_HEADER + RMT_FANOUT_MAX * sizeof(entry)];
+} node_copy;
+/* A stored extent node, checked: length, checksum, its own id. */
+bool node_read(const rmt_core *core, node_copy *copy, uint64_t id, const uint8_t *data,
+               size_t length);
+uint64_t marks_find(const rmt_marks *marks, uint64_t id); /* its index, or UINT64_MAX */
+
+/* reclaim.c */
+int cuts_reserve(rmt_core *core, uint64_t count); /* room for so many cuts */
+void cuts_add(rmt_core *core, uint64_t id, uint32_t level, uint64_t epoch);
+void reclaim_entry(rmt_core *core, entry e); /* a tree lets go of a mapped block */
 
 #endif

@@ -122,6 +122,7 @@ typedef struct {
 } block;
 
 typedef struct {
+  uint64_t domain;
   block *blocks;
   uint64_t *old_addresses, *old_checksums;
   uint32_t *table; /* fingerprint -> fresh block of this call + 1 */
@@ -188,7 +189,7 @@ static void classify(const rmt_core *core, batch *b, uint32_t i, bool dedup) {
   if (w->old_address != RMT_HOLE && b->old_checksums[i] == w->fingerprint &&
       slot_equals(core, w->old_address, data)) {
     w->kind = SAME;
-  } else if (dedup && rmt_index_lookup(core, w->fingerprint, &candidate) &&
+  } else if (dedup && rmt_index_lookup(core, index_key(b->domain, w->fingerprint), &candidate) &&
              rmt_is_allocated(core, candidate) && slot_equals(core, candidate, data)) {
     w->kind = DUPLICATE; /* of its old slot as well: the checksum there was another one */
     w->address = candidate;
@@ -273,13 +274,11 @@ static int64_t set_entry(rmt_core *core, batch *b, uint64_t i, entry *e) {
   if (w->kind == ZERO) {
     *e = (entry){0, 0};
   } else {
-    uint64_t flags = w->kind == FRESH ? RMT_MAPPED | RMT_OWNED : RMT_MAPPED;
+    uint64_t flags = RMT_MAPPED | (w->kind == FRESH ? RMT_OWNED : RMT_DEDUP);
     uint64_t address = w->kind == TWIN ? b->blocks[w->twin].address : w->address;
     *e = (entry){address | flags << RMT_FLAG_SHIFT, w->fingerprint};
   }
-  uint64_t address = old.word & RMT_ADDRESS_MASK;
-  if (old.word >> RMT_FLAG_SHIFT & RMT_OWNED && !rmt_is_shared(core, address))
-    slots_free(core, address);
+  reclaim_entry(core, old);
   return (int64_t)(e->word != 0) - (int64_t)(old.word != 0);
 }
 
@@ -315,7 +314,7 @@ static void finish(rmt_core *core, rmt_tree *tree, uint64_t first, batch *b, rmt
   if (leaf_changes(b, 0, b->count)) change_map(core, tree, first, b);
   for (uint64_t i = 0; i < b->count; i++)
     if (b->blocks[i].kind == FRESH)
-      rmt_index_insert(core, b->blocks[i].fingerprint, b->blocks[i].address);
+      rmt_index_insert(core, index_key(b->domain, b->blocks[i].fingerprint), b->blocks[i].address);
 }
 
 static int write_batch(rmt_core *core, rmt_tree *tree, uint64_t first, batch *b, bool dedup,
@@ -326,7 +325,7 @@ static int write_batch(rmt_core *core, rmt_tree *tree, uint64_t first, batch *b,
   for (uint32_t i = 0; i < b->count; i++) classify(core, b, i, dedup);
   if (b->fresh > core->state.total - core->state.busy) return RMT_NEED_SLAB;
   if (cache_reserve(core, map_nodes_bound(core, b->count)) != RMT_OK ||
-      slots_reserve_freed(core, b->count) != RMT_OK)
+      slots_reserve_freed(core, b->count) != RMT_OK || cuts_reserve(core, RMT_LEVELS_MAX) != RMT_OK)
     return RMT_NOMEM;
   take_slots(core, b);
   failure->error = write_fresh(core, b);
@@ -345,6 +344,7 @@ int rmt_write(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count, co
     return RMT_RANGE;
   batch b;
   int status = batch_new(&b, data, count);
+  b.domain = tree->domain;
   if (status == RMT_OK) status = write_batch(core, tree, first, &b, dedup != 0, written, failure);
   batch_free(&b);
   return status;

@@ -188,6 +188,8 @@ void map_grow(rmt_core *core, rmt_tree *tree, uint64_t end) {
     if (tree->blocks) {
       node_entries(top)[0] = (entry){tree->root, tree->blocks};
       node_header(top)->blocks = tree->blocks;
+    } else {
+      cuts_add(core, tree->root, tree->height - 1, tree->shared_epoch);
     }
     tree->root = top->id;
     tree->height++;
@@ -228,12 +230,6 @@ void map_count(rmt_core *core, rmt_tree *tree, node **path, uint32_t depth, uint
   }
 }
 
-static void release_entry(rmt_core *core, entry e) {
-  uint64_t address = e.word & RMT_ADDRESS_MASK;
-  if (e.word >> RMT_FLAG_SHIFT & RMT_OWNED && !rmt_is_shared(core, address))
-    slots_free(core, address);
-}
-
 /* The highest level whose node at `block` is whole inside [block, end); -1: less than a leaf. */
 static int whole_level(const rmt_core *core, uint64_t block, uint64_t end, uint32_t height) {
   int level = -1;
@@ -251,6 +247,7 @@ static void cut_child(rmt_core *core, rmt_tree *tree, uint64_t block, uint32_t l
   node *parent = own_path(core, tree, block, level + 1, path, &depth);
   entry *e = &node_entries(parent)[index_at(core, level + 1, block)];
   int64_t gone = (int64_t)e->value;
+  cuts_add(core, e->word, level, tree->shared_epoch);
   *e = (entry){0, 0};
   map_count(core, tree, path, depth, block, -gone);
 }
@@ -264,7 +261,7 @@ static void clear_leaf(rmt_core *core, rmt_tree *tree, uint64_t block, uint64_t 
   for (uint64_t b = block; b < end && b < leaf_end; b++) {
     entry *e = &entries[b % core->fanout];
     if (!e->word) continue;
-    release_entry(core, *e);
+    reclaim_entry(core, *e);
     *e = (entry){0, 0};
     gone++;
   }
@@ -274,8 +271,10 @@ static void clear_leaf(rmt_core *core, rmt_tree *tree, uint64_t block, uint64_t 
 int rmt_punch(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count) {
   if (first >= RMT_BLOCKS_MAX || count > RMT_BLOCKS_MAX - first) return RMT_RANGE;
   uint64_t block = first, end = first + count;
+  if (cuts_reserve(core, 1) != RMT_OK) return RMT_NOMEM;
   if (tree->root && !first && end >= level_span(core, tree->height - 1)) {
-    *tree = (rmt_tree){.shared_epoch = tree->shared_epoch};
+    cuts_add(core, tree->root, tree->height - 1, tree->shared_epoch);
+    *tree = (rmt_tree){.shared_epoch = tree->shared_epoch, .domain = tree->domain};
     return RMT_OK;
   }
   for (;;) {
@@ -291,7 +290,7 @@ int rmt_punch(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count) {
       start = aligned;
     }
     if (cache_reserve(core, map_nodes_bound(core, 1)) != RMT_OK ||
-        slots_reserve_freed(core, core->fanout) != RMT_OK)
+        slots_reserve_freed(core, core->fanout) != RMT_OK || cuts_reserve(core, 1) != RMT_OK)
       return RMT_NOMEM;
     if (level >= 0)
       cut_child(core, tree, start, (uint32_t)level);
@@ -323,6 +322,7 @@ static void share_child(rmt_core *core, rmt_tree *dst, uint64_t block, uint32_t 
   node *parent = own_path(core, dst, block, level + 1, path, &depth);
   entry *e = &node_entries(parent)[index_at(core, level + 1, block)];
   int64_t grown = (int64_t)child.value - (int64_t)e->value;
+  if (e->word != child.word) cuts_add(core, e->word, level, dst->shared_epoch);
   *e = child;
   map_count(core, dst, path, depth, block, grown);
 }
@@ -335,11 +335,11 @@ static void share_entries(rmt_core *core, rmt_tree *dst, uint64_t block, const e
   int64_t grown = 0;
   for (uint64_t i = 0; i < count; i++) {
     entry old = into[i], new = from ? from[i] : (entry){0, 0};
-    new.word &= ~(RMT_OWNED << RMT_FLAG_SHIFT);
+    new.word &= ~RMT_WRITTEN_HERE;
     grown += (new.word != 0) - (old.word != 0);
     into[i] = new;
     if (old.word && (old.word & RMT_ADDRESS_MASK) != (new.word &RMT_ADDRESS_MASK))
-      release_entry(core, old);
+      reclaim_entry(core, old);
   }
   map_count(core, dst, path, depth, block, grown);
 }
@@ -379,7 +379,8 @@ int rmt_share(rmt_core *core, rmt_tree *dst, uint64_t *dst_first, const rmt_tree
   if (*src_first >= RMT_BLOCKS_MAX || *count > RMT_BLOCKS_MAX - *src_first) return RMT_RANGE;
   while (*count) {
     if (cache_reserve(core, map_nodes_bound(core, 1)) != RMT_OK ||
-        slots_reserve_freed(core, core->fanout) != RMT_OK)
+        slots_reserve_freed(core, core->fanout) != RMT_OK ||
+        cuts_reserve(core, 1 + RMT_LEVELS_MAX) != RMT_OK)
       return RMT_NOMEM;
     map_grow(core, dst, *dst_first + *count);
     uint64_t done;

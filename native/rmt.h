@@ -2,8 +2,8 @@
  * Ramet's hot path: extent maps, slots, fingerprints, block reads and writes.
  *
  * One rmt_core holds what one store needs; there are no globals. Only the engine thread changes a
- * core. Other threads may call rmt_fetch, rmt_sealed_node and rmt_gc_mark, which touch nothing that
- * the engine thread changes. No function returns a pointer into a core except rmt_sealed_node,
+ * core. Other threads may call rmt_fetch, rmt_sealed_node and what gc.c says, which touch nothing
+ * that the engine thread changes. No function returns a pointer into a core except rmt_sealed_node,
  * whose buffer lives until rmt_release.
  *
  * Every call that can fail changes nothing when it returns RMT_MISSING (load the node named in
@@ -36,21 +36,29 @@ enum rmt_status {
   RMT_CORRUPT_NODE = 4,
   RMT_NOMEM = 5,
   RMT_IO = 6,
-  RMT_RANGE = 7
+  RMT_RANGE = 7,
+  RMT_UNKNOWN = 8,
+  RMT_SEEN = 9,
+  RMT_DONE = 10,
+  RMT_RECLAIMED = 11
 };
 
 #define RMT_MAPPED 1ull
-#define RMT_OWNED 2ull
+#define RMT_OWNED 2ull /* written here, into a slot taken for it */
+#define RMT_DEDUP 4ull /* written here, and found to be stored already */
 #define RMT_FLAG_SHIFT 48
 #define RMT_ADDRESS_MASK ((1ull << 48) - 1)
 
 typedef struct rmt_core rmt_core;
 typedef struct rmt_sealed rmt_sealed;
+typedef struct rmt_marks rmt_marks;
+typedef struct rmt_owners rmt_owners;
 
 typedef struct {
   uint64_t root; /* node id, 0: nothing mapped */
   uint64_t blocks;
   uint64_t shared_epoch;
+  uint64_t domain; /* blocks are shared by dedup within one domain only */
   uint32_t height; /* levels, 0 when root is 0 */
   uint32_t pad;
 } rmt_tree;
@@ -65,6 +73,12 @@ typedef struct {
   uint32_t pad;
 } rmt_failure;
 
+/* A subtree that its tree, last shared in `epoch`, has let go of. */
+typedef struct {
+  uint64_t id, epoch;
+  uint32_t level, pad;
+} rmt_cut;
+
 typedef struct {
   uint32_t fresh, duplicate, zero, pad;
 } rmt_written;
@@ -75,6 +89,9 @@ typedef struct {
   uint64_t epoch;   /* birth of new nodes */
   uint64_t cached, dirty, allocated, busy, total, index_used;
   uint64_t changed; /* slots or nodes changed since the last seal */
+  uint64_t holes;   /* free slots that were punched out of their slabs */
+  uint64_t cuts;    /* waiting for rmt_take_cuts */
+  uint64_t debt;    /* blocks that were let go of and may be garbage now: only gc can tell */
 } rmt_shared;
 
 rmt_core *rmt_new(uint32_t fanout, uint32_t slab_slots, uint64_t seed, uint64_t cache_nodes,
@@ -118,11 +135,44 @@ int rmt_add_slab(rmt_core *core, uint32_t slab, int fd);
 int rmt_load_chunk(rmt_core *core, uint32_t slab, uint32_t chunk, const uint8_t *bits);
 int rmt_is_allocated(const rmt_core *core, uint64_t address);
 int rmt_is_shared(const rmt_core *core, uint64_t address);
+int rmt_trim_take(rmt_core *core, uint32_t slab, uint32_t *slot, uint32_t run_min,
+                  uint64_t *address, uint64_t *count);
+int rmt_trim_give(rmt_core *core, uint64_t address, uint64_t count, int punched);
+int rmt_trim_punch(const rmt_core *core, uint64_t address, uint64_t count, rmt_failure *failure);
+
+/* reclaim.c */
+uint64_t rmt_take_cuts(rmt_core *core, rmt_cut *out, uint64_t capacity);
+int rmt_reclaim(rmt_core *core, const rmt_cut *cut, rmt_cut *children, uint32_t *count);
+
+/* gc.c */
 int rmt_gc_arm(rmt_core *core);
 void rmt_gc_disarm(rmt_core *core);
-int rmt_gc_mark(rmt_core *core, const uint8_t *node, size_t length, uint64_t *children,
-                uint32_t *count, uint32_t *level);
-int rmt_gc_sweep(rmt_core *core, uint32_t slab, uint64_t *freed);
+rmt_marks *rmt_marks_new(const rmt_core *core);
+void rmt_marks_free(rmt_marks *marks);
+int rmt_gc_add_ids(rmt_marks *marks, const uint64_t *ids, uint64_t count);
+uint64_t rmt_gc_ids(const rmt_marks *marks);
+int rmt_gc_see(rmt_marks *marks, uint64_t id);
+int rmt_gc_visit(const rmt_core *core, rmt_marks *marks, const uint64_t *ids,
+                 const uint8_t *const *data, const uint64_t *lengths, uint64_t nodes,
+                 uint64_t *children, uint64_t *count, uint64_t *failed);
+uint64_t rmt_gc_entries(const rmt_marks *marks);
+uint64_t rmt_gc_unseen(const rmt_marks *marks, uint64_t *from, uint64_t *out, uint64_t capacity);
+int rmt_gc_sweep(rmt_core *core, const rmt_marks *marks, uint32_t slab, uint32_t *word,
+                 uint64_t limit, uint64_t *freed);
+
+/* owners.c */
+rmt_owners *rmt_owners_new(const rmt_core *core);
+void rmt_owners_free(rmt_owners *owners);
+int rmt_owners_add_ids(rmt_owners *owners, const uint64_t *ids, uint64_t count);
+int rmt_owners_add(rmt_owners *owners, uint32_t parent, uint32_t *owner);
+int rmt_owners_common(const rmt_owners *owners, uint32_t a, uint32_t b, uint32_t *owner);
+int rmt_owners_enter(rmt_owners *owners, uint64_t id, uint32_t owner);
+int rmt_owners_visit(const rmt_core *core, rmt_owners *owners, uint32_t owner, const uint64_t *ids,
+                     const uint8_t *const *data, const uint64_t *lengths, uint64_t nodes,
+                     uint64_t *children, uint64_t *count, uint64_t *failed);
+uint32_t rmt_owners_count(const rmt_owners *owners);
+void rmt_owners_sums(const rmt_core *core, const rmt_owners *owners, uint64_t *sums);
+uint64_t rmt_owners_deduped(const rmt_owners *owners);
 
 /* index.c */
 void rmt_index_insert(rmt_core *core, uint64_t fingerprint, uint64_t address);
@@ -161,8 +211,8 @@ uint32_t rmt_audit_tally(const rmt_shape *shape, const uint8_t *node, int alone,
 uint64_t rmt_audit_verify(const rmt_shape *shape, int fd, const uint64_t *addresses,
                           const uint64_t *checksums, uint64_t count, uint8_t *scratch,
                           uint64_t scratch_blocks, uint8_t *verdicts);
-void rmt_index_claims(rmt_core *core, const uint64_t *addresses, const uint64_t *checksums,
-                      uint64_t count);
+void rmt_index_claims(rmt_core *core, uint64_t domain, const uint64_t *addresses,
+                      const uint64_t *checksums, uint64_t count);
 void rmt_index_clear(rmt_core *core);
 int rmt_set_shared(rmt_core *core, uint64_t address); /* RMT_RANGE: the slot is not allocated */
 

@@ -8,9 +8,14 @@
  *
  * allocated and shared are committed state, stored by chunk; busy is not. A slot is taken next-fit,
  * in runs, so that a sequential write is sequential on disk.
+ *
+ * hole (in memory only): a free slot that was punched out of its slab's file, so takes no space.
  */
 #include "core.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
 #include <stdlib.h>
 
 static slab *slab_of(const rmt_core *core, uint64_t address, uint32_t *slot) {
@@ -30,7 +35,7 @@ static void chunk_changed(rmt_core *core, slab *s, uint32_t slot) {
 int rmt_add_slab(rmt_core *core, uint32_t number, int fd) {
   if (number != core->slab_count || number >= RMT_SLABS_MAX) return RMT_RANGE;
   slab *s = &core->slabs[number];
-  s->allocated = calloc(3 * (size_t)core->slab_words, sizeof *s->allocated);
+  s->allocated = calloc(4 * (size_t)core->slab_words, sizeof *s->allocated);
   s->chunk_dirty = calloc(core->slab_chunks, 1);
   if (!s->allocated || !s->chunk_dirty) {
     free(s->allocated);
@@ -41,6 +46,7 @@ int rmt_add_slab(rmt_core *core, uint32_t number, int fd) {
   }
   s->shared = s->allocated + core->slab_words;
   s->busy = s->shared + core->slab_words;
+  s->hole = s->busy + core->slab_words;
   s->fd = fd;
   s->free = core->slab_slots;
   s->present = true;
@@ -127,6 +133,8 @@ bool slots_take_run(rmt_core *core, uint32_t want, uint64_t *address, uint32_t *
     bit_set(s->allocated, slot);
     bit_set(s->busy, slot);
     bit_clear(s->shared, slot);
+    core->state.holes -= bit_get(s->hole, slot);
+    bit_clear(s->hole, slot);
     if (core->armed && s->touched) bit_set(s->touched, slot);
     chunk_changed(core, s, slot);
     slot++;
@@ -185,72 +193,57 @@ uint64_t rmt_release_freed(rmt_core *core, rmt_sealed *sealed) {
   return count;
 }
 
-int rmt_gc_arm(rmt_core *core) {
-  for (uint32_t i = 0; i < core->slab_count; i++) {
-    slab *s = &core->slabs[i];
-    if (!s->touched) s->touched = malloc(2 * (size_t)core->slab_words * sizeof *s->touched);
-    if (!s->touched) {
-      rmt_gc_disarm(core);
-      return RMT_NOMEM;
-    }
-    memset(s->touched, 0, 2 * (size_t)core->slab_words * sizeof *s->touched);
-    s->reached = s->touched + core->slab_words;
-  }
-  core->armed = true;
-  return RMT_OK;
+/* The run of free slots at or after `slot` that are not holes; ends before the next other one. */
+static uint32_t next_backed(const rmt_core *core, const slab *s, uint32_t slot, uint32_t *end) {
+  while ((slot = next_free(core, s, slot)) < core->slab_slots && bit_get(s->hole, slot)) slot++;
+  *end = slot;
+  while (*end < core->slab_slots && !bit_get(s->busy, *end) && !bit_get(s->hole, *end)) ++*end;
+  return slot;
 }
 
-void rmt_gc_disarm(rmt_core *core) {
-  core->armed = false;
-  for (uint32_t i = 0; i < core->slab_count; i++) {
-    free(core->slabs[i].touched);
-    core->slabs[i].touched = core->slabs[i].reached = NULL;
-  }
-}
-
-/* Slabs added since gc was armed have no reached bits: all that is in them was allocated since. */
-static void reach(rmt_core *core, uint64_t address) {
-  uint64_t number = address / core->slab_slots;
-  if (number < RMT_SLABS_MAX && core->slabs[number].reached)
-    bit_set(core->slabs[number].reached, address % core->slab_slots);
-}
-
-int rmt_gc_mark(rmt_core *core, const uint8_t *data, size_t length, uint64_t *children,
-                uint32_t *count, uint32_t *level) {
-  _Alignas(16) uint8_t copy[RMT_HEADER + RMT_FANOUT_MAX * sizeof(entry)];
-  if (length != node_bytes(core)) return RMT_CORRUPT_NODE;
-  memcpy(copy, data, length);
-  header *h = (header *)copy;
-  uint64_t stored = h->checksum;
-  h->checksum = 0;
-  if (rmt_hash(core, copy, length) != stored) return RMT_CORRUPT_NODE;
-  const entry *entries = (const entry *)(copy + RMT_HEADER);
-  *level = h->level;
-  *count = 0;
-  for (uint32_t i = 0; i < core->fanout; i++) {
-    if (!entries[i].word) continue;
-    if (h->level)
-      children[(*count)++] = entries[i].word;
-    else
-      reach(core, entries[i].word & RMT_ADDRESS_MASK);
-  }
-  return RMT_OK;
-}
-
-int rmt_gc_sweep(rmt_core *core, uint32_t number, uint64_t *freed) {
-  *freed = 0;
+int rmt_trim_take(rmt_core *core, uint32_t number, uint32_t *slot, uint32_t run_min,
+                  uint64_t *address, uint64_t *count) {
   if (number >= core->slab_count) return RMT_RANGE;
   slab *s = &core->slabs[number];
-  if (!core->armed || !s->reached) return RMT_OK;
-  if (slots_reserve_freed(core, core->slab_slots) != RMT_OK) return RMT_NOMEM;
-  for (uint32_t w = 0; w < core->slab_words; w++) {
-    uint64_t dead = s->allocated[w] & ~s->reached[w] & ~s->touched[w];
-    while (dead) {
-      uint32_t slot = w * 64 + (uint32_t)__builtin_ctzll(dead);
-      dead &= dead - 1;
-      slots_free(core, (uint64_t)number * core->slab_slots + slot);
-      (*freed)++;
-    }
+  *count = 0;
+  while (*slot < core->slab_slots) {
+    uint32_t end, start = next_backed(core, s, *slot, &end);
+    *slot = end;
+    if (end - start < run_min) continue;
+    for (uint32_t i = start; i < end; i++) bit_set(s->busy, i);
+    s->free -= end - start;
+    core->state.busy += end - start;
+    *address = (uint64_t)number * core->slab_slots + start;
+    *count = end - start;
+    return RMT_OK;
   }
+  return RMT_OK;
+}
+
+int rmt_trim_punch(const rmt_core *core, uint64_t address, uint64_t count, rmt_failure *failure) {
+  uint32_t slot;
+  const slab *s = slab_of(core, address, &slot);
+  if (!s || count > core->slab_slots - slot) return RMT_RANGE;
+  failure->error = 0;
+  while (fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)slot * RMT_BLOCK,
+                   (off_t)count * RMT_BLOCK)) {
+    if (errno == EINTR) continue;
+    failure->error = errno;
+    return RMT_IO;
+  }
+  return RMT_OK;
+}
+
+int rmt_trim_give(rmt_core *core, uint64_t address, uint64_t count, int punched) {
+  uint32_t slot;
+  slab *s = slab_of(core, address, &slot);
+  if (!s || count > core->slab_slots - slot) return RMT_RANGE;
+  for (uint64_t i = 0; i < count; i++) {
+    bit_clear(s->busy, slot + i);
+    if (punched) bit_set(s->hole, slot + i);
+    core->state.holes += punched != 0;
+  }
+  s->free += (uint32_t)count;
+  core->state.busy -= count;
   return RMT_OK;
 }

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,20 @@ import msgspec
 import trio
 
 from engine import Store, errors
+from engine.accounting import Accounting
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
 from service import integrity, operations, vms
 from service.addresses import Context
+from service.cleaner import Cleaner
 from service.commits import Committer
 from service.rpc import SOCKET, Answer, Request, body_length, pack
 from service.steps import Beside
 
 READS = {call.__name__: call for call in (*operations.READS, *vms.READS, *integrity.READS)}
 CHANGES = {call.__name__: call for call in (*operations.CHANGES, *vms.CHANGES, *integrity.CHANGES)}
-GC_NODES_STEP = 2_000
+SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 
 
 class Daemon:
@@ -41,10 +44,12 @@ class Daemon:
         self.mountpoint = mountpoint
         self.context = Context(store, mountpoint)
         self.committer = Committer(store)
+        self.cleaner = Cleaner(store, self.committer)
         self.invalidator: Invalidator | None = None
         self._scope = trio.CancelScope()
         self._own: dict[str, Callable[..., Any]] = {
             "status": self._status, "shutdown": self._shutdown, "gc": self._gc,
+            "account": self._account,
         }  # fmt: skip
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -54,6 +59,7 @@ class Daemon:
         with self._listen() as listener, self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.committer.run)
+                nursery.start_soon(self.cleaner.run)
                 nursery.start_soon(self._stop_on_signal)
                 if self.mountpoint is not None:
                     await nursery.start(self._mount)
@@ -148,33 +154,34 @@ class Daemon:
         return self.invalidator.foreign() if self.invalidator else contextlib.nullcontext()
 
     async def _status(self) -> dict[str, Any]:
-        return {
-            "pid": os.getpid(),
-            "store": str(self.store.path),
-            "mountpoint": str(self.mountpoint) if self.mountpoint else None,
-            "failed": self.store.failed,
-            "dirty_nodes": self.store.dirty_nodes,
-        } | integrity.status(self.context)
+        return (
+            {
+                "pid": os.getpid(),
+                "store": str(self.store.path),
+                "mountpoint": str(self.mountpoint) if self.mountpoint else None,
+                "failed": self.store.failed,
+                "dirty_nodes": self.store.dirty_nodes,
+            }
+            | self.cleaner.status()
+            | integrity.status(self.context)
+        )
 
     async def _shutdown(self) -> dict[str, Any]:
         self._scope.deadline = trio.current_time() + 0.05  # after the answer has been sent
         return {"stopped": os.getpid()}
 
     async def _gc(self) -> dict[str, Any]:
-        """A run beside the load: the mark on a thread, the sweep in steps."""
-        async with self.committer.alone:
-            gc, commit = self.store.start_gc()
-            await self.committer.write(commit)
-        try:
-            gc.open()
-            while not await trio.to_thread.run_sync(gc.mark, GC_NODES_STEP):
-                pass
-            while not gc.sweep():
-                await trio.lowlevel.checkpoint()
-        finally:
-            gc.close()
+        return operations.gc_figures(await self.cleaner.gc())
+
+    async def _account(self) -> dict[str, Any]:
+        """The pass runs on a thread, on the commit that is made for it."""
         await self.committer.durable()
-        return operations.gc_figures(gc.result)
+        accounting = Accounting(self.store.pool)
+        try:
+            self.store.unique = await trio.to_thread.run_sync(accounting.run)
+        finally:
+            accounting.close()
+        return {"as_of": operations.as_of(self.context)}
 
 
 async def _receive(stream: trio.SocketStream, count: int) -> bytes:
@@ -189,6 +196,7 @@ async def _receive(stream: trio.SocketStream, count: int) -> bytes:
 
 def serve(store_path: str, mountpoint: str | None, ready: Callable[[], None]) -> None:
     """Own a store until told to stop.  NoSuchStore, StoreInUse, and what a mount refuses."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with Store.open(store_path) as store:
         for leftover in (store.path / SOCKET).parent.glob("import-*"):
             leftover.unlink()  # of a conversion that a crash cut short

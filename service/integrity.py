@@ -16,6 +16,7 @@ import msgspec
 from engine import Volume, errors, findings, fsck, keys, repair
 from engine.owners import Owner
 from engine.scrub import Scrub, ScrubResult
+from engine.trace import roots_of_domain
 from hypervisor.machines import MARK, Machine
 from native import audit
 from service.addresses import Context
@@ -219,22 +220,27 @@ def check_figures(report: findings.Report) -> Result:
 
 
 def rebuild_index(context: Context) -> Steps[Result]:
-    """The fingerprint index anew, from what all maps say; known content dedups again."""
+    """The fingerprint index anew, from what all maps say; known content dedups again.
+
+    Each dedup domain by itself: a block must not be found from a domain that does not have it.
+    """
     store = context.store
-    run = Scrub(store.pool)
-    try:
-        yield durable
-        store.pool.check_writable()
-        audit.clear_index(store.pool.core)
-        while run.open():
-            yield run.mark
-            for at in range(0, run.window.count, INDEX_STEP):
-                count = min(INDEX_STEP, run.window.count - at)
-                audit.index_window(store.pool.core, run.window, at, count)
-                yield None
-            run.skip_window()
-    finally:
-        run.close()
+    yield durable
+    store.pool.check_writable()
+    audit.clear_index(store.pool.core)
+    every = [v for volume in store.volumes() for v in (volume, *store.snapshots(volume))]
+    for domain in sorted({volume.record.domain for volume in every}):
+        run = Scrub(store.pool, roots=partial(roots_of_domain, domain=domain))
+        try:
+            while run.open():
+                yield run.mark
+                for at in range(0, run.window.count, INDEX_STEP):
+                    count = min(INDEX_STEP, run.window.count - at)
+                    audit.index_window(store.pool.core, domain, run.window, at, count)
+                    yield None
+                run.skip_window()
+        finally:
+            run.close()
     return {"entries": store.pool.core.index_len}
 
 

@@ -38,16 +38,36 @@ def _volume(volume: Volume) -> dict[str, Any]:
         "files": volume.files,
         "logical_bytes": volume.logical_bytes,
         "referenced_bytes": volume.referenced_bytes,
+        "quota_bytes": volume.quota_bytes or None,
+        "dedup_domain": "own" if volume.record.domain else "shared",
         "created": iso(volume.created_ns),
     }
 
 
-def volume_create(context: Context, name: str) -> Result:
-    return _volume(context.store.create_volume(name))
+def as_of(context: Context) -> str | None:
+    """The time that unique and shared figures hold for; None: there are none yet."""
+    unique = context.store.unique
+    return None if unique is None else iso(unique.as_of_ns)
+
+
+def _with_unique(context: Context, volume: Volume) -> dict[str, Any]:
+    unique = context.store.unique
+    found = None if unique is None else unique.of_volume(volume.id)
+    return _volume(volume) | {"unique_bytes": found, "as_of": as_of(context)}
+
+
+def volume_create(context: Context, name: str, quota_bytes: int, own_domain: bool) -> Result:
+    made = context.store.create_volume(name, quota_bytes=quota_bytes, own_domain=own_domain)
+    return _volume(made)
+
+
+def volume_quota(context: Context, name: str, quota_bytes: int) -> Result:
+    context.store.set_quota(name, quota_bytes)
+    return _volume(context.store.volume(name))
 
 
 def volume_ls(context: Context) -> Result:
-    return [_volume(v) for v in context.store.volumes()]
+    return [_with_unique(context, v) for v in context.store.volumes()]
 
 
 def volume_clone(context: Context, source: str, name: str) -> Result:
@@ -123,7 +143,11 @@ def ls(context: Context, address: str) -> Result:
 
 
 def du(context: Context, address: str) -> Steps[Result]:
-    """Sizes of each entry of a directory with all below it (hard links once), and their sum."""
+    """Sizes of each entry of a directory with all below it (hard links once), and their sum.
+
+    Unique bytes are what deleting the entry frees; those of the sum, what deleting all of them
+    frees, which may be more.
+    """
     volume, path = parse(context, address)
     inode = volume.resolve(path)
     tops = _children(volume, inode.ino) if inode.is_dir else [(path, inode)]
@@ -144,10 +168,23 @@ def du(context: Context, address: str) -> Steps[Result]:
                 referenced += each.blocks * 4096
         rows.append({
             "name": name, "files": files, "logical_bytes": logical,
-            "referenced_bytes": referenced,
+            "referenced_bytes": referenced, "unique_bytes": _unique_of(context, volume, top),
+            "as_of": as_of(context),
         })  # fmt: skip
     keys = ("files", "logical_bytes", "referenced_bytes")
-    return [*rows, {"name": "total"} | {key: sum(row[key] for row in rows) for key in keys}]
+    total = {key: sum(row[key] for row in rows) for key in keys}
+    of_all = {"unique_bytes": _unique_of(context, volume, inode), "as_of": as_of(context)}
+    return [*rows, {"name": "total"} | total | of_all]
+
+
+def _unique_of(context: Context, volume: Volume, inode: Inode) -> int | None:
+    """A file without blocks has nothing to itself; None: not known."""
+    unique = context.store.unique
+    if unique is None:
+        return None
+    found = unique.of_inode(volume.id, inode.ino)
+    empty = not inode.is_dir and not inode.blocks
+    return 0 if found is None and empty else found
 
 
 def rm(context: Context, address: str, recursive: bool, dry_run: bool) -> Result:
@@ -275,11 +312,12 @@ def export_file(context: Context, address: str, path: str) -> Steps[Result]:
     """Write a file out as a sparse raw image; refuses to overwrite, leaves nothing half-done."""
     volume, source = parse(context, address)
     inode = volume.hold(volume.file(volume.resolve(source).ino).ino)
+    era = volume.era
     try:
         file = Path(path).open("xb")  # noqa: SIM115 - it is removed again on errors
         try:
             with file:
-                yield from _copy_out(volume, inode, file.fileno())
+                yield from _copy_out(volume, inode, era, file.fileno())
                 size = inode.size
                 file.truncate(size)
                 yield partial(os.fsync, file.fileno())
@@ -287,11 +325,12 @@ def export_file(context: Context, address: str, path: str) -> Steps[Result]:
             Path(path).unlink()
             raise
     finally:
-        volume.release(inode.ino)
+        if volume.era == era:
+            volume.release(inode.ino)
     return {"path": path, "size_bytes": size}
 
 
-def _copy_out(volume: Volume, inode: Inode, fd: int) -> Steps[None]:
+def _copy_out(volume: Volume, inode: Inode, era: int, fd: int) -> Steps[None]:
     at: int | None = 0
     while at is not None and (at := volume.seek_data(inode.ino, at)) is not None:
         end = volume.seek_hole(inode.ino, at)
@@ -301,6 +340,8 @@ def _copy_out(volume: Volume, inode: Inode, fd: int) -> Steps[None]:
             if not data:
                 return  # truncated meanwhile
             yield partial(os.pwrite, fd, data, at)
+            if volume.era != era:
+                raise errors.Stale(f"{volume} was restored or removed meanwhile; export again")
             at += len(data)
 
 
@@ -308,11 +349,17 @@ def _copy_out(volume: Volume, inode: Inode, fd: int) -> Steps[None]:
 
 
 def df(context: Context) -> Result:
-    space = context.store.space()
+    """``unique``: blocks in one file only; ``shared``: in more than one."""
+    space, unique = context.store.space(), context.store.unique
     return {
         "logical_bytes": space.logical_bytes,
         "referenced_bytes": space.referenced_bytes,
         "physical_bytes": space.physical_bytes,
+        "unique_bytes": None if unique is None else unique.reached_bytes - unique.shared_bytes,
+        "shared_bytes": None if unique is None else unique.shared_bytes,
+        "dedup_saved_bytes": None if unique is None else unique.dedup_saved_bytes,
+        "clone_saved_bytes": None if unique is None else unique.clone_saved_bytes,
+        "as_of": as_of(context),
         "metadata_bytes": space.metadata_bytes,
         "free_bytes": space.free_bytes,
         "volumes": space.volumes,
@@ -328,7 +375,7 @@ def tree(context: Context) -> Result:
     for volume in store.volumes():
         names |= {s.id: str(s) for s in store.snapshots(volume)}
     return [
-        _volume(each) | {"cloned_from": names.get(each.origin_id)}
+        _with_unique(context, each) | {"cloned_from": names.get(each.origin_id)}
         for volume in store.volumes()
         for each in (volume, *store.snapshots(volume))
     ]
@@ -341,6 +388,7 @@ def gc(context: Context) -> Result:
 def gc_figures(result: GcResult) -> dict[str, Any]:
     return {
         "freed_bytes": result.slots_freed * 4096,
+        "punched_bytes": result.punched_bytes,
         "nodes_visited": result.nodes_visited,
         "nodes_freed": result.nodes_freed,
     }
@@ -349,6 +397,6 @@ def gc_figures(result: GcResult) -> dict[str, Any]:
 Operation = Callable[..., Result | Steps[Result]]
 READS: tuple[Operation, ...] = (volume_ls, snapshot_ls, ls, du, df, tree, export_file)
 CHANGES: tuple[Operation, ...] = (
-    volume_create, volume_clone, volume_rename, volume_rm, snapshot_create, snapshot_rm,
-    snapshot_restore, rm, clone, import_file,
+    volume_create, volume_quota, volume_clone, volume_rename, volume_rm, snapshot_create,
+    snapshot_rm, snapshot_restore, rm, clone, import_file,
 )  # fmt: skip

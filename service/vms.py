@@ -1,7 +1,9 @@
 """``ramet vm``: machines on volumes and what libvirt knows of them, made to agree.
 
 Changes of the store are atomic between two yields; calls to libvirt run on a thread.  What fails
-half-way is undone: domains first, then files.
+half-way is undone: domains first, then files.  When libvirt is lost on the way and the domains
+cannot be taken back, the files stay, and the VMs are noted as registered: no domain is ever without
+its files, and `vm rm` finishes the work.
 """
 
 from collections.abc import Callable
@@ -105,6 +107,10 @@ def vm_clone(
                 yield None
         if register:
             yield from _register(made, uri)
+    except errors.PartlyDone:
+        for each in made:
+            _note(each, uri)
+        raise
     except BaseException:
         for each in made:
             _remove(context, each)
@@ -143,11 +149,22 @@ def _register(made: list[Directory], uri: str) -> Steps[None]:
         for name, path in pools.items():
             yield _with_driver(uri, partial(LibvirtDriver.refresh_pool, name=name, path=path))
         for each in made:
-            old = each.machine
-            each.set_machine(Machine(old.name, old.uuid, old.macs, uri))
-    except Exception:
-        yield _with_driver(uri, lambda driver: driver.undefine_all(uuids))
+            _note(each, uri)
+    except Exception as error:
+        try:
+            yield _with_driver(uri, lambda driver: driver.undefine_all(uuids))
+        except errors.RametError as again:
+            raise errors.PartlyDone(
+                f"{error}; and the domains could not be taken back: {again}; "
+                "remove their VMs (`ramet vm rm`) when libvirt answers again"
+            ) from error
         raise
+
+
+def _note(each: Directory, uri: str) -> None:
+    """The VM is, or may be, registered there."""
+    old = each.machine
+    each.set_machine(Machine(old.name, old.uuid, old.macs, uri))
 
 
 def _kind(text: str) -> tuple[str, str]:

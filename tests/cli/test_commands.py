@@ -67,6 +67,31 @@ def test_exit_codes_say_what_is_wrong(cli: Ramet, tmp_path: Path) -> None:
         assert "owns" in cli.run("df", code=11).stderr
 
 
+def test_damage_is_exit_code_14_and_named(cli: Ramet, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(os.urandom(40_960))
+    cli.run("import", tmp_path / "a", "lab:/a")
+    (slab,) = (cli.store / "slabs").iterdir()
+    with slab.open("r+b") as file:
+        file.seek(3 * 4096)
+        file.write(b"damage")
+    assert "lab:/a: block 3" in cli.run("export", "lab:/a", tmp_path / "out", code=14).stderr
+    assert not (tmp_path / "out").exists()
+    assert not json.loads(cli.run("fsck", "--data", code=14).stdout)["clean"]
+
+
+def test_no_space_for_an_export_is_exit_code_15(cli: Ramet, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(os.urandom(4 << 20))
+    cli.run("import", tmp_path / "a", "lab:/a")
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "none", small], check=True)
+    try:
+        assert "space" in cli.run("export", "lab:/a", small / "out", code=15).stderr
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
 def test_hostile_names_are_refused(cli: Ramet) -> None:
     for name in ("../up", "a/b", "", "a\nb", "-rf", "ü", "x" * 300):
         cli.run("volume", "create", "--", name, code=1)
@@ -159,3 +184,18 @@ def test_every_command_explains_itself_with_an_example() -> None:
 
     for command in leaves(main):
         assert "Example: ramet " in (command.help or ""), command.name
+
+
+def test_unique_and_shared_bytes_are_counted_on_demand(cli: Ramet, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(os.urandom(1 << 20))
+    cli.run("import", tmp_path / "a", "lab:/golden")
+    assert cli.json("df")["as_of"] is None
+    assert cli.json("df", "--exact")["unique_bytes"] == 1 << 20
+    cli.run("clone", "lab:/golden", "lab:/web")
+    (tmp_path / "b").write_bytes(os.urandom(1 << 20))
+    cli.run("import", tmp_path / "b", "lab:/other")
+    found = cli.json("df", "--exact")
+    assert (found["shared_bytes"], found["unique_bytes"]) == (1 << 20, 1 << 20)
+    rows = {row["name"]: row["unique_bytes"] for row in cli.json("du", "lab:/", "--exact")}
+    assert rows == {"golden": 0, "web": 0, "other": 1 << 20, "total": 2 << 20}
+    assert cli.json("tree", "--exact")[0]["unique_bytes"] == 2 << 20

@@ -1,23 +1,33 @@
 """The daemon behind the command: one owner, no leftovers, the same answers."""
 
+import contextlib
 import os
 import signal
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import Ramet
 
-from service.rpc import Request, pack
+from service import background
+from service.rpc import Client, Request, pack
 
 
 class Served(Ramet):
     def __init__(self, store: Path, root: Path) -> None:
         super().__init__(store)
         self.root = root
+
+    def ask(self, method: str, *arguments: object) -> Any:
+        """The daemon itself, without a command in between."""
+        client = Client.connect(self.store)
+        assert client is not None
+        return client.call(method, *arguments)
 
 
 @pytest.fixture()
@@ -48,6 +58,95 @@ def test_what_the_command_changes_the_mount_shows_at_once(served: Served) -> Non
     assert served.json("fsck", "--data")["clean"]
     served.json("gc")
     assert (lab / "web-1").read_bytes() == b"g" * 300_000
+
+
+def test_what_a_restore_changes_the_mount_shows_at_once(served: Served) -> None:
+    kept, later = served.root / "lab" / "kept", served.root / "lab" / "later"
+    kept.write_bytes(b"one")
+    served.run("snapshot", "create", "lab", "monday")
+    kept.write_bytes(b"something longer")
+    later.write_bytes(b"x")
+    watching = threading.Event()
+
+    def watch() -> None:  # the kernel's memory of names and attributes stays warm
+        while not watching.is_set():
+            with contextlib.suppress(OSError):
+                kept.stat(), later.stat()
+
+    with ThreadPoolExecutor() as pool:
+        pool.submit(watch)
+        try:
+            served.run("snapshot", "restore", "lab", "monday")
+            assert kept.stat().st_size == 3
+            assert not later.exists()
+        finally:
+            watching.set()
+    assert kept.read_bytes() == b"one"
+    assert os.listdir(served.root / "lab") == ["kept"]
+
+
+def test_a_forced_restore_makes_open_files_stale(served: Served) -> None:
+    path = served.root / "lab" / "a"
+    path.write_bytes(b"1" * 8192)
+    served.run("snapshot", "create", "lab", "monday")
+    old = os.open(path, os.O_RDWR)
+    os.pwrite(old, b"2" * 8192, 0)
+    assert "open" in served.run("snapshot", "restore", "lab", "monday", code=1).stderr
+    served.run("snapshot", "restore", "lab", "monday", "--force")
+    new = os.open(path, os.O_RDWR)
+    for call in (
+        lambda: os.pread(old, 10, 0),
+        lambda: os.pwrite(old, b"2", 0),
+        lambda: os.ftruncate(old, 0),
+        lambda: os.fsync(old),
+        lambda: os.lseek(old, 0, os.SEEK_DATA),
+        lambda: os.posix_fallocate(old, 0, 1 << 20),
+        lambda: os.copy_file_range(old, new, 4096, 0, 4096),
+        lambda: os.copy_file_range(new, old, 4096, 0, 4096),
+    ):
+        with pytest.raises(OSError, match="Stale"):
+            call()
+    path.unlink()
+    os.close(old)  # takes nothing of the new one's hold with it
+    assert os.pread(new, 10_000, 0) == b"1" * 8192
+    os.close(new)
+    assert served.json("fsck", "--data")["clean"]
+
+
+def test_a_deleted_open_file_and_a_snapshot_leave_each_other_alone(served: Served) -> None:
+    """The snapshot is taken before, between and after: the file has its bytes, it has none."""
+    path = served.root / "lab" / "a"
+    path.write_bytes(b"1" * 8192)
+    served.run("snapshot", "create", "lab", "named")
+    file = os.open(path, os.O_RDWR)
+    path.unlink()
+    os.pwrite(file, b"2" * 4096, 0)
+    served.run("snapshot", "create", "lab", "deleted")
+    os.pwrite(file, b"3" * 4096, 4096)
+    os.fsync(file)
+    served.run("gc")
+    assert os.pread(file, 10_000, 0) == b"2" * 4096 + b"3" * 4096
+    assert (served.root / "lab/.snapshots/named/a").read_bytes() == b"1" * 8192
+    assert os.listdir(served.root / "lab/.snapshots/deleted") == []
+    os.close(file)
+    assert served.json("fsck", "--data")["clean"]
+
+
+def test_no_name_outlives_a_restore_or_a_rename_of_its_volume(served: Served) -> None:
+    lab = served.root / "lab"
+    (lab / "a").write_bytes(b"first")
+    (lab / "b").write_bytes(b"other file")
+    served.run("snapshot", "create", "lab", "one")
+    (lab / "a").rename(lab / "c")
+    (lab / "b").rename(lab / "a")
+    assert (lab / "a").stat().st_size == len(b"other file")
+    assert (lab / "c").exists()
+    served.run("snapshot", "restore", "lab", "one")
+    assert (lab / "a").read_bytes() == b"first"
+    assert not (lab / "c").exists()
+    served.run("volume", "rename", "lab", "den")
+    assert not lab.exists()
+    assert (served.root / "den" / "b").read_bytes() == b"other file"
 
 
 def test_a_second_daemon_is_refused(served: Served) -> None:
@@ -111,10 +210,11 @@ def test_stopping_in_the_middle_leaves_a_clean_store(served: Served, tmp_path: P
     image.write_bytes(os.urandom(512 << 20))  # seconds of work
     with ThreadPoolExecutor() as pool:
         done = pool.submit(served.run, "import", image, "lab:/image", code=1)
-        while served.json("df")["physical_bytes"] < 1 << 20:
+        while served.ask("df")["physical_bytes"] < 1 << 20:
             pass
-        served.run("umount")
+        background.stop(str(served.store))
         done.result()
+    served.run("mount", served.root)
     assert served.json("ls", "lab:/") == []
     assert served.json("gc")["freed_bytes"] >= 0
     assert served.json("fsck", "--data")["clean"]

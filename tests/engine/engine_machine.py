@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from engine import ROOT_INO, Store, Volume, errors, fsck
 from engine.commit import Commit
 from engine.gc import Gc
+from engine.trim import Run, Trim
 
 BLOCK = 4096
 FILE_BLOCKS = 80
@@ -67,6 +68,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.gc: Gc | None = None
         self.gc_commit: Commit | None = None
         self.gc_stage = ""
+        self.trimming: list[Run] = []
         self.handles = 0
         self.store.commit()
         self.durable = copy.deepcopy(self.model)
@@ -301,6 +303,24 @@ class EngineMachine(RuleBasedStateMachine):
         if self.gc.sweep():
             self.gc, self.gc_commit, self.gc_stage = None, None, ""
 
+    @rule(steps=st.integers(1, 9))
+    def reclaim(self, steps: int) -> None:
+        for _ in range(steps):
+            self.store.pool.reclaim.step(0)
+
+    @precondition(lambda self: not self.trimming)
+    @rule()
+    def trim_take(self) -> None:
+        self.trim = Trim(self.store.pool, run_min=2)
+        self.trimming = self.trim.take()
+
+    @precondition(lambda self: self.trimming)
+    @rule()
+    def trim_punch(self) -> None:
+        self.trim.punch(self.trimming)
+        self.trim.give(self.trimming, punched=True)
+        self.trimming = []
+
     @precondition(lambda self: self.commit is None and self.gc is None)
     @rule()
     def gc_whole(self) -> None:
@@ -319,7 +339,7 @@ class EngineMachine(RuleBasedStateMachine):
                 self.gc.close()
             self.store.abandon()
         self.commit = self.gc = self.gc_commit = self.captured = None
-        self.gc_stage = ""
+        self.gc_stage, self.trimming = "", []
         self.store = Store.open(self.path)
         self.model = copy.deepcopy(self.durable)
         self.model.open.clear()

@@ -15,7 +15,8 @@ WEIGHTS = {
     "open_file": 3, "close_file": 2, "clone_file": 10, "clone_from_snapshot": 5, "clone_range": 14,
     "clone_volume": 3, "remove_volume": 1, "snapshot": 3, "remove_snapshot": 2, "restore": 3,
     "capture": 6, "write_commit": 8, "finish_commit": 8, "gc_start": 3, "gc_mark": 8,
-    "gc_sweep": 8, "gc_whole": 1, "crash": 1, "forget_caches": 2, "check_contents": 2,
+    "gc_sweep": 8, "gc_whole": 1, "reclaim": 8, "trim_take": 4, "trim_punch": 4,
+    "crash": 1, "forget_caches": 2, "check_contents": 2,
 }  # fmt: skip
 
 
@@ -51,7 +52,7 @@ def arguments(rng: random.Random, machine: EngineMachine, step: str) -> dict[str
         "size": rng.randrange(FILE_BLOCKS * BLOCK), "snap": rng.choice(["s1", "s2"]),
         "force": rng.random() < 0.5, "clean": rng.random() < 0.2,
         "nodes": rng.randrange(1, 60), "pick": rng.randrange(10),
-        "to": into_offset,
+        "to": into_offset, "steps": rng.randrange(1, 9),
     }  # fmt: skip
     wanted = list(inspect.signature(getattr(EngineMachine, step)).parameters)[1:]
     return {name: every[name] for name in wanted}

@@ -15,6 +15,7 @@ from engine.findings import CHECKS
 from engine.fsck import check_path
 from engine.keys import DirEntry
 from engine.meta import SUPERBLOCK_KEY, chunk_key, orphan_key
+from engine.reclaim import EXTENT, Entry
 from engine.repair import repair
 
 BLOCK = 4096
@@ -397,6 +398,28 @@ def bytes_past_the_end(case: Case, s: Surgery) -> None:
 @breaks("F19")
 def record_key_that_is_no_text(_: Case, s: Surgery) -> None:
     s.put("records", b"\xff\xfe", b"?")
+
+
+@breaks("F20")
+def queue_entry_that_does_not_parse(_: Case, s: Surgery) -> None:
+    s.put("reclaim", b"odd", b"?")
+
+
+@breaks("F20")
+def queue_entry_of_no_node(_: Case, s: Surgery) -> None:
+    s.put("reclaim", (1 << 40).to_bytes(8, "big"), Entry(1 << 40, EXTENT, 0, 0).pack())
+
+
+@breaks("F20")
+def queue_entry_of_the_wrong_kind(_: Case, s: Surgery) -> None:
+    root = s.volume("lab").root
+    s.put("reclaim", root.to_bytes(8, "big"), Entry(root, EXTENT, 0, 1 << 40).pack())
+
+
+@breaks("F20")
+def queue_entry_of_the_wrong_level(case: Case, s: Surgery) -> None:
+    leaf = s.first_leaf(s.inode("lab", case.inos["g"]).root)
+    s.put("reclaim", leaf.to_bytes(8, "big"), Entry(leaf, EXTENT, 3, 1 << 40).pack())
 
 
 def set_bits(s: Surgery, address: int, *, allocated: bool) -> None:

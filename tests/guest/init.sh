@@ -28,6 +28,12 @@ for device in /dev/vd[a-z] /dev/sr[0-9] /dev/sd[a-z]; do
     umount /mnt
     break
 done
+# The first event of the power button (an input device) ends the wait; whoever has read who this is
+# may press it at once.
+trap 'sync; mount -o remount,ro /; poweroff -f' USR1
+for event in /dev/input/event*; do
+    (head -c 24 $event > /dev/null && kill -USR1 1) &
+done
 [ -s $state/host_key ] || dropbearkey -t ed25519 -f $state/host_key > /dev/null 2>&1
 boots=$(($(cat $state/boots 2>/dev/null || echo 0) + 1))
 echo $boots > $state/boots
@@ -39,9 +45,4 @@ echo "RAMET-GUEST hostname=$(hostname) machine-id=$(cat /etc/machine-id)" \
     "mac=$(cat /sys/class/net/eth0/address) uuid=$uuid hostkey=$key" \
     "instance-id=$(cat $state/instance-id) boots=$boots" > /dev/ttyS0
 
-# The first event of the power button (an input device) ends the wait.
-for event in /dev/input/event*; do
-    (head -c 24 $event > /dev/null && kill -USR1 1) &
-done
-trap 'sync; mount -o remount,ro /; poweroff -f' USR1
 while :; do sleep 1; done

@@ -1,6 +1,7 @@
 """A real libvirtd, and a store mounted where it can see it."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,11 +53,10 @@ class Lab:
 
 
 @pytest.fixture()
-def lab(tmp_path_factory: pytest.TempPathFactory, uri: str) -> Iterator[Lab]:
-    root = tmp_path_factory.mktemp("lab")
-    for each in (root, *root.parents):  # QEMU runs as a user of its own
-        if each.stat().st_mode & 0o777 == 0o700:
-            each.chmod(0o711)
-    made = Lab(root, uri)
-    yield made
-    made.close()
+def lab(uri: str) -> Iterator[Lab]:
+    with tempfile.TemporaryDirectory(prefix="ramet-lab-", dir="/var/tmp") as name:
+        root = Path(name)
+        root.chmod(0o711)  # QEMU runs as a user of its own
+        made = Lab(root, uri)
+        yield made
+        made.close()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import libvirt
 
-BOOT_S = 120
-STOP_S = 30
+BOOT_S = 240  # emulated, on a busy host
+STOP_S = 90  # emulated, on a busy host
 WORD = "RAMET-GUEST "
 
 
