@@ -9,7 +9,9 @@
 # make crash-proof   the same with six mistakes put in, each of which has to be caught
 # make kill    kill -9 the daemon under load: ROUNDS=1000 SEED=1
 # make fuzz SECONDS=600            hostile bytes; what is found is kept in .cache/fuzz/findings
-.PHONY: setup lint test demo bench churn crash crash-proof kill fuzz clean
+# make scrub-proof COUNT=10000 SEED=1   inject bad blocks of all kinds; none may be missed
+# make fsck-walk COUNT=2000 SEED=1      damage records at random; repair must converge
+.PHONY: setup lint test demo bench churn crash crash-proof kill fuzz scrub-proof fsck-walk clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
@@ -73,6 +75,12 @@ SECONDS ?= 600
 fuzz: setup
 	$(PY) -m pip install -q --disable-pip-version-check -e '.[fuzz]'
 	PYTHONPATH=. $(PY) tests/fuzz/run.py $(SECONDS)
+
+scrub-proof: setup
+	PYTHONPATH=.:tests/engine $(PY) tests/engine/scrub_proof.py $(or $(COUNT),10000) $(SEED)
+
+fsck-walk: setup
+	PYTHONPATH=.:tests/engine $(PY) tests/engine/fsck_walk.py $(or $(COUNT),2000) $(SEED)
 
 clean:
 	rm -rf .venv .cache build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -35,11 +35,12 @@ class MapsRepair:
     """All maps of a store; ``nodes`` collects what is to be stored."""
 
     def __init__(
-        self, audit: Audit, reader: Reader, seed: int, tell: Tell
+        self, audit: Audit, reader: Reader, seed: int, epoch: int, tell: Tell
     ) -> None:  # fmt: skip
         self._audit = audit
         self._reader = reader
         self._seed = seed
+        self._epoch = epoch
         self._tell = tell
         self._known: dict[int, Kept | None] = {}
         self.nodes: dict[int, bytes] = {}
@@ -128,6 +129,8 @@ class MapsRepair:
     ) -> None:  # fmt: skip
         header = list(HEADER.unpack_from(raw))
         header[3], header[6], header[7] = used, 0, blocks
+        if header[5] > self._epoch:
+            header[5] = 0  # born in an epoch that has not been: nobody's own
         new = bytearray(HEADER.pack(*header) + b"".join(ENTRY.pack(*pair) for pair in words))
         struct.pack_into("<Q", new, 24, xxhash.xxh3_64_intdigest(new, self._seed))
         if bytes(new) != raw:

@@ -75,6 +75,11 @@ def roots(reader: Reader) -> list[int]:
     return [root for root in volumes + [inode.root for _, inode in orphans(reader)] if root]
 
 
+def roots_of_domain(reader: Reader, domain: int) -> list[int]:
+    """The volumes and snapshots whose blocks dedup may share with each other."""
+    return [r.root for r in volume_records(reader) if r.root and r.domain == domain]
+
+
 class Trace:
     """One pass.  ``leaf`` gets each sound leaf of an extent map."""
 
@@ -89,9 +94,8 @@ class Trace:
         self.nodes = 0
         self.damaged: list[int] = []
 
-    def run(self) -> None:
-        """Visit all; any thread."""
-        pending = roots(self._reader)
+    def run(self, pending: list[int]) -> None:
+        """Visit these roots and all below; any thread."""
         while pending:
             node_id = pending.pop()
             if not self._seen.add(node_id):

@@ -185,14 +185,6 @@ static bool find_twin(batch *b, uint32_t i) {
   return false;
 }
 
-/*
- * Equal blocks of different domains have different keys, so they never meet. (Keys of different
- * blocks may be equal, as fingerprints may: the bytes decide.)
- */
-static uint64_t index_key(uint64_t domain, uint64_t fingerprint) {
-  return fingerprint + domain * 0x9E3779B97F4A7C15ull;
-}
-
 static void classify(const rmt_core *core, batch *b, uint32_t i, bool dedup) {
   block *w = &b->blocks[i];
   const uint8_t *data = b->data + (size_t)i * RMT_BLOCK;
