@@ -20,7 +20,7 @@ from pathlib import Path
 
 import crash_bugs
 from crash_check import check
-from crash_disk import FILE_SYSTEMS, own_mounts
+from crash_disk import FILE_SYSTEMS, own_mounts, unmount_below
 from crash_log import FSYNC, History, Medium, Record
 from crash_posix_cut import Posix
 
@@ -67,6 +67,7 @@ def scratch() -> Iterator[Path]:
     try:
         yield directory
     finally:
+        unmount_below(directory)  # what a signal between two lines left
         shutil.rmtree(directory)
 
 
