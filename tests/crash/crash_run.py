@@ -75,7 +75,7 @@ def record(plan: Plan, directory: Path) -> Path:
     """Run the workload while all is recorded; returns the log."""
     log = directory / "log"
     with plan.medium.recorded(directory, log) as place:
-        command = [
+        command: list[str | Path] = [
             sys.executable, Path(__file__).with_name("crash_workload.py"), place.root / "store",
             "--notes", place.notes, "--seed", plan.seed, "--steps", str(plan.steps),
         ]  # fmt: skip

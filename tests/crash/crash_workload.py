@@ -116,7 +116,8 @@ class EngineRun:
         sequence = self._note_state()
         self._store.close()
         self._sink(Note("ack", self.client, sequence))
-        self._store = self._door.store = Store.open(self._path, cache_bytes=CACHE_BYTES)
+        self._store = Store.open(self._path, cache_bytes=CACHE_BYTES)
+        self._door.reopened(self._store)
 
 
 class DaemonClient:
