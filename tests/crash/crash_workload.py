@@ -20,7 +20,7 @@ from pathlib import Path
 import crash_bugs
 from crash_doors import DaemonDoor, EngineDoor
 from crash_log import Note, NotesFile, Sink
-from crash_model import Action, Workload
+from crash_model import Action, Workload, describe
 
 from engine import Store
 
@@ -153,7 +153,8 @@ class DaemonClient:
         changes = self.workload.model.changes()
         if changes:
             self._sequence += 1
-            self._sink(Note("state", self._name, self._sequence, changes))
+            note = Note("state", self._name, self._sequence, changes, describe(action))
+            self._sink(note)
         action()
         if self._door.durable:
             self._sink(Note("ack", self._name, self._sequence))
