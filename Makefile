@@ -4,6 +4,8 @@
 # make bench   print the measurements
 #
 # Slow, deep runs; the last line has the figures, the exit code tells:
+# make faults                      every write, sync and allocation fails once; full disks
+# make asan                        every malloc of the C core fails once; its tests under ASan
 # make churn ROUNDS=300 SEED=1     does anything grow without bound?
 # make crash   cut the power of a running store: POINTS=500 SEED=1 FS=ext4 (xfs, btrfs, posix)
 # make crash-proof   the same with six mistakes put in, each of which has to be caught
@@ -11,12 +13,13 @@
 # make fuzz SECONDS=600            hostile bytes; what is found is kept in .cache/fuzz/findings
 # make scrub-proof COUNT=10000 SEED=1   inject bad blocks of all kinds; none may be missed
 # make fsck-walk COUNT=2000 SEED=1      damage records at random; repair must converge
-.PHONY: setup lint test demo bench churn crash crash-proof kill fuzz scrub-proof fsck-walk clean
+.PHONY: setup lint test faults asan demo bench churn crash crash-proof kill fuzz scrub-proof \
+  fsck-walk clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
 C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c))
-C_TESTS := $(wildcard tests/crash/*.c tests/fuzz/*.c)
+C_TESTS := $(wildcard tests/crash/*.c tests/faults/*.c tests/fuzz/*.c)
 
 setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
 
@@ -47,6 +50,13 @@ lint: setup
 
 test: lint
 	$(PY) -m pytest
+
+faults: setup
+	RAMET_FAULTS=deep $(PY) -m pytest -s tests/faults/test_faults.py tests/faults/test_full_disk.py
+
+asan: setup
+	RAMET_FAULTS=deep $(PY) -m pytest -s tests/faults/test_allocations.py
+	env $$($(PY) tests/faults/sanitized.py) $(PY) -m pytest -p sanitized tests/native
 
 demo: setup
 	$(PY) tests/demo/demo.py

@@ -74,7 +74,11 @@ class FileData(Attributes):
         )
 
     def write(self, ino: int, offset: int, data: "bytes | bytearray | memoryview") -> int:
-        """Write all of ``data`` at ``offset``; returns its length."""
+        """Write all of ``data`` at ``offset``; returns its length.
+
+        On an error a long write may have been done in part, as by write(2): from its start on, up
+        to a multiple of ``call_bytes``.
+        """
         self.check_writable()
         inode = self.file(ino)
         length = len(data)
@@ -83,13 +87,26 @@ class FileData(Attributes):
             return 0
         if self.record.quota_bytes and not inode.orphan:
             self.check_quota(self._growth(inode, offset, length))
-        self._write(inode, offset, memoryview(data).cast("B"))
-        if offset + length > inode.size:
-            self._set_size(inode, offset + length)
-        inode.mtime_ns = inode.ctime_ns = now_ns()
-        self.touch(inode)
-        self.pool.notify(self.id, ino, "data")
+        view, done = memoryview(data).cast("B"), 0
+        try:
+            while done < length:
+                done += self._write_part(inode, offset + done, view[done:])
+        finally:
+            if done:
+                inode.mtime_ns = inode.ctime_ns = now_ns()
+                self.touch(inode)
+                self.pool.notify(self.id, ino, "data")
         return length
+
+    def _write_part(self, inode: Inode, offset: int, data: memoryview) -> int:
+        """As much as is written whole or not at all; returns the bytes."""
+        self.pool.check_room()
+        part = data[: self.pool.core.call_bytes - offset % BLOCK_BYTES]
+        end = offset + len(part)
+        self._write(inode, offset, part)
+        if end > inode.size:
+            self._set_size(inode, end)
+        return len(part)
 
     def _growth(self, inode: Inode, offset: int, length: int) -> int:
         """How many blocks of a byte range are not mapped; all of them while that is no matter."""

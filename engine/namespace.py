@@ -175,6 +175,7 @@ class Namespace(InodeTable):
     def create_staged(self, mode: int, uid: int, gid: int) -> Inode:
         """A file without a name, held by the caller: invisible until ``publish``."""
         self.check_writable()
+        self.pool.check_room()
         inode = self.new_inode(stat.S_IFREG | stat.S_IMODE(mode), uid, gid)
         inode.nlink = 0
         self._remember(inode)
@@ -185,6 +186,7 @@ class Namespace(InodeTable):
     def publish(self, ino: int, parent: int, name: bytes, *, replace: bool = False) -> Inode:
         """Give a staged file its name, and the caller's hold back, in one step."""
         self.check_writable()
+        self.pool.check_room()
         inode = self.inode(ino)
         if not inode.orphan or inode.nlink:
             raise errors.InvalidArgument(f"inode {ino} is not staged")
@@ -238,6 +240,7 @@ class Namespace(InodeTable):
             raise errors.NotFound("the directory was removed")
         if self.tree.get(keys.name_key(parent, name)) is not None:
             raise errors.AlreadyExists(f"{name.decode(errors='replace')!r} exists")
+        self.pool.check_room()
         return directory
 
     @staticmethod

@@ -12,7 +12,6 @@ may be garbage or not; gc finds out.  gc takes the queue for a root, so the two 
 Invariant: a node is in the queue at most once, unless it is shared (then its place only says so).
 """
 
-import contextlib
 import struct
 import time
 from collections.abc import Callable
@@ -99,8 +98,13 @@ class ReclaimQueue:
             if self._is_freed(node_id):
                 continue
             # What is damaged is left alone, with all below it; fsck names it.
-            with contextlib.suppress(native.CorruptNode, errors.Corrupt):
+            try:
                 self._reclaim(entry)
+            except (native.CorruptNode, errors.Corrupt):
+                pass
+            except BaseException:  # no memory, a read that failed: it stays in the queue
+                self._add(entry)
+                raise
             taken += 1
             if time.perf_counter() > deadline:
                 break

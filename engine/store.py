@@ -20,6 +20,7 @@ from types import TracebackType
 from engine import clones, errors, reclaim
 from engine.accounting import Accounting, Unique
 from engine.commit import Commit, write_or_fail
+from engine.creation import create_store
 from engine.gc import Gc, GcResult
 from engine.inode import Inode
 from engine.meta import (
@@ -31,6 +32,7 @@ from engine.meta import (
     unpack_orphan_key,
 )
 from engine.pool import Change, Pool, now_ns
+from engine.reserve import Reserve
 from engine.slabs import SlabPool
 from engine.superblock import SLAB_SLOTS, State, Superblock
 from engine.trim import Trim
@@ -88,30 +90,11 @@ class Store:
         records_max: int = RECORDS_MAX,
         slab_slots: int = SLAB_SLOTS,
     ) -> None:
-        """Make a store in an empty or new directory.  AlreadyExists, NotADirectory, OSError."""
-        root = Path(path)
+        """Make a store in an empty or new directory.  AlreadyExists, NotEmpty, NoSpace, OSError."""
         superblock = Superblock.new(
             fanout=fanout, records_max=records_max, slab_slots=slab_slots
         )  # fmt: skip
-        made = [each for each in (root, *root.parents) if not each.exists()]
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if (root / "meta").exists():
-            raise errors.AlreadyExists(f"{root} is a store already; choose another directory")
-        if any(root.iterdir()):
-            raise errors.NotEmpty(f"{root} is not empty; choose an empty directory")
-        for name in ("slabs", "index", "run", "meta.new"):
-            (root / name).mkdir(mode=0o700)
-        (root / "lock").touch(mode=0o600)
-        meta = Meta(root / "meta.new", create=True)
-        puts = [
-            ("super", SUPERBLOCK_KEY, superblock.pack()),
-            ("super", STATE_KEY, State().pack()),
-        ]
-        meta.write((), (), puts, ())
-        meta.close()
-        _sync_directories(root / "meta.new", root)  # where there is a meta/, there is all the rest
-        os.rename(root / "meta.new", root / "meta")
-        _sync_directories(root, root.parent, *(each.parent for each in made))
+        create_store(Path(path), superblock)
 
     @classmethod
     def open(
@@ -143,8 +126,12 @@ class Store:
                 root / "slabs", superblock.slab_slots * superblock.block_bytes, read_only=read_only
             )
             undo.callback(slabs.close)
+            reserve = None if read_only else Reserve(root, meta)
+            if reserve is not None:
+                undo.callback(reserve.close)
             pool = Pool(
-                superblock, state, meta, slabs, cache_bytes=cache_bytes, read_only=read_only
+                superblock, state, meta, slabs, reserve, cache_bytes=cache_bytes,
+                read_only=read_only,
             )  # fmt: skip
             undo.callback(pool.core.close)
             store = cls(root, lock_fd, pool)
@@ -230,18 +217,23 @@ class Store:
         if self._lock_fd < 0:
             return
         self.pool.core.close()
+        self.pool.close_reserve()
         self.pool.slabs.close()
         self.pool.meta.close()
         os.close(self._lock_fd)
         self._lock_fd = -1
 
     def _save_index(self) -> None:
-        """The index is derived: it need not be durable, it must only be whole."""
+        """The index is derived: it need not be durable, only whole, and a full disk goes first."""
         target = self.path / "index" / INDEX_FILE
         scratch = target.with_suffix(".new")
-        scratch.write_bytes(self.pool.core.index_export())
-        scratch.chmod(0o600)
-        os.replace(scratch, target)
+        try:
+            scratch.write_bytes(self.pool.core.index_export())
+            scratch.chmod(0o600)
+            os.replace(scratch, target)
+        except OSError:
+            with contextlib.suppress(OSError):
+                scratch.unlink(missing_ok=True)
 
     @property
     def uuid(self) -> uuid.UUID:
@@ -276,7 +268,7 @@ class Store:
 
     def _check_free(self, name: str) -> None:
         check_volume_name(name)
-        self.pool.check_writable()
+        self.pool.check_room()
         if name in self._names:
             raise errors.AlreadyExists(f"volume {name} exists; choose another name")
 
@@ -394,6 +386,7 @@ class Store:
     def create_snapshot(self, volume: Volume, name: str) -> Volume:
         """A read-only, point-in-time view of the volume; constant time."""
         volume.check_writable()
+        self.pool.check_room()
         check_volume_name(name)
         if name in self._snapshots.get(volume.id, {}):
             raise errors.AlreadyExists(f"{volume} has a snapshot {name}; choose another name")
@@ -469,6 +462,11 @@ class Store:
         """Nodes the next commit will store; what back-pressure goes by."""
         return len(self.pool.nodes.dirty) + self.pool.core.dirty_nodes
 
+    @property
+    def strained(self) -> bool:
+        """Whether the disk is full and a commit should come before anything else is deleted."""
+        return self.pool.reserve.strained(self.pool.dirty_pages)
+
     def _flush(self) -> None:
         for volume in self._volumes.values():
             if not volume.is_snapshot:
@@ -493,6 +491,7 @@ class Store:
             return
         self.pool.core.release(commit.sealed)
         self.pool.nodes.release()
+        self.pool.reserve.end()
         self._waiting_for_readers.append(commit)
         self.release_freed()
 
@@ -526,7 +525,8 @@ class Store:
         while len(queue) and limit_s > 0:
             start = time.perf_counter()
             queue.step(min(limit_s, RECLAIM_STEP_S))
-            if len(self.pool.nodes.dead) > DEAD_NODES_MAX and self._in_flight is None:
+            crowded = self.strained or len(self.pool.nodes.dead) > DEAD_NODES_MAX
+            if crowded and self._in_flight is None:
                 self.commit()
             limit_s -= time.perf_counter() - start
         return not len(queue)
@@ -557,7 +557,8 @@ class Store:
             gc.open()
             gc.mark()
             while not gc.sweep():
-                pass
+                if self.strained:
+                    self.commit()
         finally:
             gc.close()
         self.commit()
@@ -620,16 +621,6 @@ class Store:
         return Records(self.pool, self._records)
 
 
-def _sync_directories(*directories: Path) -> None:
-    """Make the names in them durable."""
-    for directory in directories:
-        fd = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
 class Records:
     """A small persistent table for the layers above: jobs, hosts, shares."""
 
@@ -643,7 +634,7 @@ class Records:
     def put(self, key: str, value: bytes) -> None:
         if not key or len(key.encode()) > 500:
             raise errors.InvalidArgument("a record's key has 1 to 500 bytes")
-        self._pool.check_writable()
+        self._pool.check_room()
         self._table[key] = value
         self._pool.put("records", key.encode(), value)
 

@@ -8,7 +8,6 @@
 #include "core.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -304,7 +303,7 @@ void rmt_drop_node(rmt_core *core, uint64_t id) {
 }
 
 static int seal_chunks(rmt_core *core, rmt_sealed *sealed) {
-  sealed->chunks = malloc((core->chunks_dirty + 1) * sizeof *sealed->chunks);
+  sealed->chunks = malloc((core->state.dirty_chunks + 1) * sizeof *sealed->chunks);
   sealed->slabs = malloc((core->slab_count + 1) * sizeof *sealed->slabs);
   if (!sealed->chunks || !sealed->slabs) return RMT_NOMEM;
   for (uint32_t s = 0; s < core->slab_count; s++) {
@@ -334,7 +333,7 @@ int rmt_seal(rmt_core *core, rmt_sealed **out) {
     core->slabs[s].written = false;
     memset(core->slabs[s].chunk_dirty, 0, core->slab_chunks);
   }
-  core->chunks_dirty = 0;
+  core->state.dirty_chunks = 0;
   uint64_t kept = 0;
   for (uint64_t i = 0; i < core->dirty_count; i++) {
     node *n = core->dirty[i];

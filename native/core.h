@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "alloc.h"
 #include "rmt.h"
 
 enum node_state { NODE_CLEAN, NODE_DIRTY, NODE_SEALED, NODE_DETACHED };
@@ -78,7 +79,6 @@ struct rmt_core {
   uint64_t freed_count, freed_capacity;
   rmt_cut *cuts;
   uint64_t cut_capacity;
-  uint64_t chunks_dirty;
   bool armed;
   uint64_t *index; /* pairs of fingerprint, address + 1 */
   uint64_t index_mask;

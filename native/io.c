@@ -10,7 +10,6 @@
 #include "core.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <sys/uio.h>
 #include <unistd.h>
 

@@ -6,8 +6,6 @@
  */
 #include "core.h"
 
-#include <stdlib.h>
-
 int cuts_reserve(rmt_core *core, uint64_t count) {
   uint64_t room = core->state.cuts + count;
   if (room <= core->cut_capacity) return RMT_OK;

@@ -16,7 +16,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
-#include <stdlib.h>
 
 static slab *slab_of(const rmt_core *core, uint64_t address, uint32_t *slot) {
   uint64_t number = address / core->slab_slots;
@@ -27,7 +26,7 @@ static slab *slab_of(const rmt_core *core, uint64_t address, uint32_t *slot) {
 
 static void chunk_changed(rmt_core *core, slab *s, uint32_t slot) {
   uint8_t *dirty = &s->chunk_dirty[slot / RMT_CHUNK_SLOTS];
-  core->chunks_dirty += !*dirty;
+  core->state.dirty_chunks += !*dirty;
   *dirty = 1;
   core->state.changed++;
 }
@@ -151,6 +150,8 @@ bool slots_take_run(rmt_core *core, uint32_t want, uint64_t *address, uint32_t *
   *got = count;
   return true;
 }
+
+void rmt_rewind(rmt_core *core) { core->alloc_slab = core->alloc_slot = 0; }
 
 void slots_give_back(rmt_core *core, uint64_t address) {
   uint32_t slot;
