@@ -5,12 +5,15 @@
 #
 # Slow, deep runs; the last line has the figures, the exit code tells:
 # make churn ROUNDS=300 SEED=1     does anything grow without bound?
+# make crash   cut the power of a running store: POINTS=500 SEED=1 FS=ext4 (xfs, btrfs, posix)
+# make crash-proof   the same with six mistakes put in, each of which has to be caught
+# make kill    kill -9 the daemon under load: ROUNDS=1000 SEED=1
 # make fuzz SECONDS=600            hostile bytes; what is found is kept in .cache/fuzz/findings
-.PHONY: setup lint test demo bench churn fuzz clean
+.PHONY: setup lint test demo bench churn crash crash-proof fuzz kill clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
-C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c))
+C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c)) tests/crash/disk.c
 C_TESTS := $(wildcard tests/fuzz/*.c)
 
 setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
@@ -49,10 +52,23 @@ demo: setup
 bench: setup
 	$(PY) -m bench
 
-ROUNDS ?= 300
 SEED ?= 1
+POINTS ?= 500
+FS ?= ext4
+
+churn: ROUNDS ?= 300
 churn: setup
 	PYTHONPATH=. $(PY) tests/churn/churn.py --rounds $(ROUNDS) --seed $(SEED)
+
+crash: setup
+	@$(PY) tests/crash/crash_run.py --points $(POINTS) --seed $(SEED) --fs $(FS)
+
+crash-proof: setup
+	@$(PY) tests/crash/crash_proof.py --seed $(SEED)
+
+kill: ROUNDS ?= 1000
+kill: setup
+	@$(PY) tests/crash/kill_run.py --rounds $(ROUNDS) --seed $(SEED)
 
 SECONDS ?= 600
 fuzz: setup

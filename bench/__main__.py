@@ -1,6 +1,6 @@
 """``python -m bench``: every measurement there is."""
 
-from bench import clones, fuse, gc, space
+from bench import clones, fuse, gc, space, stalls
 
-for part in (clones, gc, space, fuse):
+for part in (clones, gc, space, fuse, stalls):
     part.main()

@@ -2,13 +2,13 @@
 
 import os
 import re
-import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from cli import integrity
 from cli.output import show
 from cli.settings import Settings, common_options, settings
 from cli.sizes import Size
@@ -213,16 +213,6 @@ def tree(exact: bool) -> None:
 def gc() -> None:
     """Free what nothing reaches.  Example: ramet gc"""
     run(operations.gc)
-
-
-@main.command()
-@click.option("--data", is_flag=True, help="Read and check every block as well.")
-def fsck(data: bool) -> None:
-    """Check every invariant, read-only; exit code 14 on damage.  Example: ramet fsck --data"""
-    result = run(operations.check, data)
-    assert isinstance(result, dict)
-    if not result["clean"]:
-        sys.exit(14)
 
 
 # --- volumes and snapshots
@@ -473,3 +463,6 @@ def vm_show(directory: str) -> None:
 def vm_rm(directory: str, force: bool, dry_run: bool) -> None:
     """Undefine a VM and remove its files.  Example: ramet vm rm lab:/web-001"""
     run(vms.vm_rm, address(directory), force, dry_run)
+
+
+integrity.register(main, run, address)

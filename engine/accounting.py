@@ -138,7 +138,7 @@ class Accounting:
                 top = self._owners.add(self._volumes[record.id])
             yield from self._namespace(reader, record, _Names(record.id, top))
         for key, raw in reader.items("orphans"):
-            inode = Inode.unpack(int.from_bytes(key[8:], "big"), raw)
+            inode = Inode.load(int.from_bytes(key[8:], "big"), raw)
             self._referenced += inode.blocks
             self._map(reader, inode.root, STORE)
             yield
@@ -152,7 +152,7 @@ class Accounting:
                 entry = keys.unpack_by_name(key[9:], value)
                 names.add(entry.ino, int.from_bytes(key[1:9], "big"))
             elif key[:1] == b"I":
-                inode = Inode.unpack(keys.ino_of_inode_key(key), value)
+                inode = Inode.load(keys.ino_of_inode_key(key), value)
                 if inode.root:
                     owner = self._owner(names, inode.ino)
                     self._files.append(owner)

@@ -21,11 +21,6 @@ UNDERFULL_BYTES = BODY_BYTES // 4
 MERGED_BYTES_MAX = BODY_BYTES * 7 // 8
 
 
-def _wrong_level(node: Node) -> errors.Corrupt:
-    """Levels fall by one on the way down, so a walk ends even where nodes lead in a circle."""
-    return errors.Corrupt(f"namespace node {node.id} is at a wrong level; run `ramet fsck`")
-
-
 class BTree:
     """One tree: a root and the epoch at which it was last shared.
 
@@ -47,12 +42,9 @@ class BTree:
         node_id = self.root
         if not node_id:
             return None
-        get = self._cache.get
-        node = get(node_id)
-        while level := node.level:
-            node = get(node.vals[max(bisect_right(node.keys, key) - 1, 0)])  # type: ignore[arg-type]
-            if node.level != level - 1:
-                raise _wrong_level(node)
+        node = self._cache.get(node_id)
+        while node.level:
+            node = self._child(node, max(bisect_right(node.keys, key) - 1, 0))
         keys = node.keys
         index = bisect_left(keys, key)
         if index < len(keys) and keys[index] == key:
@@ -119,16 +111,22 @@ class BTree:
         return True
 
     def _descend(self, key: bytes) -> tuple[Path, Node]:
-        get = self._cache.get
-        node = get(self.root)
+        node = self._cache.get(self.root)
         path: Path = []
-        while level := node.level:
+        while node.level:
             index = max(bisect_right(node.keys, key) - 1, 0)
             path.append((node, index))
-            node = get(node.vals[index])  # type: ignore[arg-type]
-            if node.level != level - 1:
-                raise _wrong_level(node)
+            node = self._child(node, index)
         return path, node
+
+    def _child(self, node: Node, index: int) -> Node:
+        """One level down; a damaged tree may not lead round in a circle."""
+        if not node.keys:
+            raise errors.Corrupt(f"namespace node {node.id} is empty; run `ramet fsck`")
+        child = self._cache.get(node.vals[index])  # type: ignore[arg-type]
+        if child.level != node.level - 1:
+            raise errors.Corrupt(f"namespace node {child.id}: wrong level; run `ramet fsck`")
+        return child
 
     def _next_leaf(self, path: Path) -> Node | None:
         """Move a scan's path to the next leaf to the right."""
@@ -142,12 +140,6 @@ class BTree:
                     child = self._child(child, 0)
                 return child
         return None
-
-    def _child(self, node: Node, index: int) -> Node:
-        child = self._cache.get(node.vals[index])  # type: ignore[arg-type]
-        if child.level != node.level - 1:
-            raise _wrong_level(child)
-        return child
 
     def _own(self, path: Path, node: Node) -> Node:
         """Make ``node`` changeable; when it moves, so do its ancestors (path is updated)."""

@@ -7,6 +7,7 @@ last block.
 """
 
 import contextlib
+import errno
 import stat
 from collections.abc import Iterator
 
@@ -54,10 +55,19 @@ class FileData(Attributes):
             raise errors.Corrupt(self._name_block(inode, error)) from error
         except native.CorruptNode as error:
             raise errors.Corrupt(f"{self}: inode {ino}: {error}; run `ramet fsck`") from error
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            where = f"{self}:{self.path_of(ino) or f'(inode {ino})'}"
+            self.pool.corrupt_reads.note(where, offset // BLOCK_BYTES, -1)
+            raise errors.Corrupt(
+                f"{where}: the disk cannot read it near byte {offset}; run `ramet scrub`"
+            ) from error
         return size
 
     def _name_block(self, inode: Inode, error: native.CorruptBlock) -> str:
         path = self.path_of(inode.ino) or f"(inode {inode.ino})"
+        self.pool.corrupt_reads.note(f"{self}:{path}", error.block, error.address)
         return (
             f"{self}:{path}: block {error.block} (slot {error.address}) fails its check; "
             "restore the file from a good copy"

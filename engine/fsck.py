@@ -1,154 +1,178 @@
-"""fsck: every invariant of docs/FORMAT.md, one named check each.  Read-only.
+"""fsck: every invariant of docs/FORMAT.md, one named check each (engine/findings.py).  Read-only.
 
-It works on one commit, read through its own transaction, with its own parsers where a shared one
-would hide a bug of the writer (extent nodes), and never stops at the first finding.
+It works on one commit, read through its own transaction, of an open store (in a daemon: on a
+thread, with slots pinned) or of a closed one, which need not open.  It never stops at the first
+finding, believes no length or count it has not compared, and visits each extent node once; of
+namespaces it visits a tree once a volume, because names are counted a volume.
 """
 
 import os
-import stat
 import struct
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 
-import xxhash
-
-from engine import errors, keys
+from engine import errors
+from engine.findings import Finding, Report
+from engine.fsck_maps import MapsCheck, Slots
+from engine.fsck_names import Names, NamesCheck
+from engine.fsck_slots import SlotsCheck
 from engine.inode import Inode
-from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Reader, unpack_chunk_key, unpack_orphan_key
-from engine.nodes import Node, decode
+from engine.meta import STATE_KEY, Reader
+from engine.nodes import Node, decode, is_namespace
+from engine.reclaim import NAMESPACE, TABLE, Entry
+from engine.scrub import Scrub
 from engine.store import Store
-from engine.superblock import BLOCK_BYTES, State, Superblock
-from engine.volume_record import VolumeRecord
-from native import HEADER_BYTES
+from engine.stored import INDEX_FILE, Source, Stored, stored
+from engine.superblock import BLOCK_BYTES, State
+from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord, check_volume_name
+from native.audit import Audit
 
-_HEADER = struct.Struct("<IBBHQQQQQ")
-_ENTRY = struct.Struct("<QQ")
-_MAGIC_EXTENT = 0x584D5452  # 'RTMX'
-_ADDRESS = (1 << 48) - 1
-_MAPPED, _OWNED = 1, 2
-SLOTS_PER_CHUNK = 8192
+__all__ = ["Finding", "Report", "check", "check_path"]
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One broken invariant: its name in docs/FORMAT.md, where, and what is wrong."""
-
-    check: str
-    where: str
-    problem: str
+SLABS_MAX = 65_536
 
 
 @dataclass
-class Report:
-    """What a check of the whole store found."""
+class _Claim:
+    """Who has a namespace node: the first tree, and whether it may change it in place."""
 
-    findings: list[Finding] = field(default_factory=list)
-    nodes: int = 0
-    blocks: int = 0
-    garbage_slots: int = 0
-
-    @property
-    def clean(self) -> bool:
-        return not self.findings
+    volume_id: int
+    alone: bool
 
 
-@dataclass
-class _Names:
-    """What the walk of one namespace collects."""
+class Checker:
+    """One check of one commit."""
 
-    inodes: dict[int, Inode] = field(default_factory=dict)
-    by_name: dict[tuple[int, bytes], tuple[int, int, int]] = field(default_factory=dict)
-    by_cookie: dict[tuple[int, int], tuple[bytes, int, int]] = field(default_factory=dict)
-
-
-class _Checker:
-    def __init__(self, store: Store, reader: Reader, *, data: bool) -> None:
-        self.store = store
+    def __init__(self, source: Source, reader: Reader, report: Report) -> None:
+        self.source = source
         self.reader = reader
-        self.data = data
-        self.report = Report()
-        self.superblock = Superblock.unpack(store.pool.meta.get("super", SUPERBLOCK_KEY))
-        self.state = State.unpack(store.pool.meta.get("super", STATE_KEY))
-        self.seed = self.superblock.hash_seed
-        self.allocated: dict[tuple[int, int], bytes] = {}
-        self.map_blocks: dict[int, int] = {}  # extent node -> blocks below, once checked
-        self.mapped: set[int] = set()
-        self.mapped_again: set[int] = set()
-        self.owned_alone: dict[int, str] = {}  # OWNED, in a node that its tree owns
-
-    def find(self, check: str, where: str, problem: str) -> None:
-        self.report.findings.append(Finding(check, where, problem))
-
-    def run(self) -> Report:
-        for key, bits in self.reader.items("slots"):
-            self._parsed("slots", partial(self._chunk, key, bits))
-        for _, raw in self.reader.items("volumes"):
-            self._parsed("volumes", partial(self._volume, raw))
-        for key, raw in self.reader.items("orphans"):
-            self._parsed("orphans", partial(self._orphan, key, raw))
-        for address in self.mapped_again & self.owned_alone.keys():
-            self.find("F9", self.owned_alone[address], "owned, mapped twice, not marked shared")
-        total = sum(
-            int.from_bytes(bits[: SLOTS_PER_CHUNK // 8], "little").bit_count()
-            for bits in self.allocated.values()
+        self.report = report
+        self.find = report.find
+        block = source.superblock
+        self.audit = Audit(
+            hash_seed=block.hash_seed, fanout=block.fanout, slab_slots=block.slab_slots
         )
-        self.report.blocks = len(self.mapped)
-        self.report.garbage_slots = total - len(self.mapped)
-        return self.report
+        self.state = self._state()
+        self.slabs = self._slab_files()
+        self.maps = MapsCheck(
+            self.audit, reader, self.state, Slots(self.slabs * block.slab_slots), report.find
+        )
+        self.records: list[VolumeRecord] = []
+        self.tails: list[tuple[str, Inode]] = []
+        self.top = dict.fromkeys(("next_ino", "next_generation", "next_change", "epoch"), 0)
+        self._claims: dict[int, _Claim] = {}
+        self.named: set[tuple[int, int]] = set()
 
-    def _parsed(self, where: str, step: Callable[[], None]) -> None:
-        """A record that does not parse is a finding, and the check goes on."""
+    def run(self) -> None:
+        self._volume_records()
+        for record in self.records:
+            self._volume(record)
+        self._orphans()
+        self._reclaim_queue()
+        self._stored_nodes()
+        SlotsCheck(self.source, self.reader, self.report, self.maps.slots, self.slabs).run(
+            self.state.slabs
+        )
+        for key, _ in self.reader.items("records"):
+            if not _is_text(key):
+                self.find("F19", "records", f"key {key!r} is no text")
+        self.report.nodes += self.maps.nodes
+
+    def _state(self) -> State:
+        raw = dict(self.reader.items("super")).get(STATE_KEY)
         try:
-            step()
+            return State.unpack(raw)
         except errors.Corrupt as error:
-            self.find("F1", where, str(error))
+            self.find("F1", "super", str(error))
+            files = 0
+            while self.source.slabs.file(files).is_file():
+                files += 1
+            return replace(State(*[1 << 63] * 8), slabs=files)
 
-    def _chunk(self, key: bytes, bits: bytes) -> None:
-        place = unpack_chunk_key(key)
-        if len(bits) != SLOTS_PER_CHUNK // 4:
-            raise errors.Corrupt(f"slots of {place}: {len(bits)} bytes")
-        self.allocated[place] = bits
+    def _slab_files(self) -> int:
+        """How many slabs there are to reckon with: no more than there are files for."""
+        said, there = self.state.slabs, 0
+        for slab in range(min(said, SLABS_MAX)):
+            if self.source.slabs.file(slab).is_file():
+                there = slab + 1
+            else:
+                self.find("F15", f"slab {slab}", f"{self.source.slabs.file(slab)} is missing")
+                if slab > there + 64:
+                    break
+        return there
 
-    def _orphan(self, key: bytes, raw: bytes) -> None:
-        _, ino = unpack_orphan_key(key)
-        inode = Inode.unpack(ino, raw)
-        self._map(f"orphan inode {ino}", inode, inode.shared_epoch)
+    # --- volumes
 
-    # --- namespaces
-
-    def _volume(self, raw: bytes) -> None:
-        record = VolumeRecord.unpack(raw)
-        where = f"volume {record.name} ({record.id})"
-        if record.id >= self.state.next_volume:
-            self.find("F1", where, "its id is not below the counter")
-        names = _Names()
-        for key, value in self._records(where, record.root):
+    def _volume_records(self) -> None:
+        for key, raw in self.reader.items("volumes"):
             try:
-                self._collect(names, key, value)
+                record = VolumeRecord.unpack(raw)
             except errors.Corrupt as error:
-                self.find("F2", where, f"record {key!r} does not parse: {error}")
-        self._entries(where, names)
-        self._links(where, names)
-        self._totals(where, record, names)
-        for inode in names.inodes.values():
-            if inode.ino >= self.state.next_ino and inode.ino != keys.ROOT_INO:
-                self.find("F1", where, f"inode {inode.ino} is not below the counter")
-            epoch = max(inode.shared_epoch, record.shared_epoch)
-            self._map(f"{where} inode {inode.ino}", inode, epoch)
+                self.find("F13", f"volume number {key.hex()}", str(error))
+                continue
+            where = f"volume {record.name} ({record.id})"
+            if key != record.id.to_bytes(8, "big"):
+                self.find("F13", where, f"it is kept under the number {key.hex()}")
+                continue
+            if record.id >= self.state.next_volume or record.shared_epoch >= self.state.epoch:
+                self.find("F1", where, "its id or epoch is not below its counter")
+            self.records.append(record)
+        self._volume_names()
 
-    def _records(self, where: str, root: int) -> Iterator[tuple[bytes, bytes]]:
+    def _volume_names(self) -> None:
+        seen: set[tuple[int, str]] = set()
+        volumes = {r.id for r in self.records if not r.flags & FLAG_SNAPSHOT}
+        for record in self.records:
+            where = f"volume {record.name} ({record.id})"
+            snapshot = bool(record.flags & FLAG_SNAPSHOT)
+            scope = (record.parent_id if snapshot else 0, record.name)
+            try:
+                check_volume_name(record.name)
+            except errors.InvalidArgument as error:
+                self.find("F13", where, str(error))
+            if scope in seen:
+                self.find("F13", where, "another has the same name")
+            seen.add(scope)
+            if snapshot and record.parent_id not in volumes:
+                self.find("F13", where, f"a snapshot of {record.parent_id}, which is no volume")
+            if record.flags & ~FLAG_SNAPSHOT:
+                self.find("F13", where, f"unknown flags {record.flags:#x}")
+
+    def _volume(self, record: VolumeRecord) -> None:
+        where = f"volume {record.name} ({record.id})"
+        names = Names()
+        for key, value in self.records_of(where, record):
+            try:
+                names.add(key, value)
+            except (struct.error, IndexError, errors.Corrupt):
+                self.find("F3", where, f"record {key!r} does not parse")
+        NamesCheck(names, where, self.find).run(record, self.state)
+        for inode in names.inodes.values():
+            epoch = max(inode.shared_epoch, record.shared_epoch)
+            at = f"{where} inode {inode.ino}"
+            self.maps.check(at, inode, epoch)
+            if inode.size % BLOCK_BYTES and inode.root:
+                self.tails.append((at, inode))
+            self._note(record.id, inode)
+
+    def _note(self, volume_id: int, inode: Inode) -> None:
+        self.named.add((volume_id, inode.ino))
+        used = (inode.ino, inode.generation, inode.change, inode.shared_epoch)
+        for name, value in zip(self.top, used, strict=True):
+            self.top[name] = max(self.top[name], value)
+
+    def records_of(self, where: str, record: VolumeRecord) -> Iterator[tuple[bytes, bytes]]:
         """All records of a namespace in order; nodes and their order are checked on the way."""
-        pending: list[tuple[int, int | None, bytes, bytes | None]] = (
-            [(root, None, b"", None)] if root else []
+        pending: list[tuple[int, int | None, bytes, bytes | None, bool]] = (
+            [(record.root, None, b"", None, True)] if record.root else []
         )
         seen: set[int] = set()
         while pending:
-            node_id, level, low, high = pending.pop()
+            node_id, level, low, high, above = pending.pop()
             if node_id in seen:
-                self.find("F3", where, f"node {node_id} is there twice")
+                self.find("F3", where, f"node {node_id} stands in the tree twice")
                 continue
             seen.add(node_id)
             node = self._namespace_node(where, node_id)
@@ -157,6 +181,7 @@ class _Checker:
             if level is not None and node.level != level:
                 self.find("F3", where, f"node {node_id} is at level {node.level}, not {level}")
                 continue
+            self._ownership(where, record, node, alone=above)
             counted = node.keys[node.level > 0 :]  # above a leaf the first is minus infinity
             rising = all(a < b for a, b in pairwise(counted))
             outside = [k for k in counted if k < low or (high and k >= high)]
@@ -165,162 +190,163 @@ class _Checker:
             if node.level:
                 lows = [low, *node.keys[1:]]
                 highs = [*node.keys[1:], high]
+                alone = node.birth > record.shared_epoch
                 ids: list[int] = node.vals  # type: ignore[assignment]
                 children = zip(ids, lows, highs, strict=True)
-                pending += reversed([(c, node.level - 1, a, b) for c, a, b in children])
+                pending += reversed([(c, node.level - 1, a, b, alone) for c, a, b in children])
             else:
                 yield from zip(node.keys, node.vals, strict=True)  # type: ignore[misc]
 
     def _namespace_node(self, where: str, node_id: int) -> Node | None:
-        self.report.nodes += 1
-        if node_id >= self.state.next_node:
-            self.find("F1", where, f"node {node_id} is not below the counter")
         try:
-            return decode(node_id, self.reader.node(node_id), self.seed)
+            return decode(node_id, self.reader.node(node_id), self.source.superblock.hash_seed)
         except KeyError:
             self.find("F2", where, f"node {node_id} is missing")
         except errors.Corrupt as error:
             self.find("F2", where, str(error))
         return None
 
-    @staticmethod
-    def _collect(names: _Names, key: bytes, value: bytes) -> None:
-        ino = keys.ino_of_inode_key(key)
-        if key[:1] == b"I":
-            names.inodes[ino] = Inode.unpack(ino, value)
-        elif key[:1] == b"D":
-            entry = keys.unpack_by_name(key[9:], value)
-            names.by_name[ino, entry.name] = (entry.cookie, entry.ino, entry.kind)
-        elif key[:1] == b"C":
-            entry = keys.unpack_by_cookie(key, value)
-            names.by_cookie[ino, entry.cookie] = (entry.name, entry.ino, entry.kind)
+    def _ownership(self, where: str, record: VolumeRecord, node: Node, *, alone: bool) -> None:
+        self.report.nodes += node.id not in self._claims
+        if node.id >= self.state.next_node or node.birth > self.state.epoch:
+            self.find("F1", where, f"node {node.id}: id or birth not below its counter")
+        mine = node.birth > record.shared_epoch
+        if mine and not alone:
+            self.find("F11", where, f"node {node.id} is owned below a shared node")
+        other = self._claims.setdefault(node.id, _Claim(record.id, mine))
+        if other.volume_id != record.id and (mine or other.alone):
+            self.find("F11", where, f"node {node.id}: volume {other.volume_id} has it as well")
 
-    def _entries(self, where: str, names: _Names) -> None:
-        if len(names.by_name) != len(names.by_cookie):
-            self.find("F5", where, "as many entries by name as by cookie there are not")
-        for (parent, name), (cookie, child, kind) in names.by_name.items():
-            at = f"{where} entry {name!r} of directory {parent}"
-            if names.by_cookie.get((parent, cookie)) != (name, child, kind):
-                self.find("F5", at, "its record by cookie differs or is missing")
-            inode, directory = names.inodes.get(child), names.inodes.get(parent)
-            if inode is None or inode.kind != kind:
-                self.find("F5", at, f"inode {child} is missing or of another type")
-            if directory is None or not directory.is_dir or cookie >= directory.next_cookie:
-                self.find("F5", at, "its directory is missing, none, or behind its cookies")
+    def _orphans(self) -> None:
+        volumes = {record.id for record in self.records}
+        for key, raw in self.reader.items("orphans"):
+            try:
+                volume_id, ino = struct.unpack(">QQ", key)
+                inode = Inode.unpack(ino, raw)
+            except struct.error:
+                self.find("F16", f"orphan {key.hex()}", "it does not parse")
+                continue
+            where = f"orphan inode {ino} of volume {volume_id}"
+            if volume_id not in volumes:
+                self.find("F16", where, "there is no such volume")
+            if (volume_id, ino) in self.named:
+                self.find("F16", where, "it is in the volume as well")
+            self.maps.check(where, inode, inode.shared_epoch)
 
-    def _links(self, where: str, names: _Names) -> None:
-        links = Counter(child for _, child, _ in names.by_name.values())
-        subdirectories: Counter[int] = Counter()
-        entries: Counter[int] = Counter()
-        for (parent, _), (_, _, kind) in names.by_name.items():
-            entries[parent] += 1
-            subdirectories[parent] += stat.S_ISDIR(kind)
-        for ino, inode in names.inodes.items():
-            expected = links[ino]
-            if inode.is_dir:
-                if (expected != 1) != (ino == keys.ROOT_INO):
-                    self.find("F6", where, f"directory {ino} has {expected} names")
-                expected = 2 + subdirectories[ino]
-            if inode.nlink != expected:
-                self.find("F6", where, f"inode {ino}: nlink {inode.nlink}, {expected} names")
-            if inode.is_dir and inode.entries != entries[ino]:
-                self.find("F7", where, f"directory {ino}: count {inode.entries}, {entries[ino]}")
+    def _reclaim_queue(self) -> None:
+        """What is queued is checked as what is not: gc does not free it, the queue will."""
+        for key, raw in self.reader.items(TABLE):
+            where = f"reclaim queue, node {key.hex()}"
+            try:
+                entry = Entry.unpack(key, raw)
+                namespace = is_namespace(self.reader.node(entry.node_id))
+            except (errors.Corrupt, KeyError):
+                self.find("F20", where, "it does not parse, or there is no such node")
+                continue
+            if (entry.kind == NAMESPACE) != namespace:
+                self.find("F20", where, "it says the wrong kind of node")
+            elif namespace:
+                self._queued_namespace(where, entry)
+            elif not self.maps.subtree(where, entry.node_id, entry.level, entry.epoch):
+                self.find("F20", where, "its level is wrong, or the node damaged")
 
-    def _totals(self, where: str, record: VolumeRecord, names: _Names) -> None:
-        counted = (
-            len(names.inodes),
-            sum(i.blocks for i in names.inodes.values()),
-            sum(i.size for i in names.inodes.values()),
-        )
-        stored = (record.files, record.blocks, record.logical_bytes)
-        if counted != stored:
-            self.find("F7", where, f"totals (inodes, blocks, bytes) {stored}, counted {counted}")
+    def _queued_namespace(self, where: str, entry: Entry) -> None:
+        gone = VolumeRecord(0, "", entry.node_id, entry.epoch, 0, 0)
+        for key, value in self.records_of(where, gone):
+            if key[:1] == b"I":
+                inode = Inode.unpack(0, value)
+                self.maps.check(where, inode, max(inode.shared_epoch, entry.epoch))
 
-    # --- extent maps
+    def _stored_nodes(self) -> None:
+        last = max(self.reader.node_ids(), default=0)
+        if last >= self.state.next_node:
+            self.find("F1", "nodes", f"node {last} is stored, the counter is not above it")
 
-    def _map(self, where: str, inode: Inode, epoch: int) -> None:
-        if not inode.root:
-            if inode.blocks:
-                self.find("F4", where, f"{inode.blocks} blocks and no map")
-            return
-        blocks = self._extent_node(where, inode.root, inode.height - 1, epoch)
-        if blocks != inode.blocks:
-            self.find("F4", where, f"{inode.blocks} blocks, its map has {blocks}")
+    # --- data
 
-    def _extent_node(self, where: str, node_id: int, level: int, epoch: int) -> int:
-        """Check a node and all below it, each once; returns the blocks mapped below."""
-        known = self.map_blocks.get(node_id)
-        if known is not None:
-            return known
-        self.report.nodes += 1
-        self.map_blocks[node_id] = 0
+    def data(self) -> None:
+        """Read every block; and the last one of each file that does not fill it."""
+        run = Scrub(self.source, slabs=self.slabs)
         try:
-            raw = bytearray(self.reader.node(node_id))
-        except KeyError:
-            self.find("F2", where, f"extent node {node_id} is missing")
-            return 0
-        if len(raw) != HEADER_BYTES + self.superblock.fanout * _ENTRY.size:
-            self.find("F2", where, f"extent node {node_id}: {len(raw)} bytes")
-            return 0
-        header = _HEADER.unpack_from(raw)
-        magic, kind, own_level, used, own_id, birth, checksum, blocks, _ = header
-        raw[24:32] = bytes(8)
-        if xxhash.xxh3_64_intdigest(raw, self.seed) != checksum:
-            self.find("F2", where, f"extent node {node_id}: checksum differs")
-            return 0
-        if (magic, kind, own_id) != (_MAGIC_EXTENT, 1, node_id) or node_id >= self.state.next_node:
-            self.find("F2", where, f"extent node {node_id}: another node's bytes")
-            return 0
-        if own_level != level:
-            self.find("F4", where, f"extent node {node_id} is at level {own_level}, not {level}")
-            return 0
-        entries = [e for e in _ENTRY.iter_unpack(raw[HEADER_BYTES:]) if e != (0, 0)]
-        if level:
-            below = [self._extent_node(where, child, level - 1, epoch) for child, _ in entries]
-            if below != [count for _, count in entries]:
-                self.find("F4", where, f"extent node {node_id}: its counts are not its children's")
-            counted = sum(below)
-        else:
-            counted = len(entries)
-            for word, block_checksum in entries:
-                self._block(where, node_id, word, block_checksum, alone=birth > epoch)
-        if counted != blocks or used != len(entries):
-            self.find("F4", where, f"extent node {node_id}: header does not match its entries")
-        self.map_blocks[node_id] = counted
-        return counted
+            while run.open():
+                run.mark()
+                for read in run.reads():
+                    read()
+            run.open_names()
+            run.name()
+            self._tails(run)
+        finally:
+            run.close()
+        for owner in run.result.owners:
+            for hit in owner.hits:
+                if not hit.lost:
+                    problem = f"slot {hit.address}: content fails its checksum"
+                    self.find("F10", f"{owner} block {hit.block}", problem)
 
-    def _block(
-        self, where: str, node_id: int, word: int, checksum: int, *, alone: bool
-    ) -> None:  # fmt: skip
-        address, flags = word & _ADDRESS, word >> 48
-        if not flags & _MAPPED:
-            self.find("F4", where, f"extent node {node_id}: an entry without MAPPED")
+    def _tails(self, run: Scrub) -> None:
+        judged: dict[tuple[int, int], bool] = {}
+        for where, inode in self.tails:
+            block, end = divmod(inode.size, BLOCK_BYTES)
+            found = self.maps.entry(inode, block)
+            if found is None:
+                continue
+            key = (found[0], end)
+            if key not in judged:
+                judged[key] = not any(run.block(found[0])[end:])
+            if not judged[key]:
+                self.find("F18", where, f"block {block} has bytes past the file's end")
+
+    def index(self, file: Path) -> None:
+        """The index file, of a closed store."""
+        if not file.is_file():
             return
-        slab, slot = divmod(address, self.superblock.slab_slots)
-        chunk, bit = divmod(slot, SLOTS_PER_CHUNK)
-        bits = self.allocated.get((slab, chunk))
-        if bits is None or not bits[bit >> 3] >> (bit & 7) & 1:
-            self.find("F8", where, f"slot {slab}:{slot} is mapped but not allocated")
-        elif flags & _OWNED and alone:
-            at = SLOTS_PER_CHUNK // 8 + (bit >> 3)
-            if not bits[at] >> (bit & 7) & 1:
-                self.owned_alone[address] = f"{where} slot {slab}:{slot}"
-        if self.data and address not in self.mapped:
-            content = b""
-            if slab < self.state.slabs:
-                fd = self.store.pool.slabs.fd(slab)
-                content = os.pread(fd, BLOCK_BYTES, slot * BLOCK_BYTES)
-            if xxhash.xxh3_64_intdigest(content, self.seed) != checksum:
-                self.find("F10", where, f"slot {slab}:{slot}: content fails its checksum")
-        if address in self.mapped:
-            self.mapped_again.add(address)
-        self.mapped.add(address)
+        slots = self.state.slabs * self.source.superblock.slab_slots
+        past = 0
+        with file.open("rb") as entries:
+            while raw := entries.read(1 << 20):
+                words = memoryview(raw[: len(raw) // 16 * 16]).cast("Q")
+                past += sum(address >= slots for address in words[1::2].tolist())
+        over = file.stat().st_size % 16
+        if over or past:
+            self.find("F17", str(file), f"{past} entries of no slot, {over} bytes left over")
+
+
+def _is_text(key: bytes) -> bool:
+    try:
+        return bool(key.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def check(store: Store, *, data: bool = False) -> Report:
-    """Check the store's last commit; ``data`` reads every block as well."""
-    reader = store.pool.reader()
+    """Check an open store's last commit; ``data`` reads every block as well."""
+    return _check(store.pool, None, data=data)
+
+
+def _check(source: Source, index: Path | None, *, data: bool) -> Report:
+    report = Report()
+    reader = source.reader()
     try:
-        return _Checker(store, reader, data=data).run()
+        checker = Checker(source, reader, report)
+        checker.run()
+        if index is not None:
+            checker.index(index)
+        if data:
+            checker.data()
     finally:
         reader.close()
+    return report
+
+
+def check_stored(source: Stored, *, data: bool = False) -> Report:
+    """Check a closed store, its index too."""
+    return _check(source, source.path / INDEX_FILE, data=data)
+
+
+def check_path(path: "str | os.PathLike[str]", *, data: bool = False) -> Report:
+    """Check a closed store without changing a byte of it.
+
+    NoSuchStore, StoreInUse; Corrupt when not even its superblock can be read.
+    """
+    with stored(path) as source:
+        return check_stored(source, data=data)

@@ -117,7 +117,7 @@ class Gc:
         for _, raw in reader.items("volumes"):
             self._see(self._namespaces, VolumeRecord.unpack(raw).root)
         for _, raw in reader.items("orphans"):
-            self._see(self._extents, Inode.unpack(0, raw).root)
+            self._see(self._extents, Inode.load(0, raw).root)
         for key, raw in reader.items(TABLE):
             node_id = Entry.unpack(key, raw).node_id
             namespace = is_namespace(reader.node(node_id))
@@ -141,7 +141,7 @@ class Gc:
             if node.level:
                 self._see(self._namespaces, value)  # type: ignore[arg-type]
             elif key[:1] == b"I":
-                self._see(self._extents, Inode.unpack(0, value).root)  # type: ignore[arg-type]
+                self._see(self._extents, Inode.load(0, value).root)  # type: ignore[arg-type]
 
     def sweep(self) -> bool:
         """One step, of some thousand slots or some hundred nodes; True when all is done."""

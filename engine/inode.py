@@ -89,9 +89,8 @@ class Inode:
 
     @classmethod
     def unpack(cls, ino: int, record: bytes) -> "Inode":
-        """Inverse of ``pack``; Corrupt on what ``pack`` cannot have made."""
-        if len(record) != RECORD_BYTES:
-            raise errors.Corrupt(f"the record of inode {ino} is damaged; run `ramet fsck`")
+        """Inverse of ``pack``; struct.error on a record of the wrong length.  For what looks at
+        damage; who goes on with the inode calls ``load``."""
         inode = cls.__new__(cls)
         inode.ino = ino
         (
@@ -104,6 +103,14 @@ class Inode:
         inode.tree = None
         inode.dirty = False
         inode.orphan = False
+        return inode
+
+    @classmethod
+    def load(cls, ino: int, record: bytes) -> "Inode":
+        """Inverse of ``pack``; Corrupt on what ``pack`` cannot have made."""
+        if len(record) != RECORD_BYTES:
+            raise errors.Corrupt(f"the record of inode {ino} is damaged; run `ramet fsck`")
+        inode = cls.unpack(ino, record)
         inode._check()
         return inode
 

@@ -74,7 +74,7 @@ class InodeTable:
             record = self.tree.get(keys.inode_key(ino))
             if record is None or self.removed:
                 raise errors.Stale(f"inode {ino} is gone; look its name up again")
-            inode = self._remember(Inode.unpack(ino, record))
+            inode = self._remember(Inode.load(ino, record))
         return inode
 
     def _remember(self, inode: Inode) -> Inode:

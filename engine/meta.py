@@ -63,12 +63,16 @@ class Meta:
                 str(path), map_size=MAP_BYTES, max_dbs=len(TABLES), create=create,
                 readonly=read_only, mode=0o600, readahead=False, meminit=False,
             )  # fmt: skip
+        except lmdb.Error as error:
+            raise errors.Corrupt(f"cannot open the metadata in {path}: {error}") from error
+        try:
             self._tables = {
                 name: self.env.open_db(name.encode(), create=create, integerkey=name == "nodes")
                 for name in TABLES
             }
         except lmdb.Error as error:
-            raise errors.Corrupt(f"cannot open the metadata in {path}: {error}") from error
+            self.env.close()
+            raise errors.Corrupt(f"the metadata in {path} is no store's: {error}") from error
         self.nodes = self._tables["nodes"]
 
     def table(self, name: str) -> "lmdb._Database":

@@ -17,6 +17,7 @@ import lmdb
 
 import native
 from engine import errors
+from engine.corrupt_reads import CorruptReads
 from engine.inode import Inode
 from engine.meta import Meta, Reader, orphan_key
 from engine.nodes import NodeCache
@@ -29,7 +30,11 @@ MAP_CALL_BYTES = 4 << 20  # one native write call at most
 
 
 class Change(NamedTuple):
-    """What a listener is told: ``what`` is "data", "attr", "entry" or "volumes"."""
+    """What a listener is told: ``what`` is "data", "attr", "entry" or "volumes".
+
+    "volumes" with a name: what was found by way of that volume's name is no more (renamed,
+    restored).
+    """
 
     volume_id: int
     ino: int
@@ -57,6 +62,7 @@ class Pool:
         self.slabs = slabs
         self.read_only = read_only
         self.failed: str | None = None
+        self.corrupt_reads = CorruptReads()
         self.generation = 1
         self.collecting = False  # a gc is running
         nodes_max = max(cache_bytes // native.NODE_BYTES, 256)

@@ -133,7 +133,7 @@ class ReclaimQueue:
             if node.level:
                 self.add_namespace(value, entry.epoch)  # type: ignore[arg-type]
             elif key[:1] == b"I":
-                inode = Inode.unpack(0, value)  # type: ignore[arg-type]
+                inode = Inode.load(0, value)  # type: ignore[arg-type]
                 self.add_map(inode.root, inode.height, max(inode.shared_epoch, entry.epoch))
         self._freed.add(entry.node_id)
         self._nodes.discard(node, entry.epoch)

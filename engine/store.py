@@ -5,12 +5,14 @@ the fingerprint index (derived), ``run/`` the daemon's socket, ``lock`` held by 
 that owns the store.
 """
 
+import contextlib
 import fcntl
 import math
 import os
+import struct
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +46,7 @@ INDEX_FILE = "fingerprints"
 INDEX_BYTES_MAX = 16 * (1 << 22)  # as many entries as the core holds
 RECLAIM_STEP_S = 0.1
 DEAD_NODES_MAX = 20_000
+INDEX_BYTES_MAX = 16 << 22  # what a whole index takes
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Store:
         superblock = Superblock.new(
             fanout=fanout, records_max=records_max, slab_slots=slab_slots
         )  # fmt: skip
+        made = [each for each in (root, *root.parents) if not each.exists()]
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if (root / "meta").exists():
             raise errors.AlreadyExists(f"{root} is a store already; choose another directory")
@@ -106,13 +110,9 @@ class Store:
         ]
         meta.write((), (), puts, ())
         meta.close()
+        _sync_directories(root / "meta.new", root)  # where there is a meta/, there is all the rest
         os.rename(root / "meta.new", root / "meta")
-        for directory in (root / "meta", root, root.parent):
-            fd = os.open(directory, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        _sync_directories(root, root.parent, *(each.parent for each in made))
 
     @classmethod
     def open(
@@ -134,26 +134,23 @@ class Store:
             raise errors.StoreInUse(
                 f"another process owns {root}; use its daemon or stop it first"
             ) from None
-        opened: list[Callable[[], None]] = [lambda: os.close(lock_fd)]
-        try:
+        with _damage_is_corrupt(root), contextlib.ExitStack() as undo:
+            undo.callback(os.close, lock_fd)
             meta = Meta(root / "meta", read_only=read_only)
-            opened.append(meta.close)
+            undo.callback(meta.close)
             superblock = Superblock.unpack(meta.get("super", SUPERBLOCK_KEY))
             state = State.unpack(meta.get("super", STATE_KEY))
             slabs = SlabPool(
                 root / "slabs", superblock.slab_slots * superblock.block_bytes, read_only=read_only
             )
-            opened.append(slabs.close)
+            undo.callback(slabs.close)
             pool = Pool(
                 superblock, state, meta, slabs, cache_bytes=cache_bytes, read_only=read_only
             )  # fmt: skip
-            opened.append(pool.core.close)
+            undo.callback(pool.core.close)
             store = cls(root, lock_fd, pool)
             store._load()
-        except BaseException:
-            for close in reversed(opened):
-                close()
-            raise
+            undo.pop_all()
         return store
 
     def _load(self) -> None:
@@ -183,8 +180,8 @@ class Store:
         self._load_deleted()
         index = self.path / "index" / INDEX_FILE
         if index.exists():
-            with index.open("rb") as file:
-                pool.core.index_import(file.read(INDEX_BYTES_MAX))
+            with index.open("rb") as entries:
+                pool.core.index_import(entries.read(INDEX_BYTES_MAX))
 
     def _load_deleted(self) -> None:
         """What waits to be freed.  A damaged record of it goes; what it named is left to gc."""
@@ -197,7 +194,7 @@ class Store:
         for key, raw in pool.meta.items("orphans") if not pool.read_only else ():
             try:
                 volume_id, ino = unpack_orphan_key(key)
-                pool.drop_orphan(volume_id, Inode.unpack(ino, raw))
+                pool.drop_orphan(volume_id, Inode.load(ino, raw))
             except errors.Corrupt:
                 pool.delete("orphans", key)
 
@@ -335,7 +332,7 @@ class Store:
         volume.record.name = new
         self._names[new] = volume
         volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes")
+        self.pool.notify(volume.id, 0, "volumes", old.encode())
 
     def remove_volume(self, name: str, *, force: bool = False) -> None:
         """Remove a volume and its snapshots; Busy while files are open, unless forced."""
@@ -426,7 +423,7 @@ class Store:
         record.files, record.blocks = past.files, past.blocks
         record.logical_bytes = past.logical_bytes
         volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes")
+        self.pool.notify(volume.id, 0, "volumes", volume.name.encode())
 
     # --- clones of files
 
@@ -624,6 +621,16 @@ class Store:
         return Records(self.pool, self._records)
 
 
+def _sync_directories(*directories: Path) -> None:
+    """Make the names in them durable."""
+    for directory in directories:
+        fd = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 class Records:
     """A small persistent table for the layers above: jobs, hosts, shares."""
 
@@ -648,6 +655,14 @@ class Records:
 
     def items(self, prefix: str = "") -> list[tuple[str, bytes]]:
         return sorted((k, v) for k, v in self._table.items() if k.startswith(prefix))
+
+
+@contextlib.contextmanager
+def _damage_is_corrupt(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except (struct.error, ValueError, OverflowError) as error:
+        raise errors.Corrupt(f"{root} is damaged ({error}); run `ramet fsck`") from error
 
 
 def _checked_quota(quota_bytes: int) -> int:

@@ -12,6 +12,8 @@ import time
 import uuid
 from dataclasses import dataclass
 
+import xxhash
+
 from engine import errors
 from native import EXTENT_FANOUT
 
@@ -27,6 +29,20 @@ COUNTER_MAX = 1 << 63  # far from wrapping round
 _SUPERBLOCK = struct.Struct("<8sIIQQQ16sQIIQq")
 _MAGIC = b"RAMETSB1"
 _STATE = struct.Struct("<8Q")
+_CHECKSUM_BYTES = 8
+
+
+def _seal(raw: bytes) -> bytes:
+    """Both records end in their XXH3-64: one flipped bit of a seed or a slab's size would make all
+    else look damaged, and a repair that believed it would do the damage."""
+    return raw + xxhash.xxh3_64_intdigest(raw).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _unseal(raw: bytes | None, size: int) -> bytes | None:
+    """The record without its checksum; None when it is not whole."""
+    if raw is None or len(raw) != size + _CHECKSUM_BYTES or _seal(raw[:size]) != raw:
+        return None
+    return raw[:size]
 
 
 def _good_shape(fanout: int, records_max: int, slab_slots: int) -> bool:
@@ -63,16 +79,17 @@ class Superblock:
         )  # fmt: skip
 
     def pack(self) -> bytes:
-        return _SUPERBLOCK.pack(
+        return _seal(_SUPERBLOCK.pack(
             _MAGIC, self.version, self.block_bytes, self.compat, self.ro_compat, self.incompat,
             self.uuid.bytes, self.hash_seed, self.fanout, self.records_max, self.slab_slots,
             self.created_ns,
-        )  # fmt: skip
+        ))  # fmt: skip
 
     @classmethod
     def unpack(cls, raw: bytes | None) -> "Superblock":
         """Corrupt when it is none, Unsupported when a newer version made it."""
-        if raw is None or len(raw) != _SUPERBLOCK.size or raw[:8] != _MAGIC:
+        raw = _unseal(raw, _SUPERBLOCK.size)
+        if raw is None or raw[:8] != _MAGIC:
             raise errors.Corrupt("the superblock is damaged; restore the store from a backup")
         fields = list(_SUPERBLOCK.unpack(raw)[1:])
         fields[5] = uuid.UUID(bytes=fields[5])
@@ -81,10 +98,19 @@ class Superblock:
             raise errors.Unsupported("the store was made by a newer ramet; open it with that")
         if block.ro_compat & ~RO_COMPAT_KNOWN:
             raise errors.Unsupported("the store has features this ramet cannot write; upgrade it")
-        shape = _good_shape(block.fanout, block.records_max, block.slab_slots)
-        if not shape or block.block_bytes != BLOCK_BYTES:
-            raise errors.Corrupt("the superblock makes no sense; restore the store from a backup")
+        if not block.plausible:
+            raise errors.Corrupt("the superblock is damaged; restore the store from a backup")
         return block
+
+    @property
+    def plausible(self) -> bool:
+        """Whether the sizes are some that ``new`` would have allowed."""
+        return (
+            self.block_bytes == BLOCK_BYTES
+            and 4 <= self.fanout <= EXTENT_FANOUT
+            and self.records_max >= 4
+            and 1 <= self.slab_slots <= SLAB_SLOTS_MAX
+        )
 
 
 @dataclass
@@ -101,14 +127,15 @@ class State:
     slabs: int = 0
 
     def pack(self) -> bytes:
-        return _STATE.pack(
+        return _seal(_STATE.pack(
             self.epoch, self.next_node, self.next_ino, self.next_generation, self.next_change,
             self.next_volume, self.commits, self.slabs,
-        )  # fmt: skip
+        ))  # fmt: skip
 
     @classmethod
     def unpack(cls, raw: bytes | None) -> "State":
-        if raw is None or len(raw) != _STATE.size:
+        raw = _unseal(raw, _STATE.size)
+        if raw is None:
             raise errors.Corrupt("the store's counters are damaged; restore it from a backup")
         state = cls(*_STATE.unpack(raw))
         if max(_STATE.unpack(raw)) >= COUNTER_MAX or state.slabs > SLABS_MAX or not state.epoch:

@@ -68,6 +68,8 @@ class Invalidator:
         with contextlib.suppress(OSError):
             if change.what == "volumes":
                 pyfuse3.invalidate_inode(self._number_of(change.volume_id, ROOT_INO))
+                if change.name is not None:  # all names below it go with it
+                    pyfuse3.invalidate_entry(numbers.ROOT, change.name)
             elif change.what == "entry" and change.name is not None:
                 parent = self._number_of(change.volume_id, change.parent)
                 pyfuse3.invalidate_entry(parent, change.name)

@@ -14,7 +14,7 @@ from native.marks import VISIT_NODES_MAX, Marks
 from native.owners import Owners
 
 __all__ = [
-    "BLOCK_BYTES", "EXTENT_FANOUT", "HEADER_BYTES", "NODE_BYTES", "VISIT_NODES_MAX", "Core",
+    "BLOCK_BYTES", "EXTENT_FANOUT", "HEADER_BYTES", "HOLE", "NODE_BYTES", "VISIT_NODES_MAX", "Core",
     "CorruptBlock", "CorruptNode", "Cut", "Extent", "Marks", "NativeError", "NeedSlab", "Owners",
     "ReadPlan", "SealedNodes", "Tree", "WriteResult",
 ]  # fmt: skip
@@ -24,7 +24,7 @@ EXTENT_FANOUT: int = lib.RMT_FANOUT_MAX
 HEADER_BYTES: int = lib.RMT_HEADER
 NODE_BYTES: int = HEADER_BYTES + EXTENT_FANOUT * 16
 CHUNK_BYTES: int = lib.RMT_CHUNK_BYTES
-_HOLE = (1 << 64) - 1
+HOLE = _HOLE = (1 << 64) - 1  # the address of a block that has none
 
 Buffer = bytes | bytearray | memoryview
 
@@ -153,6 +153,11 @@ class Core:
                 lib.rmt_sealed_free(sealed.c)
             self._sealed.clear()
             self._core = self._state = None
+
+    @property
+    def pointer(self) -> Any:
+        """The C core, for the other facades of this package."""
+        return self._core
 
     # --- the retry loop
 

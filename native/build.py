@@ -11,7 +11,9 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("cache.c", "gc.c", "index.c", "io.c", "map.c", "owners.c", "reclaim.c", "slots.c")
+SOURCES = (
+    "audit.c", "cache.c", "gc.c", "index.c", "io.c", "map.c", "owners.c", "reclaim.c", "slots.c",
+)  # fmt: skip
 SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
 
 

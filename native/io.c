@@ -208,7 +208,7 @@ static void classify(const rmt_core *core, batch *b, uint32_t i, bool dedup) {
     w->kind = SAME;
   } else if (dedup && rmt_index_lookup(core, index_key(b->domain, w->fingerprint), &candidate) &&
              rmt_is_allocated(core, candidate) && slot_equals(core, candidate, data)) {
-    w->kind = DUPLICATE; /* also in its own old slot: the old entry's checksum is wrong */
+    w->kind = DUPLICATE; /* of its old slot as well: the checksum there was another one */
     w->address = candidate;
   } else if (dedup && find_twin(b, i)) {
     w->kind = TWIN;

@@ -28,6 +28,7 @@
 #define RMT_BLOCKS_MAX (1ull << 40)
 #define RMT_CALL_BLOCKS_MAX 1024u
 #define RMT_HOLE UINT64_MAX
+#define RMT_CONFLICT (1ull << 63)
 
 enum rmt_status {
   RMT_OK = 0,
@@ -188,5 +189,32 @@ int rmt_fetch(const rmt_core *core, const uint64_t *addresses, const uint64_t *c
               rmt_failure *failure);
 int rmt_write(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count, const uint8_t *data,
               int dedup, rmt_written *written, rmt_failure *failure);
+
+/* audit.c: passes over a whole store. All but the last three: any thread. */
+typedef struct {
+  uint64_t seed;
+  uint32_t fanout, slab_slots;
+} rmt_shape;
+enum rmt_verdict { RMT_GOOD = 0, RMT_BAD = 1, RMT_UNREADABLE = 2 };
+
+/* Whether a stored node is whole: kind, length, its own id, checksum. */
+int rmt_audit_node(const rmt_shape *shape, uint64_t id, const uint8_t *node, size_t length);
+/* Enter what a leaf maps into the window of slots [first, first + count). */
+void rmt_audit_claim(const rmt_shape *shape, const uint8_t *node, uint64_t first, uint64_t count,
+                     uint64_t *addresses, uint64_t *checksums);
+/* The entries of a leaf whose slot has its bit set in `wanted`, or lies past all slots. */
+uint32_t rmt_audit_find(const rmt_shape *shape, const uint8_t *node, const uint8_t *wanted,
+                        uint64_t slots, uint32_t *found);
+/* Note a leaf's slots in bitmaps (mapped, mapped again, owned alone); how many entries are none. */
+uint32_t rmt_audit_tally(const rmt_shape *shape, const uint8_t *node, int alone, uint64_t slots,
+                         uint8_t *mapped, uint8_t *again, uint8_t *owned);
+/* Read slots of one slab, check each against its checksum; a verdict an entry. Returns how many. */
+uint64_t rmt_audit_verify(const rmt_shape *shape, int fd, const uint64_t *addresses,
+                          const uint64_t *checksums, uint64_t count, uint8_t *scratch,
+                          uint64_t scratch_blocks, uint8_t *verdicts);
+void rmt_index_claims(rmt_core *core, const uint64_t *addresses, const uint64_t *checksums,
+                      uint64_t count);
+void rmt_index_clear(rmt_core *core);
+int rmt_set_shared(rmt_core *core, uint64_t address); /* RMT_RANGE: the slot is not allocated */
 
 #endif

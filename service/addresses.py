@@ -1,6 +1,6 @@
 """Addresses: ``VOL:/path`` and ``VOL@SNAP:/path``, or a path under the mount for the same thing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +11,14 @@ SNAPSHOTS = ".snapshots"
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a command works on: the store, and where it is mounted (None: nowhere)."""
+    """What a command works on: the store, and where it is mounted (None: nowhere).
+
+    ``running`` has what goes on at the moment, for ``status``.
+    """
 
     store: Store
     mountpoint: Path | None = None
+    running: dict[str, object] = field(default_factory=dict)
 
     def mounted_path(self, volume: Volume, path: str) -> Path:
         """The path of a file on the mount; InvalidArgument when the store is not mounted."""

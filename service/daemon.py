@@ -19,20 +19,21 @@ from typing import Any
 
 import trio
 
-from engine import Store, errors, fsck
+from engine import Store, errors
 from engine.accounting import Accounting
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
-from service import operations, vms
+from service import integrity, operations, vms
 from service.addresses import Context
 from service.cleaner import Cleaner
 from service.commits import Committer
 from service.rpc import SOCKET, Answer, Request, body_length, decode_request, pack
 from service.steps import Beside
 
-READS = {call.__name__: call for call in (*operations.READS, *vms.READS)}
-CHANGES = {call.__name__: call for call in (*operations.CHANGES, *vms.CHANGES)}
+READS = {call.__name__: call for call in (*operations.READS, *vms.READS, *integrity.READS)}
+CHANGES = {call.__name__: call for call in (*operations.CHANGES, *vms.CHANGES, *integrity.CHANGES)}
+SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 
 
 class Daemon:
@@ -48,7 +49,7 @@ class Daemon:
         self._scope = trio.CancelScope()
         self._own: dict[str, Callable[..., Any]] = {
             "status": self._status, "shutdown": self._shutdown, "gc": self._gc,
-            "check": self._check, "account": self._account,
+            "account": self._account,
         }  # fmt: skip
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -155,13 +156,17 @@ class Daemon:
         return self.invalidator.foreign() if self.invalidator else contextlib.nullcontext()
 
     async def _status(self) -> dict[str, Any]:
-        return {
-            "pid": os.getpid(),
-            "store": str(self.store.path),
-            "mountpoint": str(self.mountpoint) if self.mountpoint else None,
-            "failed": self.store.failed,
-            "dirty_nodes": self.store.dirty_nodes,
-        } | self.cleaner.status()
+        return (
+            {
+                "pid": os.getpid(),
+                "store": str(self.store.path),
+                "mountpoint": str(self.mountpoint) if self.mountpoint else None,
+                "failed": self.store.failed,
+                "dirty_nodes": self.store.dirty_nodes,
+            }
+            | self.cleaner.status()
+            | integrity.status(self.context)
+        )
 
     async def _shutdown(self) -> dict[str, Any]:
         self._scope.deadline = trio.current_time() + 0.05  # after the answer has been sent
@@ -180,16 +185,6 @@ class Daemon:
             accounting.close()
         return {"as_of": operations.as_of(self.context)}
 
-    async def _check(self, data: bool) -> dict[str, Any]:
-        await self.committer.durable()
-        pin = self.store.pool.pin()
-        try:
-            report = await trio.to_thread.run_sync(lambda: fsck.check(self.store, data=data))
-        finally:
-            self.store.pool.unpin(pin)
-            self.store.release_freed()
-        return operations.check_figures(report)
-
 
 async def _receive(stream: trio.SocketStream, count: int) -> bytes:
     parts = bytearray()
@@ -203,6 +198,7 @@ async def _receive(stream: trio.SocketStream, count: int) -> bytes:
 
 def serve(store_path: str, mountpoint: str | None, ready: Callable[[], None]) -> None:
     """Own a store until told to stop.  NoSuchStore, StoreInUse, and what a mount refuses."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with Store.open(store_path) as store:
         for leftover in (store.path / SOCKET).parent.glob("import-*"):
             leftover.unlink()  # of a conversion that a crash cut short

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine import Inode, Volume, errors, fsck
+from engine import Inode, Volume, errors
 from engine.gc import GcResult
 from hypervisor import images
 from service.addresses import Context, parse, parse_volume
@@ -391,21 +391,6 @@ def gc_figures(result: GcResult) -> dict[str, Any]:
         "punched_bytes": result.punched_bytes,
         "nodes_visited": result.nodes_visited,
         "nodes_freed": result.nodes_freed,
-    }
-
-
-def check(context: Context, data: bool) -> Result:
-    context.store.commit()
-    return check_figures(fsck.check(context.store, data=data))
-
-
-def check_figures(report: fsck.Report) -> dict[str, Any]:
-    return {
-        "clean": report.clean,
-        "findings": [f"{f.check} {f.where}: {f.problem}" for f in report.findings],
-        "nodes": report.nodes,
-        "mapped_bytes": report.blocks * 4096,
-        "garbage_bytes": report.garbage_slots * 4096,
     }
 
 

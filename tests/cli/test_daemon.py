@@ -132,6 +132,23 @@ def test_a_deleted_open_file_and_a_snapshot_leave_each_other_alone(served: Serve
     assert served.json("fsck", "--data")["clean"]
 
 
+def test_no_name_outlives_a_restore_or_a_rename_of_its_volume(served: Served) -> None:
+    lab = served.root / "lab"
+    (lab / "a").write_bytes(b"first")
+    (lab / "b").write_bytes(b"other file")
+    served.run("snapshot", "create", "lab", "one")
+    (lab / "a").rename(lab / "c")
+    (lab / "b").rename(lab / "a")
+    assert (lab / "a").stat().st_size == len(b"other file")
+    assert (lab / "c").exists()
+    served.run("snapshot", "restore", "lab", "one")
+    assert (lab / "a").read_bytes() == b"first"
+    assert not (lab / "c").exists()
+    served.run("volume", "rename", "lab", "den")
+    assert not lab.exists()
+    assert (served.root / "den" / "b").read_bytes() == b"other file"
+
+
 def test_a_second_daemon_is_refused(served: Served) -> None:
     served.run("serve", code=11)
     served.run("mount", served.root, code=11)

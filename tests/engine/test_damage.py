@@ -14,6 +14,7 @@ from engine import ROOT_INO, Store, errors, fsck, keys
 from engine.inode import Inode
 from engine.meta import TABLES
 from engine.nodes import Node, decode, encode, is_namespace
+from engine.superblock import State
 
 
 @pytest.fixture()
@@ -164,9 +165,9 @@ def test_nodes_in_a_net_are_reclaimed_once_each(path: Path) -> None:
             raw += b"".join(struct.pack("<QQ", *entry) for entry in entries)
             struct.pack_into("<Q", raw, 24, xxhash.xxh3_64_intdigest(raw, superblock.hash_seed))
             txn.put(struct.pack("=Q", first + number), bytes(raw), db=tables["nodes"])
-        state = bytearray(txn.get(b"state", db=tables["super"]))
-        state[:16] = struct.pack("<QQ", 1 << 20, first + 4 * levels)
-        txn.put(b"state", bytes(state), db=tables["super"])
+        state = State.unpack(txn.get(b"state", db=tables["super"]))
+        state.epoch, state.next_node = 1 << 20, first + 4 * levels
+        txn.put(b"state", state.pack(), db=tables["super"])
 
     def root(inode: Inode) -> None:
         if inode.is_file:
@@ -207,9 +208,9 @@ def test_a_damaged_orphan_does_not_keep_the_store_shut(path: Path) -> None:
 
 def test_counters_behind_what_is_stored_are_corrupt(path: Path) -> None:
     with records(path) as (txn, tables):
-        state = bytearray(txn.get(b"state", db=tables["super"]))
-        state[8:16] = struct.pack("<Q", 2)
-        txn.put(b"state", bytes(state), db=tables["super"])
+        state = State.unpack(txn.get(b"state", db=tables["super"]))
+        state.next_node = 2
+        txn.put(b"state", state.pack(), db=tables["super"])
     with pytest.raises(errors.Corrupt, match="counter"):
         Store.open(path)
 

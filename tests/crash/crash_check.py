@@ -1,0 +1,79 @@
+"""What must be true of a store after its power went, as far as ``engine`` itself can tell.
+
+The store is opened as it is: no repair, no fsck before.  The contents are compared with what the
+notes allow (crash_log.py); then the store has to do its work: a write, a commit, a gc that frees
+nothing that is in use.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from crash_log import History
+from crash_model import State, fingerprint
+
+from engine import ROOT_INO, Store, Volume, errors, fsck
+
+CACHE_BYTES = 4 << 20
+PROBE = "probe"
+PROBE_BYTES = bytes(range(256)) * 200 + bytes(9000) + b"end"
+
+
+def check(store_path: Path, history: History) -> list[str]:
+    """All that is wrong; empty when nothing is."""
+    try:
+        store = Store.open(store_path, cache_bytes=CACHE_BYTES)
+    except errors.NoSuchStore as error:
+        return [f"the store is gone: {error}"] if history.created else []
+    except errors.RametError as error:
+        return [f"the store does not open: {error}"]
+    try:
+        return check_open(store, history)
+    except (errors.RametError, OSError) as error:
+        return [f"{type(error).__name__}: {error}"]
+    finally:
+        store.abandon()
+
+
+def check_open(store: Store, history: History) -> list[str]:
+    """The same of an open store; leaves a volume of its own behind."""
+    problems = findings(store, data=True) + history.verify(contents(store))
+    if not problems:
+        _work(store)
+        problems = findings(store, data=True)
+    return problems
+
+
+def findings(store: Store, *, data: bool) -> list[str]:
+    report = fsck.check(store, data=data)
+    return [f"fsck {f.check} {f.where}: {f.problem}" for f in report.findings]
+
+
+def volumes(store: Store) -> Iterator[Volume]:
+    """All of them, each followed by its snapshots."""
+    for volume in store.volumes():
+        yield volume
+        yield from store.snapshots(volume)
+
+
+def contents(store: Store) -> dict[str, State]:
+    """The state (crash_model.py) of each client: of the volumes named after it."""
+    found: dict[str, State] = {}
+    for volume in volumes(store):
+        name = str(volume)
+        state = found.setdefault(name.partition("-")[0], {})
+        state[name] = fingerprint(b"")
+        for entry in volume.readdir(ROOT_INO):
+            content = volume.read(entry.ino, 0, volume.inode(entry.ino).size)
+            state[f"{name}:{entry.name.decode()}"] = fingerprint(content)
+    return found
+
+
+def _work(store: Store) -> None:
+    """A write, a commit, a gc; what was written is there."""
+    volume = store.create_volume(PROBE)
+    ino = volume.create(ROOT_INO, b"file", 0o644, 0, 0).ino
+    volume.write(ino, 100, PROBE_BYTES)
+    store.commit()
+    store.gc()
+    if volume.read(ino, 100, len(PROBE_BYTES)) != PROBE_BYTES:
+        raise errors.Corrupt("what was written after the crash reads differently")

@@ -1,0 +1,230 @@
+"""The process that works on a store until its power goes: ``crash_workload.py STORE ...``.
+
+As the store's owner it calls the engine; a state may become durable from the moment it is captured,
+so that is when it is noted.  With ``--mountpoint`` it starts the real daemon and works through its
+mount and its socket as several clients at once; any operation may become durable by another
+client's fsync, so each is noted before it is asked for.
+"""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import crash_bugs
+from crash_doors import DaemonDoor, EngineDoor
+from crash_log import Note, NotesFile, Sink
+from crash_model import Action, Workload
+
+from engine import Store
+
+CACHE_BYTES = 8 << 20
+SLAB_SLOTS = 128  # 512 KiB: slabs fill, and freed slots are wanted soon
+ROOT = Path(__file__).resolve().parents[2]
+CLIENTS = 3
+TIMEOUT_S = 120
+
+
+def init(store: Path, rng: random.Random, sink: Sink) -> None:
+    sink(Note("start"))
+    Store.create(store, slab_slots=SLAB_SLOTS, fanout=rng.choice([16, 252]))
+    sink(Note("created"))
+
+
+class EngineRun:
+    """One owner, one client; commits of its own, and commits beside its writes."""
+
+    client = "c0"
+
+    def __init__(self, path: Path, rng: random.Random, sink: Sink) -> None:
+        self._path = path
+        self._rng = rng
+        self._sink = sink
+        self._store = Store.open(path, cache_bytes=CACHE_BYTES)
+        self._door = EngineDoor(self._store)
+        self._workload = Workload(rng, self.client, self._door)
+        self._sequence = 0
+
+    def run(self, steps: int) -> None:
+        self._workload.first()()
+        kinds = {
+            self._operate: 72, self._commit: 9, self._commit_beside: 10, self._write_back: 4,
+            self._reclaim: 4, self._gc: 2, self._reopen: 1,
+        }  # fmt: skip
+        for _ in range(steps):
+            self._rng.choices(list(kinds), list(kinds.values()))[0]()
+        self._commit()
+        self._store.close()
+
+    def _operate(self) -> None:
+        self._workload.next()()
+
+    def _note_state(self) -> int:
+        self._sequence += 1
+        changes = self._workload.model.changes()
+        self._sink(Note("state", self.client, self._sequence, changes))
+        return self._sequence
+
+    def _commit(self) -> None:
+        sequence = self._note_state()
+        self._store.commit()
+        self._sink(Note("ack", self.client, sequence))
+
+    def _commit_beside(self) -> None:
+        """Captured, written on a thread while the store is changed, finished."""
+        self._reclaim()
+        sequence = self._note_state()
+        commit = self._store.capture()
+        if commit is None:
+            return
+        for _ in range(self._rng.choice([0, 4, 16, 32])):  # enough to want each free slot
+            self._operate()
+        self._write_back()
+        writer = threading.Thread(target=commit.write)
+        writer.start()
+        for _ in range(self._rng.choice([0, 1, 4, 16])):
+            self._operate()
+        writer.join()
+        assert commit.durable
+        self._store.finish(commit)
+        self._sink(Note("ack", self.client, sequence))
+
+    def _write_back(self) -> None:
+        """What the kernel does when it pleases: write dirty pages of a slab, without a flush."""
+        for slab in sorted((self._path / "slabs").iterdir()):
+            fd = os.open(slab, os.O_RDONLY)
+            try:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(fd)
+
+    def _reclaim(self) -> None:
+        self._store.reclaim(self._rng.choice([0.0001, 1.0]))
+
+    def _gc(self) -> None:
+        sequence = self._note_state()
+        self._store.gc()
+        self._sink(Note("ack", self.client, sequence))
+
+    def _reopen(self) -> None:
+        sequence = self._note_state()
+        self._store.close()
+        self._sink(Note("ack", self.client, sequence))
+        self._store = self._door.store = Store.open(self._path, cache_bytes=CACHE_BYTES)
+
+
+class DaemonClient:
+    """One of several clients of a daemon; its volumes are its own."""
+
+    def __init__(self, name: str, rng: random.Random, sink: Sink, door: DaemonDoor) -> None:
+        self._name = name
+        self._rng = rng
+        self._sink = sink
+        self._door = door
+        self.workload = Workload(rng, name, door)
+        self._sequence = 0
+
+    def start(self) -> None:
+        if not self.workload.model.volumes():
+            self._perform(self.workload.first())
+
+    def step(self) -> None:
+        chance = self._rng.random()
+        if chance < 0.12:
+            self._perform(self._fsync)
+        elif chance < 0.14:
+            self._perform(partial(self._door.call, "gc"))
+        else:
+            self._perform(self.workload.next())
+
+    def _fsync(self) -> None:
+        model = self.workload.model
+        volume = self._rng.choice(model.volumes())
+        self._door.fsync(volume, self._rng.choice([".", *model.files(volume)]))
+
+    def _perform(self, action: Action) -> None:
+        changes = self.workload.model.changes()
+        if changes:
+            self._sequence += 1
+            self._sink(Note("state", self._name, self._sequence, changes))
+        action()
+        if self._door.durable:
+            self._sink(Note("ack", self._name, self._sequence))
+
+
+def start_daemon(store: Path, mountpoint: Path) -> subprocess.Popen[str]:
+    """``ramet serve --mount``; returns when it serves."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli", "--store", store, "serve", "--mount", mountpoint],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    with process.stdout as output:
+        assert output.readline() == "ready\n", "the daemon did not start"
+    return process
+
+
+@contextmanager
+def daemon(store: Path, mountpoint: Path) -> Iterator[None]:
+    process = start_daemon(store, mountpoint)
+    try:
+        yield
+    finally:
+        process.terminate()
+        assert process.wait(TIMEOUT_S) == 0, "the daemon did not stop cleanly"
+
+
+def run_daemon(store: Path, mountpoint: Path, rng: random.Random, sink: Sink, steps: int) -> None:
+    clients = [
+        DaemonClient(f"c{n}", random.Random(rng.random()), sink, DaemonDoor(store, mountpoint))
+        for n in range(CLIENTS)
+    ]
+    failed: list[BaseException] = []
+
+    def work(client: DaemonClient) -> None:
+        try:
+            client.start()
+            for _ in range(steps // CLIENTS):
+                client.step()
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    with daemon(store, mountpoint):
+        threads = [threading.Thread(target=work, args=[client]) for client in clients]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if failed:
+        raise failed[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--notes", type=Path, required=True)
+    parser.add_argument("--seed", required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--mountpoint", type=Path, help="work through a daemon, mounted here")
+    parser.add_argument("--bug", choices=sorted(crash_bugs.BUGS))
+    options = parser.parse_args()
+    rng, sink = random.Random(options.seed), NotesFile(options.notes)
+    if options.bug:
+        crash_bugs.BUGS[options.bug]()
+    init(options.store, rng, sink)
+    if options.mountpoint:
+        run_daemon(options.store, options.mountpoint, rng, sink, options.steps)
+    else:
+        EngineRun(options.store, rng, sink).run(options.steps)
+    sink(Note("end"))
+
+
+if __name__ == "__main__":
+    main()

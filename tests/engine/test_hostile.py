@@ -1,0 +1,132 @@
+"""Stored records an adversary wrote, checksums and all: Corrupt, in no time, in no memory."""
+
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+from damage import Surgery
+from test_fsck import build
+
+from engine import ROOT_INO, Store, errors
+from engine.fsck import check_path
+from engine.meta import chunk_key
+from engine.nodes import Node
+from engine.repair import repair
+
+MEMORY_BYTES = 512 << 20
+
+
+@pytest.fixture()
+def path(tmp_path: Path) -> Path:
+    build(tmp_path / "store")
+    return tmp_path / "store"
+
+
+def checks(path: Path) -> set[str]:
+    return {finding.check for finding in check_path(path, data=True).findings}
+
+
+def grown(before: int) -> int:
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
+
+
+def test_a_namespace_that_leads_round_in_a_circle(path: Path) -> None:
+    with Surgery(path) as surgery:
+        root = surgery.node(surgery.volume("lab").root)
+        assert root.level
+        root.vals = [root.id] * len(root.keys)
+        surgery.store(root)
+    assert "F3" in checks(path)
+    with Store.open(path, read_only=True) as store, pytest.raises(errors.Corrupt):
+        store.volume("lab").readdir(ROOT_INO)
+    assert repair(path).left.clean
+
+
+def test_a_namespace_of_nodes_that_all_have_the_same_children(path: Path) -> None:
+    """250 levels of fan-out six over one leaf: 6 ** 250 paths, 251 nodes."""
+    with Surgery(path) as surgery:
+        record, leaf = surgery.volume("lab"), surgery.leaf("lab", b"")
+        child, first = leaf.id, surgery.state().next_node
+        for level in range(1, 250):
+            node = Node(first + level, level, 1)
+            node.keys, node.vals = [b"%d" % n for n in range(6)], [child] * 6
+            surgery.store(node)
+            child = node.id
+        surgery.set_state(next_node=first + 250)
+        surgery.set_volume("lab", root=child)
+        assert record.root != child
+    assert "F3" in checks(path)
+    repair(path)
+    assert checks(path) <= {"F2"}
+
+
+def test_extent_nodes_that_all_have_the_same_children(tmp_path: Path) -> None:
+    """24 levels of fan-out four over one leaf, each count a lie."""
+    path = tmp_path / "store"
+    inos = build(path)
+    with Surgery(path) as surgery:
+        child = surgery.first_leaf(surgery.inode("lab", inos["g"]).root)
+        first = surgery.state().next_node
+        for level in range(1, 24):
+            header, _ = surgery.extent(child)
+            header[2], header[3], header[4], header[7] = level, 4, first + level, 0
+            surgery.set_extent(first + level, header, [(child, 0)] * 4)
+            child = first + level
+        surgery.set_state(next_node=first + 24)
+        surgery.set_inode("lab", inos["g"], root=child, height=24)
+    assert "F4" in checks(path)
+    repair(path)
+    assert repair(path).repaired == []
+    with Store.open(path) as store:
+        assert store.volume("lab").resolve("/d/g").blocks > 1 << 40
+
+
+def test_numbers_as_large_as_there_are_allocate_nothing(path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with Surgery(path) as surgery:
+        surgery.set_state(slabs=2**63, next_node=2**64 - 1, epoch=2**64 - 1)
+        surgery.put("slots", chunk_key(2**32 - 1, 2**32 - 1), b"\xff" * 2048)
+    assert {"F15", "F14"} <= checks(path)
+    with pytest.raises(errors.Corrupt):
+        Store.open(path)
+    assert grown(before) < MEMORY_BYTES
+
+
+def test_a_chunk_of_the_wrong_length_is_corrupt(path: Path) -> None:
+    with Surgery(path) as surgery:
+        surgery.put("slots", chunk_key(0, 0), b"\xff")
+    with pytest.raises(errors.Corrupt):
+        Store.open(path)
+    assert repair(path).left.clean
+    with Store.open(path) as store:
+        assert store.volume("lab").resolve("/d").is_dir
+
+
+def test_an_index_of_noise_misleads_nobody(path: Path) -> None:
+    with (path / "index" / "fingerprints").open("wb") as file:
+        file.write(b"\x05" * 1001 * 16)
+    assert checks(path) == {"F17"}
+    with Store.open(path) as store:
+        lab = store.volume("lab")
+        inode = lab.create(ROOT_INO, b"n", 0o644, 0, 0)
+        lab.write(inode.ino, 0, b"q" * 8192)
+        assert lab.read(inode.ino, 0, 8192) == b"q" * 8192
+
+
+def test_a_store_that_did_not_open_can_be_opened_after_repair_in_one_process(path: Path) -> None:
+    with Surgery(path) as surgery:
+        surgery.put("records", b"\xff", b"?")
+    for _ in range(2):
+        with pytest.raises(errors.Corrupt):
+            Store.open(path)
+    repair(path)
+    Store.open(path).close()
+
+
+def test_lmdb_pages_of_noise(path: Path, tmp_path: Path) -> None:
+    shutil.copytree(path, tmp_path / "cut")
+    (tmp_path / "cut" / "meta" / "data.mdb").write_bytes(b"\xff" * 40960)
+    for call in (check_path, repair, Store.open):
+        with pytest.raises(errors.Corrupt):
+            call(tmp_path / "cut")
