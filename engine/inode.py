@@ -16,7 +16,7 @@ from native import Tree
 _RECORD = struct.Struct("<IIIIQQQBxxxIQQQQQqqqqQQQQQQq")
 RECORD_BYTES = _RECORD.size
 FILE_BYTES_MAX = 1 << 50
-_HEIGHT_MAX = 20  # a fan-out of four needs as many levels for the largest file
+_HEIGHT_MAX = 24  # no fan-out needs more levels
 _COUNT_MAX = 1 << 63
 
 FLAG_MARKED = 1  # has entries in the mark index

@@ -107,12 +107,17 @@ def pack_by_cookie(child: int, kind: int, name: bytes) -> bytes:
 
 
 def unpack_by_cookie(key: bytes, value: bytes) -> DirEntry:
-    """Corrupt for what ``pack_by_cookie`` cannot have made, and for names no directory may hold."""
+    """Corrupt for what ``pack_by_cookie`` cannot have made."""
     name = bytes(value[_BY_COOKIE.size :])
-    if len(key) != 17 or not 0 < len(name) <= NAME_MAX or b"/" in name or b"\0" in name:
+    if len(key) != 17 or len(value) < _BY_COOKIE.size:
         raise errors.Corrupt(f"the entry {key.hex()} is damaged; run `ramet fsck`")
     child, kind = _BY_COOKIE.unpack_from(value)
     return DirEntry(name, child, kind, int.from_bytes(key[9:17], "big"))
+
+
+def is_name(name: bytes) -> bool:
+    """Whether a directory may hold it, as far as the name alone can tell."""
+    return 0 < len(name) <= NAME_MAX and b"/" not in name and b"\0" not in name
 
 
 def check_name(parent: int, name: bytes) -> None:

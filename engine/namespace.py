@@ -49,7 +49,10 @@ class Namespace(InodeTable):
         for key, value in self.tree.scan(start, keys.cookie_prefix(ino)):
             if len(found) == limit:
                 break
-            found.append(keys.unpack_by_cookie(key, value))
+            entry = keys.unpack_by_cookie(key, value)
+            if not keys.is_name(entry.name):
+                raise errors.Corrupt(f"{self}: {entry.name!r} in directory {ino} is no name")
+            found.append(entry)
         return found
 
     def create(

@@ -112,11 +112,15 @@ def decode(node_id: int, stored: "bytes | memoryview", seed: int) -> Node:
         position = end
     if position != len(raw) or size != len(raw) - HEADER_BYTES:
         raise errors.Corrupt(f"namespace node {node_id}: wrong length; run `ramet fsck`")
-    keys = node.keys[1:] if level else node.keys  # above a leaf the first counts as minus infinity
-    if any(map(operator.ge, keys, keys[1:])) or (level and not used):
-        raise errors.Corrupt(f"namespace node {node_id}: keys out of order; run `ramet fsck`")
     node.vals = [int.from_bytes(v, "little") for v in values] if level else values
     return node
+
+
+def _check_order(node: Node) -> None:
+    """Keys ascend; above a leaf the first counts as minus infinity."""
+    keys = node.keys[1:] if node.level else node.keys
+    if any(map(operator.ge, keys, keys[1:])) or (node.level and not node.keys):
+        raise errors.Corrupt(f"namespace node {node.id}: keys out of order; run `ramet fsck`")
 
 
 class NodeCache:
@@ -149,6 +153,7 @@ class NodeCache:
                     f"namespace node {node_id} is missing; run `ramet fsck`"
                 ) from None
             node = decode(node_id, raw, self._seed)
+            _check_order(node)
             if node.birth > self.epoch:  # every tree that shares it would take it for its own
                 raise errors.Corrupt(f"namespace node {node_id} is of a later epoch; run fsck")
             self._nodes[node_id] = node

@@ -139,7 +139,7 @@ class Store:
             meta = Meta(root / "meta", read_only=read_only)
             undo.callback(meta.close)
             superblock = Superblock.unpack(meta.get("super", SUPERBLOCK_KEY))
-            state = State.unpack(meta.get("super", STATE_KEY))
+            state = State.load(meta.get("super", STATE_KEY))
             slabs = SlabPool(
                 root / "slabs", superblock.slab_slots * superblock.block_bytes, read_only=read_only
             )
@@ -168,7 +168,7 @@ class Store:
         if pool.meta.last_node() >= pool.state.next_node:
             raise errors.Corrupt("node ids are past their counter; restore from a backup")
         for key, value in pool.meta.items("records"):
-            self._records[key.decode(errors="replace")] = value
+            self._records[key.decode()] = value
         for key, raw in pool.meta.items("volumes"):
             record = VolumeRecord.unpack(raw)
             if key != id_key(record.id) or record.id >= pool.state.next_volume:

@@ -137,7 +137,12 @@ class State:
         raw = _unseal(raw, _STATE.size)
         if raw is None:
             raise errors.Corrupt("the store's counters are damaged; restore it from a backup")
-        state = cls(*_STATE.unpack(raw))
-        if max(_STATE.unpack(raw)) >= COUNTER_MAX or state.slabs > SLABS_MAX or not state.epoch:
+        return cls(*_STATE.unpack(raw))
+
+    @classmethod
+    def load(cls, raw: bytes | None) -> "State":
+        """``unpack`` for who goes on with it: Corrupt as well when a counter is near its end."""
+        state = cls.unpack(raw)
+        if max(vars(state).values()) >= COUNTER_MAX or state.slabs > SLABS_MAX or not state.epoch:
             raise errors.Corrupt("the store's counters make no sense; restore it from a backup")
         return state

@@ -56,7 +56,7 @@ def superblock(data: bytes) -> None:
 def state(data: bytes) -> None:
     for raw in (data, _sealed(data)):
         with contextlib.suppress(errors.Corrupt):
-            assert State.unpack(raw).pack() == raw
+            assert State.load(raw).pack() == raw
 
 
 def inode(data: bytes) -> None:
