@@ -208,9 +208,9 @@ def test_a_damaged_orphan_does_not_keep_the_store_shut(path: Path) -> None:
 
 def test_counters_behind_what_is_stored_are_corrupt(path: Path) -> None:
     with records(path) as (txn, tables):
-        state = bytearray(txn.get(b"state", db=tables["super"]))
-        state[8:16] = struct.pack("<Q", 2)
-        txn.put(b"state", bytes(state), db=tables["super"])
+        state = State.unpack(txn.get(b"state", db=tables["super"]))
+        state.next_node = 2
+        txn.put(b"state", state.pack(), db=tables["super"])
     with pytest.raises(errors.Corrupt, match="counter"):
         Store.open(path)
 

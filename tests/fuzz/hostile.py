@@ -173,6 +173,8 @@ def _checksummed(template: Template, key: Key, raw: bytearray) -> bytes:
     if key[0] == "nodes" and len(raw) >= 32:
         raw[24:32] = bytes(8)
         raw[24:32] = struct.pack("<Q", xxhash.xxh3_64_intdigest(raw, template.seed))
+    if key[0] == "super" and len(raw) >= 8:
+        raw[-8:] = struct.pack("<Q", xxhash.xxh3_64_intdigest(raw[:-8]))
     return bytes(raw)
 
 

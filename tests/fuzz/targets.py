@@ -43,14 +43,20 @@ def node(data: bytes) -> None:
         )  # fmt: skip
 
 
+def _sealed(data: bytes) -> bytes:
+    return data + struct.pack("<Q", xxhash.xxh3_64_intdigest(data))
+
+
 def superblock(data: bytes) -> None:
-    with contextlib.suppress(errors.Corrupt, errors.Unsupported):
-        assert Superblock.unpack(data).pack() == data
+    for raw in (data, _sealed(data)):
+        with contextlib.suppress(errors.Corrupt, errors.Unsupported):
+            assert Superblock.unpack(raw).pack() == raw
 
 
 def state(data: bytes) -> None:
-    with contextlib.suppress(errors.Corrupt):
-        assert State.unpack(data).pack() == data
+    for raw in (data, _sealed(data)):
+        with contextlib.suppress(errors.Corrupt):
+            assert State.unpack(raw).pack() == raw
 
 
 def inode(data: bytes) -> None:
