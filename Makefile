@@ -10,12 +10,16 @@
 # make crash   cut the power of a running store: POINTS=500 SEED=1 FS=ext4 (xfs, btrfs, posix)
 # make crash-proof   the same with six mistakes put in, each of which has to be caught
 # make kill    kill -9 the daemon under load: ROUNDS=1000 SEED=1
-.PHONY: setup lint test faults asan demo bench churn crash crash-proof kill clean
+# make fuzz SECONDS=600            hostile bytes; what is found is kept in .cache/fuzz/findings
+# make scrub-proof COUNT=10000 SEED=1   inject bad blocks of all kinds; none may be missed
+# make fsck-walk COUNT=2000 SEED=1      damage records at random; repair must converge
+.PHONY: setup lint test faults asan demo bench churn crash crash-proof kill fuzz scrub-proof \
+  fsck-walk clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
-C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c)) \
-  tests/crash/disk.c tests/faults/inject.c
+C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c))
+C_TESTS := $(wildcard tests/crash/*.c tests/faults/*.c tests/fuzz/*.c)
 
 setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
 
@@ -42,7 +46,7 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	clang-format --dry-run -Werror $(C_SOURCES)
+	clang-format --dry-run -Werror $(C_SOURCES) $(C_TESTS)
 
 test: lint
 	$(PY) -m pytest
@@ -77,6 +81,16 @@ crash-proof: setup
 kill: ROUNDS ?= 1000
 kill: setup
 	@$(PY) tests/crash/kill_run.py --rounds $(ROUNDS) --seed $(SEED)
+SECONDS ?= 600
+fuzz: setup
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[fuzz]'
+	PYTHONPATH=. $(PY) tests/fuzz/run.py $(SECONDS)
+
+scrub-proof: setup
+	PYTHONPATH=.:tests/engine $(PY) tests/engine/scrub_proof.py $(or $(COUNT),10000) $(SEED)
+
+fsck-walk: setup
+	PYTHONPATH=.:tests/engine $(PY) tests/engine/fsck_walk.py $(or $(COUNT),2000) $(SEED)
 
 clean:
-	rm -rf .venv build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .cache build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,6 @@
 """``python -m bench``: every measurement there is."""
 
-from bench import clones, fuse, gc, space, stalls
+from bench import clones, fuse, gc, scrub, space, stalls
 
-for part in (clones, gc, space, fuse, stalls):
+for part in (clones, gc, space, fuse, stalls, scrub):
     part.main()

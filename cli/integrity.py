@@ -1,13 +1,15 @@
 """``ramet scrub`` and ``ramet fsck``.  Both end with exit code 14 when something is damaged."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
-from cli.output import show
+from cli.output import Progress, show
 from cli.settings import settings
 from engine import errors
 from service import background, healing, integrity
@@ -35,7 +37,9 @@ def register(main: click.Group, run: Callable[..., Any], address: Callable[[str]
         if (file is None) != (good is None) or (everywhere and file is None):
             raise click.UsageError("--repair VOL:/path goes with --from COPY")
         if file is None or good is None:
-            if not run(integrity.scrub, rate)["clean"]:
+            with _watched():
+                clean = run(integrity.scrub, rate)["clean"]
+            if not clean:
                 sys.exit(DAMAGED)
             return
         result = run(healing.scrub_repair, address(file), _copy(good), everywhere)
@@ -54,6 +58,28 @@ def register(main: click.Group, run: Callable[..., Any], address: Callable[[str]
             run(integrity.rebuild_index)
         elif not _check(run, data=data, repair=repair)["clean"]:
             sys.exit(DAMAGED)
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    """On a terminal: what the daemon's status says of the scrub, while it runs there."""
+    line, done, path = Progress(), threading.Event(), settings().store_path
+
+    def watch() -> None:
+        with contextlib.suppress(errors.RametError, OSError):
+            while not done.wait(line.EVERY_S):
+                line.tell(background.status(path).get("scrub"))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if line.wanted:
+        watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if line.wanted:
+            watcher.join()
+            line.tell(None)
 
 
 def _copy(good: str) -> str:

@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 from cli import integrity
-from cli.output import show
+from cli.output import Progress, show
 from cli.settings import Settings, common_options, settings
 from cli.sizes import Size
 from engine import Store, errors
 from service import background, daemon, operations, vms
 from service.addresses import Context
 from service.commits import DIRTY_NODES_MAX
+from service.integrity import progress
 from service.operations import Result
 from service.rpc import Client
 from service.steps import run_here
@@ -107,13 +108,17 @@ def run_counted(exact: bool, call: Callable[..., Any], *arguments: Any) -> None:
 
 
 def run_local(store: Store, call: Callable[..., Any], *arguments: Any) -> Result:
+    context, line = Context(store), Progress()
+
     def between() -> None:
         if store.dirty_nodes > DIRTY_NODES_MAX or store.strained:
             store.commit()
+        line.tell(progress(context))
 
-    answer = call(Context(store), *arguments)
+    answer = call(context, *arguments)
     if isinstance(answer, Generator):
         answer = run_here(answer, store.commit, between)
+        line.tell(None)
     store.commit()
     if len(store.pool.reclaim):
         store.reclaim(RECLAIM_S)

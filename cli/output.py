@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from typing import Any
 
 import click
@@ -28,6 +29,29 @@ def show(result: Result) -> None:
                 table(value)
             elif value is not None:
                 lines(key, value)
+
+
+class Progress:
+    """One line on stderr that is written over; nothing unless that is a terminal."""
+
+    EVERY_S = 0.5
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._wide = 0
+        self.wanted = sys.stderr.isatty() and not settings().quiet
+
+    def tell(self, text: str | None) -> None:
+        """At most twice a second; None takes the line away."""
+        if not self.wanted or not (text or self._wide):
+            return
+        if text and time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self.EVERY_S
+        line = text or ""
+        sys.stderr.write("\r" + line.ljust(self._wide) + ("" if line else "\r"))
+        sys.stderr.flush()
+        self._wide = len(line)
 
 
 def lines(key: str, value: Any) -> None:

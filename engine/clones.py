@@ -236,10 +236,11 @@ def _share(
         source_tree = type(source_tree)(inode.root, inode.height, inode.blocks, epoch)
     target_tree = target.data_tree(into)
     try:
-        target.pool.core.share(
-            target_tree, target_offset // BLOCK_BYTES,
-            source_tree, source_offset // BLOCK_BYTES, length // BLOCK_BYTES,
-        )  # fmt: skip
+        with target.sound_nodes(into):
+            target.pool.core.share(
+                target_tree, target_offset // BLOCK_BYTES,
+                source_tree, source_offset // BLOCK_BYTES, length // BLOCK_BYTES,
+            )  # fmt: skip
     finally:
         target._take_tree(into)
 
@@ -263,9 +264,13 @@ def remove_tree(volume: Namespace, parent: int, name: bytes) -> int:
         return 1
     removed = 0
     pending = [inode.ino]
+    seen: set[int] = set()
     order: list[tuple[int, keys.DirEntry]] = []
     while pending:
         directory = pending.pop()
+        if directory in seen:
+            raise errors.Corrupt(f"directory {directory} is below itself; run `ramet fsck`")
+        seen.add(directory)
         cookie = 0
         while entries := volume.readdir(directory, cookie):
             cookie = entries[-1].cookie

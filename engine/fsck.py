@@ -10,10 +10,12 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from engine import errors
 from engine.findings import Finding, Report
+from engine.fsck_data import check_data, check_index
 from engine.fsck_maps import MapsCheck, Slots
 from engine.fsck_names import Names, NamesCheck
 from engine.fsck_slots import SlotsCheck
@@ -24,13 +26,13 @@ from engine.reclaim import NAMESPACE, TABLE, Entry
 from engine.scrub import Scrub
 from engine.store import Store
 from engine.stored import INDEX_FILE, Source, Stored, stored
-from engine.superblock import BLOCK_BYTES, State
+from engine.superblock import BLOCK_BYTES, SLABS_MAX, State
 from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord, check_volume_name
 from native.audit import Audit
 
 __all__ = ["Finding", "Report", "check", "check_path"]
 
-SLABS_MAX = 65_536
+COUNTER_MAX = 1 << 62  # no counter gets there in the life of a store
 
 
 @dataclass
@@ -59,6 +61,7 @@ class Checker:
             self.audit, reader, self.state, Slots(self.slabs * block.slab_slots), report.find
         )
         self.records: list[VolumeRecord] = []
+        self.unborn: set[int] = set()  # volumes with nodes born in an epoch that cannot come
         self.tails: list[tuple[str, Inode]] = []
         self.top = dict.fromkeys(("next_ino", "next_generation", "next_change", "epoch"), 0)
         self._claims: dict[int, _Claim] = {}
@@ -145,7 +148,7 @@ class Checker:
         for key, value in self.records_of(where, record):
             try:
                 names.add(key, value)
-            except (struct.error, IndexError):
+            except (struct.error, IndexError, errors.Corrupt):
                 self.find("F3", where, f"record {key!r} does not parse")
         NamesCheck(names, where, self.find).run(record, self.state)
         for inode in names.inodes.values():
@@ -181,8 +184,9 @@ class Checker:
                 self.find("F3", where, f"node {node_id} is at level {node.level}, not {level}")
                 continue
             self._ownership(where, record, node, alone=above)
-            rising = all(a < b for a, b in zip(node.keys, node.keys[1:], strict=False))
-            outside = [k for k in node.keys[node.level > 0 :] if k < low or (high and k >= high)]
+            counted = node.keys[node.level > 0 :]  # key 0 above the leaves stands for any
+            rising = all(a < b for a, b in pairwise(counted))
+            outside = [k for k in counted if k < low or (high and k >= high)]
             if not rising or outside:
                 self.find("F3", where, f"keys of node {node_id} are out of order")
             if node.level:
@@ -197,7 +201,8 @@ class Checker:
 
     def _namespace_node(self, where: str, node_id: int) -> Node | None:
         try:
-            return decode(node_id, self.reader.node(node_id), self.source.superblock.hash_seed)
+            seed = self.source.superblock.hash_seed
+            return decode(node_id, self.reader.node(node_id), seed, ordered=False)
         except KeyError:
             self.find("F2", where, f"node {node_id} is missing")
         except errors.Corrupt as error:
@@ -208,6 +213,8 @@ class Checker:
         self.report.nodes += node.id not in self._claims
         if node.id >= self.state.next_node or node.birth > self.state.epoch:
             self.find("F1", where, f"node {node.id}: id or birth not below its counter")
+        if node.birth >= COUNTER_MAX:
+            self.unborn.add(record.id)
         mine = node.birth > record.shared_epoch
         if mine and not alone:
             self.find("F11", where, f"node {node.id} is owned below a shared node")
@@ -220,8 +227,8 @@ class Checker:
         for key, raw in self.reader.items("orphans"):
             try:
                 volume_id, ino = struct.unpack(">QQ", key)
-                inode = Inode.unpack(ino, raw)
-            except struct.error:
+                inode = Inode.unpack(ino, raw, sound=False)
+            except (struct.error, errors.Corrupt):
                 self.find("F16", f"orphan {key.hex()}", "it does not parse")
                 continue
             where = f"orphan inode {ino} of volume {volume_id}"
@@ -251,62 +258,19 @@ class Checker:
     def _queued_namespace(self, where: str, entry: Entry) -> None:
         gone = VolumeRecord(0, "", entry.node_id, entry.epoch, 0, 0)
         for key, value in self.records_of(where, gone):
-            if key[:1] == b"I":
+            if key[:1] != b"I":
+                continue
+            try:
                 inode = Inode.unpack(0, value)
-                self.maps.check(where, inode, max(inode.shared_epoch, entry.epoch))
+            except (struct.error, errors.Corrupt):
+                self.find("F20", where, f"record {key!r} does not parse")
+                continue
+            self.maps.check(where, inode, max(inode.shared_epoch, entry.epoch))
 
     def _stored_nodes(self) -> None:
         last = max(self.reader.node_ids(), default=0)
         if last >= self.state.next_node:
             self.find("F1", "nodes", f"node {last} is stored, the counter is not above it")
-
-    # --- data
-
-    def data(self) -> None:
-        """Read every block; and the last one of each file that does not fill it."""
-        run = Scrub(self.source, slabs=self.slabs)
-        try:
-            while run.open():
-                run.mark()
-                for read in run.reads():
-                    read()
-            run.open_names()
-            run.name()
-            self._tails(run)
-        finally:
-            run.close()
-        for owner in run.result.owners:
-            for hit in owner.hits:
-                if not hit.lost:
-                    problem = f"slot {hit.address}: content fails its checksum"
-                    self.find("F10", f"{owner} block {hit.block}", problem)
-
-    def _tails(self, run: Scrub) -> None:
-        judged: dict[tuple[int, int], bool] = {}
-        for where, inode in self.tails:
-            block, end = divmod(inode.size, BLOCK_BYTES)
-            found = self.maps.entry(inode, block)
-            if found is None:
-                continue
-            key = (found[0], end)
-            if key not in judged:
-                judged[key] = not any(run.block(found[0])[end:])
-            if not judged[key]:
-                self.find("F18", where, f"block {block} has bytes past the file's end")
-
-    def index(self, file: Path) -> None:
-        """The index file, of a closed store."""
-        if not file.is_file():
-            return
-        slots = self.state.slabs * self.source.superblock.slab_slots
-        past = 0
-        with file.open("rb") as entries:
-            while raw := entries.read(1 << 20):
-                words = memoryview(raw[: len(raw) // 16 * 16]).cast("Q")
-                past += sum(address >= slots for address in words[1::2].tolist())
-        over = file.stat().st_size % 16
-        if over or past:
-            self.find("F17", str(file), f"{past} entries of no slot, {over} bytes left over")
 
 
 def _is_text(key: bytes) -> bool:
@@ -328,9 +292,10 @@ def _check(source: Source, index: Path | None, *, data: bool) -> Report:
         checker = Checker(source, reader, report)
         checker.run()
         if index is not None:
-            checker.index(index)
+            check_index(index, checker.state.slabs * source.superblock.slab_slots, report)
         if data:
-            checker.data()
+            run = Scrub(source, slabs=checker.slabs)
+            check_data(run, checker.maps, checker.tails, report)
     finally:
         reader.close()
     return report

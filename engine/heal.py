@@ -53,9 +53,9 @@ def is_at(volume: Volume, inode: Inode, block: int, address: int, checksum: int)
     return (plan.addresses[0], plan.checksums[0]) == (address, checksum)
 
 
-def written(pool: Pool, data: bytes) -> native.Tree:
+def written(volume: Volume, data: bytes) -> native.Tree:
     """A scratch tree whose block 0 is a new slot with these bytes.  NoSpace, OSError."""
-    tree = native.Tree()
+    pool, tree = volume.pool, native.Tree(domain=volume.record.domain)
     while True:
         try:
             pool.core.write(tree, 0, data, dedup=False)
@@ -75,7 +75,7 @@ def heal(volume: Volume, ino: int, block: int, address: int, checksum: int, data
     check(volume.pool, checksum, data)
     if not is_at(volume, inode, block, address, checksum):
         return False
-    scratch = written(volume.pool, data)
+    scratch = written(volume, data)
     try:
         volume.pool.core.share(volume.data_tree(inode), block, scratch, 0, 1)
     finally:
@@ -96,11 +96,11 @@ def heal_everywhere(
     check(pool, checksum, data)
     if not is_at(volume, inode, block, address, checksum):
         return False
-    scratch = written(pool, data)
+    scratch = written(volume, data)
     try:
         if pool.core.allocated(address):
             set_shared(pool.core, address)  # other nodes may map it: gc frees it, nobody else
-        tree = native.Tree(inode.root, inode.height, inode.blocks, 0)
+        tree = native.Tree(inode.root, inode.height, inode.blocks, 0, volume.record.domain)
         pool.core.share(tree, block, scratch, 0, 1)
         assert (tree.root, tree.blocks) == (inode.root, inode.blocks)
     finally:

@@ -142,6 +142,11 @@ class Meta:
         with self.env.begin() as txn, txn.cursor(self._tables[table]) as cursor:
             return list(cursor)
 
+    def last_node(self) -> int:
+        """The largest id of a stored node; 0 when there is none."""
+        with self.env.begin() as txn, txn.cursor(self.nodes) as cursor:
+            return _ID.unpack(cursor.key())[0] if cursor.last() else 0
+
     def read_node(self, node_id: int) -> bytes:
         """The stored node; KeyError when there is none."""
         with self.env.begin() as txn:
@@ -246,7 +251,9 @@ def orphan_key(volume_id: int, ino: int) -> bytes:
 
 
 def unpack_orphan_key(key: bytes) -> tuple[int, int]:
-    """(volume id, inode number)."""
+    """(volume id, inode number); Corrupt."""
+    if len(key) != 16:
+        raise errors.Corrupt(f"an orphan under a damaged key {key.hex()}; run `ramet fsck`")
     return int.from_bytes(key[:8], "big"), int.from_bytes(key[8:], "big")
 
 
@@ -255,5 +262,7 @@ def chunk_key(slab: int, chunk: int) -> bytes:
 
 
 def unpack_chunk_key(key: bytes) -> tuple[int, int]:
+    if len(key) != _CHUNK.size:
+        raise errors.Corrupt(f"slots under a damaged key {key.hex()}; run `ramet fsck`")
     slab, chunk = _CHUNK.unpack(key)
     return slab, chunk

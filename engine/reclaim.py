@@ -40,10 +40,9 @@ class Entry(NamedTuple):
 
     @classmethod
     def unpack(cls, key: bytes, raw: bytes) -> "Entry":
-        try:
-            return cls(int.from_bytes(key, "big"), *_ENTRY.unpack(raw))
-        except struct.error as error:
-            raise errors.Corrupt("an entry of the reclaim queue is damaged; run fsck") from error
+        if len(key) != 8 or len(raw) != _ENTRY.size:
+            raise errors.Corrupt("an entry of the reclaim queue is damaged; run `ramet fsck`")
+        return cls(int.from_bytes(key, "big"), *_ENTRY.unpack(raw))
 
 
 class ReclaimQueue:
@@ -58,6 +57,9 @@ class ReclaimQueue:
         self._put = put
         self._delete = delete
         self._entries: dict[int, Entry] = {}
+        self._freed: set[int] = set()  # since the last capture
+        self._freed_before: set[int] = set()  # and before it: until then a node can be loaded
+        self._captured: object = nodes.dead
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -93,6 +95,8 @@ class ReclaimQueue:
         while self._entries:
             node_id, entry = self._entries.popitem()
             self._delete(TABLE, node_id.to_bytes(8, "big"))
+            if self._is_freed(node_id):
+                continue
             # What is damaged is left alone, with all below it; fsck names it.
             try:
                 self._reclaim(entry)
@@ -106,6 +110,14 @@ class ReclaimQueue:
                 break
         return taken
 
+    def _is_freed(self, node_id: int) -> bool:
+        """Whether the node came up before.  In a tree that is sound none does; where nodes lead to
+        one another in a net, each would come up once for every path to it."""
+        if self._captured is not self._nodes.dead:
+            self._captured = self._nodes.dead
+            self._freed_before, self._freed = self._freed, set()
+        return node_id in self._freed or node_id in self._freed_before
+
     def _reclaim(self, entry: Entry) -> None:
         if entry.kind == NAMESPACE:
             self._reclaim_namespace(entry)
@@ -114,6 +126,7 @@ class ReclaimQueue:
         for child in children:
             self._add(Entry(child.node_id, EXTENT, child.level, child.epoch))
         if dead:
+            self._freed.add(entry.node_id)
             self._nodes.dead.append(entry.node_id)
 
     def _reclaim_namespace(self, entry: Entry) -> None:
@@ -126,4 +139,5 @@ class ReclaimQueue:
             elif key[:1] == b"I":
                 inode = Inode.unpack(0, value)  # type: ignore[arg-type]
                 self.add_map(inode.root, inode.height, max(inode.shared_epoch, entry.epoch))
+        self._freed.add(entry.node_id)
         self._nodes.discard(node, entry.epoch)

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import xxhash
 
-from engine.filedata import FILE_BYTES_MAX
-from engine.fsck_maps import ADDRESS_MASK, HEADER, LEVELS_MAX
-from engine.inode import Inode
+from engine.fsck_maps import ADDRESS_MASK, HEADER
+from engine.inode import FILE_BYTES_MAX, HEIGHT_MAX, Inode
 from engine.meta import Reader
 from engine.nodes import is_namespace
 from engine.superblock import BLOCK_BYTES
@@ -36,11 +35,12 @@ class MapsRepair:
     """All maps of a store; ``nodes`` collects what is to be stored."""
 
     def __init__(
-        self, audit: Audit, reader: Reader, seed: int, tell: Tell
+        self, audit: Audit, reader: Reader, seed: int, epoch: int, tell: Tell
     ) -> None:  # fmt: skip
         self._audit = audit
         self._reader = reader
         self._seed = seed
+        self._epoch = epoch
         self._tell = tell
         self._known: dict[int, Kept | None] = {}
         self.nodes: dict[int, bytes] = {}
@@ -59,7 +59,7 @@ class MapsRepair:
         if raw is None:
             inode.blocks = min(inode.blocks, BLOCKS_MAX)
             return
-        if inode.height != raw[5] + 1 and raw[5] < LEVELS_MAX:
+        if inode.height != raw[5] + 1 and raw[5] < HEIGHT_MAX:
             self._tell("F4", f"inode {inode.ino}: its map has {raw[5] + 1} levels")
             inode.height = raw[5] + 1
         kept = self._node(inode.root, inode.height - 1)
@@ -129,6 +129,8 @@ class MapsRepair:
     ) -> None:  # fmt: skip
         header = list(HEADER.unpack_from(raw))
         header[3], header[6], header[7] = used, 0, blocks
+        if header[5] > self._epoch:
+            header[5] = 0  # born in an epoch that has not been: nobody's own
         new = bytearray(HEADER.pack(*header) + b"".join(ENTRY.pack(*pair) for pair in words))
         struct.pack_into("<Q", new, 24, xxhash.xxh3_64_intdigest(new, self._seed))
         if bytes(new) != raw:

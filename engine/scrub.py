@@ -25,7 +25,7 @@ from engine.owners import Owner, Owners
 from engine.pool import Pool
 from engine.stored import Source
 from engine.superblock import BLOCK_BYTES
-from engine.trace import Trace
+from engine.trace import Trace, roots
 from native import HOLE
 from native.audit import BAD, Audit, Window, pairs
 
@@ -58,7 +58,8 @@ class Scrub:
     """One run over one open store."""
 
     def __init__(
-        self, source: Source, *, slabs: int | None = None, window_slots: int = WINDOW_SLOTS
+        self, source: Source, *, slabs: int | None = None, window_slots: int = WINDOW_SLOTS,
+        roots: Callable[[Reader], list[int]] = roots,
     ) -> None:  # fmt: skip
         block = source.superblock
         self._source = source
@@ -68,6 +69,7 @@ class Scrub:
             hash_seed=block.hash_seed, fanout=block.fanout, slab_slots=block.slab_slots
         )
         self._window_slots = window_slots
+        self._roots = roots
         self._scratch = memoryview(mmap.mmap(-1, STEP_BLOCKS * BLOCK_BYTES))  # aligned for O_DIRECT
         self._fds: dict[int, int] = {}
         self._reader: Reader | None = None
@@ -93,7 +95,8 @@ class Scrub:
         assert reader is not None
         trace = Trace(self.audit, reader, self._seed, lambda leaf: self.audit.claim(leaf, window))
         try:
-            trace.run()
+            window.clear()
+            trace.run(self._roots(reader))
         finally:
             self._close_reader()
         self.result.nodes_checked = max(self.result.nodes_checked, trace.nodes)

@@ -23,7 +23,14 @@ from engine.commit import Commit, write_or_fail
 from engine.creation import create_store
 from engine.gc import Gc, GcResult
 from engine.inode import Inode
-from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Meta, unpack_chunk_key, unpack_orphan_key
+from engine.meta import (
+    STATE_KEY,
+    SUPERBLOCK_KEY,
+    Meta,
+    id_key,
+    unpack_chunk_key,
+    unpack_orphan_key,
+)
 from engine.pool import Change, Pool, now_ns
 from engine.reserve import Reserve
 from engine.slabs import SlabPool
@@ -138,25 +145,44 @@ class Store:
             pool.core.add_slab(slab, pool.slabs.open(slab))
         for key, bits in pool.meta.items("slots"):
             slab, chunk = unpack_chunk_key(key)
-            pool.core.load_chunk(slab, chunk, bits)
+            try:
+                pool.core.load_chunk(slab, chunk, bits)
+            except ValueError:
+                raise errors.Corrupt(
+                    f"the slots of slab {slab}, chunk {chunk} are damaged; run `ramet fsck`"
+                ) from None
+        if pool.meta.last_node() >= pool.state.next_node:
+            raise errors.Corrupt("node ids are past their counter; restore from a backup")
         for key, value in pool.meta.items("records"):
-            self._records[key.decode()] = value
-        for key, value in pool.meta.items(reclaim.TABLE):
-            pool.reclaim.load(key, value)
-        for _, raw in pool.meta.items("volumes"):
+            self._records[key.decode(errors="replace")] = value
+        for key, raw in pool.meta.items("volumes"):
             record = VolumeRecord.unpack(raw)
+            if key != id_key(record.id) or record.id >= pool.state.next_volume:
+                raise errors.Corrupt(f"volume {record.name} has another's number; run `ramet fsck`")
             parent = self._volumes.get(record.parent_id)
             if record.flags & FLAG_SNAPSHOT and parent is None:
                 raise errors.Corrupt(f"snapshot {record.name} has no volume; run `ramet fsck`")
             self._add(Volume(pool, record, parent))
-        if not pool.read_only:
-            for key, raw in pool.meta.items("orphans"):
-                volume_id, ino = unpack_orphan_key(key)
-                pool.drop_orphan(volume_id, Inode.unpack(ino, raw))
+        self._load_deleted()
         index = self.path / "index" / INDEX_FILE
         if index.exists():
             with index.open("rb") as entries:
                 pool.core.index_import(entries.read(INDEX_BYTES_MAX))
+
+    def _load_deleted(self) -> None:
+        """What waits to be freed.  A damaged record of it goes; what it named is left to gc."""
+        pool = self.pool
+        for key, raw in pool.meta.items(reclaim.TABLE):
+            try:
+                pool.reclaim.load(key, raw)
+            except errors.Corrupt:
+                pool.delete(reclaim.TABLE, key)
+        for key, raw in pool.meta.items("orphans") if not pool.read_only else ():
+            try:
+                volume_id, ino = unpack_orphan_key(key)
+                pool.drop_orphan(volume_id, Inode.unpack(ino, raw))
+            except errors.Corrupt:
+                pool.delete("orphans", key)
 
     def __enter__(self) -> "Store":
         return self

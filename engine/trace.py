@@ -63,7 +63,7 @@ def orphans(reader: Reader) -> list[tuple[int, Inode]]:
     """(volume id, inode) of those that parse."""
     found = []
     for key, raw in reader.items("orphans"):
-        with contextlib.suppress(struct.error):
+        with contextlib.suppress(struct.error, errors.Corrupt):
             volume_id, ino = struct.unpack(">QQ", key)
             found.append((volume_id, Inode.unpack(ino, raw)))
     return found
@@ -73,6 +73,11 @@ def roots(reader: Reader) -> list[int]:
     """Where reachability begins."""
     volumes = [record.root for record in volume_records(reader)]
     return [root for root in volumes + [inode.root for _, inode in orphans(reader)] if root]
+
+
+def roots_of_domain(reader: Reader, domain: int) -> list[int]:
+    """The volumes and snapshots whose blocks dedup may share with each other."""
+    return [r.root for r in volume_records(reader) if r.root and r.domain == domain]
 
 
 class Trace:
@@ -89,9 +94,8 @@ class Trace:
         self.nodes = 0
         self.damaged: list[int] = []
 
-    def run(self) -> None:
-        """Visit all; any thread."""
-        pending = roots(self._reader)
+    def run(self, pending: list[int]) -> None:
+        """Visit these roots and all below; any thread."""
         while pending:
             node_id = pending.pop()
             if not self._seen.add(node_id):

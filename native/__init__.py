@@ -183,7 +183,7 @@ class Core:
         elif status == lib.RMT_CORRUPT_BLOCK:
             raise CorruptBlock(self._failure.block, self._failure.address)
         elif status == lib.RMT_CORRUPT_NODE:
-            raise CorruptNode(0)
+            raise CorruptNode(self._state.missing)
         elif status == lib.RMT_NOMEM:
             raise MemoryError("out of memory in the node cache")
         elif status == lib.RMT_IO:

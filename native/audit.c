@@ -43,6 +43,10 @@ int rmt_audit_node(const rmt_shape *shape, uint64_t id, const uint8_t *node, siz
                                                                          : RMT_CORRUPT_NODE;
 }
 
+void rmt_audit_clear(uint64_t *addresses, uint64_t count) {
+  memset(addresses, 0xff, count * sizeof *addresses);
+}
+
 void rmt_audit_claim(const rmt_shape *shape, const uint8_t *node, uint64_t first, uint64_t count,
                      uint64_t *addresses, uint64_t *checksums) {
   page copy;
@@ -161,11 +165,11 @@ uint64_t rmt_audit_verify(const rmt_shape *shape, int fd, const uint64_t *addres
   return checked;
 }
 
-void rmt_index_claims(rmt_core *core, const uint64_t *addresses, const uint64_t *checksums,
-                      uint64_t count) {
+void rmt_index_claims(rmt_core *core, uint64_t domain, const uint64_t *addresses,
+                      const uint64_t *checksums, uint64_t count) {
   for (uint64_t i = 0; i < count; i++)
     if (!(addresses[i] & RMT_CONFLICT) && rmt_is_allocated(core, addresses[i]))
-      rmt_index_insert(core, checksums[i], addresses[i]);
+      rmt_index_insert(core, index_key(domain, checksums[i]), addresses[i]);
 }
 
 void rmt_index_clear(rmt_core *core) {

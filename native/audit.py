@@ -11,7 +11,7 @@ from native._core import ffi, lib
 
 BAD: int = lib.RMT_BAD
 UNREADABLE: int = lib.RMT_UNREADABLE
-_HOLE = b"\xff"
+_unset = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 class Window:
@@ -20,9 +20,12 @@ class Window:
     def __init__(self, first: int, count: int) -> None:
         self.first = first
         self.count = count
-        self.addresses: Any = ffi.new("uint64_t[]", count)
-        self.checksums: Any = ffi.new("uint64_t[]", count)
-        ffi.buffer(self.addresses)[:] = _HOLE * (8 * count)
+        self.addresses: Any = _unset("uint64_t[]", count)
+        self.checksums: Any = _unset("uint64_t[]", count)
+
+    def clear(self) -> None:
+        """Call first, on a thread: it is megabytes."""
+        lib.rmt_audit_clear(self.addresses, self.count)
 
     def mapped(self, start: int, count: int) -> list[int]:
         """Indices of the slots of a part that are mapped."""
@@ -98,9 +101,10 @@ def pairs(entries: list[tuple[int, int]]) -> tuple[Any, Any]:
     )
 
 
-def index_window(core: Core, window: Window, start: int, count: int) -> None:
-    """Engine thread: enter what a window says into the fingerprint index."""
-    lib.rmt_index_claims(core.pointer, window.addresses + start, window.checksums + start, count)
+def index_window(core: Core, domain: int, window: Window, start: int, count: int) -> None:
+    """Engine thread: enter what a window says into the fingerprint index, for a dedup domain."""
+    addresses, checksums = window.addresses + start, window.checksums + start
+    lib.rmt_index_claims(core.pointer, domain, addresses, checksums, count)
 
 
 def clear_index(core: Core) -> None:

@@ -162,11 +162,12 @@ static bool node_is_sound(const rmt_core *core, uint64_t id, uint8_t *data, size
   if (length != node_bytes(core) || h->magic != MAGIC_EXTENT || h->kind != KIND_EXTENT)
     return false;
   if (id && h->id != id) return false;
+  if (h->id >= core->state.next_id || h->birth > core->state.epoch) return false; /* not yet made */
   uint64_t stored = h->checksum;
   h->checksum = 0;
   bool same = rmt_hash(core, data, length) == stored;
   h->checksum = stored;
-  if (!same || h->level >= RMT_LEVELS_MAX) return false;
+  if (!same || (h->level && level_span(core, h->level - 1) >= RMT_BLOCKS_MAX)) return false;
   const entry *entries = (const entry *)(data + RMT_HEADER);
   uint64_t blocks = 0, used = 0, below = h->level ? level_span(core, h->level - 1) : 0;
   for (uint32_t i = 0; i < core->fanout; i++) {

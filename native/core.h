@@ -107,6 +107,14 @@ static inline bool bit_get(const uint64_t *bits, uint64_t i) {
 static inline void bit_set(uint64_t *bits, uint64_t i) { bits[i >> 6] |= 1ull << (i & 63); }
 static inline void bit_clear(uint64_t *bits, uint64_t i) { bits[i >> 6] &= ~(1ull << (i & 63)); }
 
+/*
+ * Equal blocks of different domains have different keys, so they never meet. (Keys of different
+ * blocks may be equal, as fingerprints may: the bytes decide.)
+ */
+static inline uint64_t index_key(uint64_t domain, uint64_t fingerprint) {
+  return fingerprint + domain * 0x9E3779B97F4A7C15ull;
+}
+
 /* cache.c */
 node *cache_find(rmt_core *core, uint64_t id);               /* NULL: core->state.missing is set */
 int cache_reserve(rmt_core *core, uint64_t nodes);           /* room for so many new nodes */

@@ -20,7 +20,9 @@
 #define RMT_HEADER 48u
 #define RMT_FANOUT_MAX 252u
 #define RMT_LEVELS_MAX 24u
+#ifndef RMT_SLABS_MAX /* the fuzzers make many small cores */
 #define RMT_SLABS_MAX 65536u
+#endif
 #define RMT_CHUNK_SLOTS 8192u
 #define RMT_CHUNK_BYTES 2048u
 #define RMT_BLOCKS_MAX (1ull << 40)
@@ -203,6 +205,7 @@ enum rmt_verdict { RMT_GOOD = 0, RMT_BAD = 1, RMT_UNREADABLE = 2 };
 
 /* Whether a stored node is whole: kind, length, its own id, checksum. */
 int rmt_audit_node(const rmt_shape *shape, uint64_t id, const uint8_t *node, size_t length);
+void rmt_audit_clear(uint64_t *addresses, uint64_t count); /* all RMT_HOLE */
 /* Enter what a leaf maps into the window of slots [first, first + count). */
 void rmt_audit_claim(const rmt_shape *shape, const uint8_t *node, uint64_t first, uint64_t count,
                      uint64_t *addresses, uint64_t *checksums);
@@ -216,8 +219,8 @@ uint32_t rmt_audit_tally(const rmt_shape *shape, const uint8_t *node, int alone,
 uint64_t rmt_audit_verify(const rmt_shape *shape, int fd, const uint64_t *addresses,
                           const uint64_t *checksums, uint64_t count, uint8_t *scratch,
                           uint64_t scratch_blocks, uint8_t *verdicts);
-void rmt_index_claims(rmt_core *core, const uint64_t *addresses, const uint64_t *checksums,
-                      uint64_t count);
+void rmt_index_claims(rmt_core *core, uint64_t domain, const uint64_t *addresses,
+                      const uint64_t *checksums, uint64_t count);
 void rmt_index_clear(rmt_core *core);
 int rmt_set_shared(rmt_core *core, uint64_t address); /* RMT_RANGE: the slot is not allocated */
 

@@ -57,6 +57,9 @@ int rmt_add_slab(rmt_core *core, uint32_t number, int fd) {
 int rmt_load_chunk(rmt_core *core, uint32_t number, uint32_t chunk, const uint8_t *bits) {
   if (number >= core->slab_count || chunk >= core->slab_chunks) return RMT_RANGE;
   slab *s = &core->slabs[number];
+  uint32_t left = core->slab_slots - chunk * RMT_CHUNK_SLOTS;
+  for (uint32_t i = left; i < RMT_CHUNK_SLOTS; i++) /* gc would free them in the next slab */
+    if ((bits[i >> 3] | bits[RMT_CHUNK_BYTES / 2 + (i >> 3)]) >> (i & 7) & 1) return RMT_RANGE;
   uint32_t at = chunk * (RMT_CHUNK_SLOTS / 64);
   memcpy(s->allocated + at, bits, RMT_CHUNK_BYTES / 2);
   memcpy(s->shared + at, bits + RMT_CHUNK_BYTES / 2, RMT_CHUNK_BYTES / 2);

@@ -16,6 +16,7 @@ import msgspec
 from engine import Volume, errors, findings, fsck, keys, repair
 from engine.owners import Owner
 from engine.scrub import Scrub, ScrubResult
+from engine.trace import roots_of_domain
 from hypervisor.machines import MARK, Machine
 from native import audit
 from service.addresses import Context
@@ -27,6 +28,7 @@ Result = dict[str, Any]
 LAST_SCRUB = "scrub:last"
 RANGES_MAX = 16  # of a file's bad blocks, told one by one; the rest are counted
 NAMES_STEP = 64
+NAP_S = 0.25
 BLOCK_BYTES = 4096
 INDEX_STEP = 1 << 14  # slots entered into the index in one turn
 
@@ -34,19 +36,24 @@ INDEX_STEP = 1 << 14  # slots entered into the index in one turn
 def status(context: Context) -> Result:
     """What ``status`` says of the store's health."""
     pool = context.store.pool
-    running = context.running.get("scrub")
     last = context.store.records.get(LAST_SCRUB)
     return {
         "corrupt_reads": pool.corrupt_reads.count,
         "corrupt_files": sorted({read.where for read in pool.corrupt_reads.latest}),
-        "scrub": progress(running) if isinstance(running, ScrubResult) else None,
+        "scrub": progress(context),
         "last_scrub": None if last is None else json.loads(last),
     }
 
 
-def progress(result: ScrubResult) -> str:
+def progress(context: Context) -> str | None:
+    """How far the scrub that runs has come."""
+    result = context.running.get("scrub")
+    if not isinstance(result, ScrubResult):
+        return None
     percent = 100 * result.slots_passed // max(result.slots, 1)
-    return f"{percent} %, {result.blocks_checked * BLOCK_BYTES >> 20} MiB checked"
+    checked = result.blocks_checked * BLOCK_BYTES >> 20
+    speed = checked / result.read_s if result.read_s else 0
+    return f"scrub: {percent} %, {checked:,} MiB checked, {speed:,.0f} MiB/s"
 
 
 class Pace:
@@ -56,15 +63,15 @@ class Pace:
         self._rate = rate_mib_s * (1 << 20)
         self._beside = beside
 
-    def run(self, read: Callable[[], int]) -> None:
+    def run(self, read: Callable[[], int]) -> float:
+        """Read; returns the seconds to wait before the next one."""
         begun = time.monotonic()
         blocks = read()
         taken = time.monotonic() - begun
-        pause = taken if self._beside else 0.0
+        pause = taken if self._beside and blocks else 0.0
         if self._rate:
             pause = max(pause, blocks * BLOCK_BYTES / self._rate - taken)
-        if blocks and pause > 0:
-            time.sleep(pause)
+        return pause
 
 
 def scrub(context: Context, rate_mib_s: float) -> Steps[Result]:
@@ -80,7 +87,10 @@ def scrub(context: Context, rate_mib_s: float) -> Steps[Result]:
         while run.open():
             yield run.mark
             for read in run.reads():
-                yield partial(pace.run, read)
+                pause = yield partial(pace.run, read)
+                while pause > 0:  # in naps: the daemon may be told to stop
+                    yield partial(time.sleep, min(pause, NAP_S))
+                    pause -= NAP_S
             if run.crowded:
                 yield from _name(context, run, final=False)
         yield from _name(context, run, final=True)
@@ -210,22 +220,27 @@ def check_figures(report: findings.Report) -> Result:
 
 
 def rebuild_index(context: Context) -> Steps[Result]:
-    """The fingerprint index anew, from what all maps say; known content dedups again."""
+    """The fingerprint index anew, from what all maps say; known content dedups again.
+
+    Each dedup domain by itself: a block must not be found from a domain that does not have it.
+    """
     store = context.store
-    run = Scrub(store.pool)
-    try:
-        yield durable
-        store.pool.check_writable()
-        audit.clear_index(store.pool.core)
-        while run.open():
-            yield run.mark
-            for at in range(0, run.window.count, INDEX_STEP):
-                count = min(INDEX_STEP, run.window.count - at)
-                audit.index_window(store.pool.core, run.window, at, count)
-                yield None
-            run.skip_window()
-    finally:
-        run.close()
+    yield durable
+    store.pool.check_writable()
+    audit.clear_index(store.pool.core)
+    every = [v for volume in store.volumes() for v in (volume, *store.snapshots(volume))]
+    for domain in sorted({volume.record.domain for volume in every}):
+        run = Scrub(store.pool, roots=partial(roots_of_domain, domain=domain))
+        try:
+            while run.open():
+                yield run.mark
+                for at in range(0, run.window.count, INDEX_STEP):
+                    count = min(INDEX_STEP, run.window.count - at)
+                    audit.index_window(store.pool.core, domain, run.window, at, count)
+                    yield None
+                run.skip_window()
+        finally:
+            run.close()
     return {"entries": store.pool.core.index_len}
 
 

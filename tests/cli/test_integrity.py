@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -53,7 +54,13 @@ def test_scrub_without_a_daemon_names_files_snapshots_and_vms(cli: Ramet) -> Non
 def test_a_bad_block_is_eio_on_the_mount_and_status_names_it(cli: Ramet, tmp_path: Path) -> None:
     root = tmp_path / "mnt"
     root.mkdir()
+    bad = {5, 6, 7, 8}
     damage(cli.store, 5)
+    with (cli.store / "slabs" / "00000000.slab").open("r+b") as slab:
+        slab.seek(20 * BLOCK_BYTES)
+        other = slab.read(BLOCK_BYTES)
+        slab.seek(6 * BLOCK_BYTES)
+        slab.write(bytes(BLOCK_BYTES) + other + os.urandom(BLOCK_BYTES))
     mount: Mount = serve(cli.store, root)
     try:
         file = mount.lab / "web" / "disk.raw"
@@ -61,7 +68,7 @@ def test_a_bad_block_is_eio_on_the_mount_and_status_names_it(cli: Ramet, tmp_pat
         fd = os.open(file, os.O_RDWR | os.O_DIRECT)
         try:
             for block in range(64):
-                if block == 5:
+                if block in bad:
                     with pytest.raises(OSError) as caught:
                         os.pread(fd, BLOCK_BYTES, block * BLOCK_BYTES)
                     assert caught.value.errno == errno.EIO
@@ -71,13 +78,13 @@ def test_a_bad_block_is_eio_on_the_mount_and_status_names_it(cli: Ramet, tmp_pat
         finally:
             os.close(fd)
         status = cli.json("status")
-        assert status["corrupt_reads"] >= 1
+        assert status["corrupt_reads"] >= len(bad)
         assert status["corrupt_files"] == ["lab:/web/disk.raw"]
         cli.run("scrub", "--rate", 500, code=14)
         assert cli.json("status")["last_scrub"]["bad_files"] == 1
         with file.open("r+b") as again:
             again.seek(5 * BLOCK_BYTES)
-            again.write(data[5 * BLOCK_BYTES : 6 * BLOCK_BYTES])
+            again.write(data[5 * BLOCK_BYTES : 9 * BLOCK_BYTES])
         cli.run("scrub")
         assert file.read_bytes() == data
     finally:
@@ -110,6 +117,22 @@ def test_scrub_repair_heals_beside_a_mount_and_says_what_it_could_not(
         cli.run("scrub", "--repair", "lab:/twin", code=2)
     finally:
         mount.stop()
+
+
+def test_a_daemon_that_is_told_to_stop_does_not_wait_for_its_scrub(
+    cli: Ramet, tmp_path: Path
+) -> None:
+    root = tmp_path / "mnt"
+    root.mkdir()
+    mount = serve(cli.store, root)
+    with ThreadPoolExecutor() as pool:
+        scrub = pool.submit(cli.run, "scrub", "--rate", 0.001, code=1)  # four minutes
+        while cli.json("status")["scrub"] is None:
+            assert not scrub.done()
+        assert "a scrub runs already" in cli.run("scrub", code=1).stderr
+        mount.stop()
+        assert "went away" in scrub.result().stderr
+    assert cli.json("fsck", "--data")["clean"]
 
 
 def test_fsck_names_its_checks_and_repairs_only_what_nobody_serves(

@@ -19,6 +19,7 @@ from engine.volume_record import VolumeRecord
 from native import HEADER_BYTES
 
 BLOCK = 4096
+FLIP, ZERO, MISDIRECT, STALE = "flip", "zero", "misdirect", "stale"
 
 
 def slots_of(volume: Volume, inode: Inode) -> list[int]:

@@ -20,7 +20,18 @@ from engine import ROOT_INO, Store, Volume, errors
 from engine.fsck import check_path
 from engine.repair import repair
 
-TABLES = ("nodes", "nodes", "nodes", "nodes", "volumes", "slots", "orphans", "records", "super")
+TABLES = (
+    "nodes",
+    "nodes",
+    "nodes",
+    "nodes",
+    "volumes",
+    "slots",
+    "orphans",
+    "records",
+    "reclaim",
+    "super",
+)
 REFUSED = "refused"
 BLOCK = 4096
 # Past any repair as well: entries that name no slot, and what hangs on numbers that have run out.

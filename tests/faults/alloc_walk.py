@@ -19,10 +19,10 @@ from typing import TypeVar
 from sanitized import ALLOCATIONS, RECORDER
 
 import native  # isort: skip - after sanitized, which says which core it is
+from native import audit  # isort: skip
 from fault_walk import State, World, fresh_copy, make_template, reopen, the_day
 
 from engine import Store
-from native import audit
 
 T = TypeVar("T")
 BLOCK = 4096
@@ -221,15 +221,17 @@ class CoreDay:
 
     def index(self) -> None:
         raw = self.core.index_export()
-        audit.clear_index(self.core)
-        assert self.core.index_len == 0
         self.core.index_import(raw)
-        address = self.core.lookup(self.trees["b"], 0, SPAN)[0].address
-        audit.set_shared(self.core, address)
-        assert self.core.shared(address)
-        audit.index_window(self.core, audit.Window(0, SLOTS), 0, SLOTS)
         self.core.index_insert(self.core.hash(content(1)), 0)
         assert self.core.index_lookup(self.core.hash(content(1))) == 0
+        extent = self.core.lookup(self.trees["b"], 0, SPAN)[0]
+        window = audit.Window(extent.address, 1)
+        window.addresses[0], window.checksums[0] = extent.address, 77
+        audit.clear_index(self.core)
+        audit.index_window(self.core, 0, window, 0, 1)
+        assert self.core.index_lookup(77) == extent.address
+        audit.set_shared(self.core, extent.address)
+        assert self.core.shared(extent.address)
 
     def reload(self) -> None:
         """Another core of the same store, as an open makes it."""

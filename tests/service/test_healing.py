@@ -128,3 +128,18 @@ def test_a_block_that_was_written_meanwhile_is_left_alone(store: Store) -> None:
     for change in (heal, heal_everywhere):
         assert not change(lab, inode.ino, 7, *old, good)
     assert lab.read(inode.ino, 7 * BLOCK, BLOCK) == b"n" * BLOCK
+
+
+def test_a_healed_block_stays_in_its_dedup_domain(store: Store, tmp_path: Path) -> None:
+    own = store.create_volume("own", own_domain=True)
+    inode = own.create(ROOT_INO, b"f", 0o644, 0, 0)
+    data = os.urandom(BLOCK)
+    own.write(inode.ino, 0, data)
+    store.commit()
+    overwrite(store, slots_of(own, inode)[0], os.urandom(BLOCK))
+    (tmp_path / "own").write_bytes(data)
+    assert repaired(store, "own:/f", tmp_path / "own")["healed"] == 1
+    lab = store.volume("lab")
+    other = lab.create(ROOT_INO, b"other", 0o644, 0, 0)
+    lab.write(other.ino, 0, data)
+    assert slots_of(lab, other) != slots_of(own, inode)
