@@ -159,6 +159,8 @@ class Store:
             record = VolumeRecord.unpack(raw)
             if key != id_key(record.id) or record.id >= pool.state.next_volume:
                 raise errors.Corrupt(f"volume {record.name} has another's number; run `ramet fsck`")
+            if record.shared_epoch >= pool.state.epoch:
+                raise errors.Corrupt(f"volume {record.name} is of a later epoch; run `ramet fsck`")
             parent = self._volumes.get(record.parent_id)
             if record.flags & FLAG_SNAPSHOT and parent is None:
                 raise errors.Corrupt(f"snapshot {record.name} has no volume; run `ramet fsck`")

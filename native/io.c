@@ -350,6 +350,7 @@ int rmt_write(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count, co
               int dedup, rmt_written *written, rmt_failure *failure) {
   if (count > rmt_call_blocks(core) || first >= RMT_BLOCKS_MAX || count > RMT_BLOCKS_MAX - first)
     return RMT_RANGE;
+  if (!map_may_change(core, tree)) return RMT_CORRUPT_NODE;
   batch b;
   int status = batch_new(&b, data, count);
   b.domain = tree->domain;

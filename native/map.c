@@ -35,6 +35,10 @@ static int check_root(rmt_core *core, const rmt_tree *tree) {
   return tree->blocks || tree->height ? RMT_CORRUPT_NODE : RMT_OK;
 }
 
+bool map_may_change(const rmt_core *core, const rmt_tree *tree) {
+  return tree->shared_epoch < core->state.epoch;
+}
+
 /* The leaf of a block: NULL with RMT_OK for a hole, which then goes on until *hole_end. */
 static int find_leaf(rmt_core *core, const rmt_tree *tree, uint64_t block, node **leaf,
                      uint64_t *hole_end) {
@@ -299,6 +303,7 @@ static void clear_leaf(rmt_core *core, rmt_tree *tree, uint64_t block, uint64_t 
 
 int rmt_punch(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count) {
   if (first >= RMT_BLOCKS_MAX || count > RMT_BLOCKS_MAX - first) return RMT_RANGE;
+  if (!map_may_change(core, tree)) return RMT_CORRUPT_NODE;
   uint64_t block = first, end = first + count;
   if (cuts_reserve(core, 1) != RMT_OK) return RMT_NOMEM;
   if (tree->root && !first && end >= level_span(core, tree->height - 1)) {
@@ -424,6 +429,7 @@ int rmt_share(rmt_core *core, rmt_tree *dst, uint64_t *dst_first, const rmt_tree
               uint64_t *src_first, uint64_t *count) {
   if (*dst_first >= RMT_BLOCKS_MAX || *count > RMT_BLOCKS_MAX - *dst_first) return RMT_RANGE;
   if (*src_first >= RMT_BLOCKS_MAX || *count > RMT_BLOCKS_MAX - *src_first) return RMT_RANGE;
+  if (!map_may_change(core, dst)) return RMT_CORRUPT_NODE;
   int status = check_root(core, dst);
   if (status == RMT_OK) status = check_root(core, src);
   if (status != RMT_OK) return status;

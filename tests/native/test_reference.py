@@ -237,6 +237,23 @@ def test_equal_fingerprints_of_unequal_blocks_stay_apart(disk: Disk) -> None:
     assert bytes(buffer) == one + two
 
 
+def test_a_tree_of_a_later_epoch_is_never_changed(disk: Disk) -> None:
+    """It would copy its path on every change, past all that is reserved for that."""
+    core = disk.core
+    tree = native.Tree()
+    core.write(tree, 0, b"a" * BLOCK * 20)
+    before = (tree.root, tree.blocks)
+    lying = native.Tree(tree.root, tree.height, tree.blocks, core.epoch)
+    for call in (
+        lambda: core.write(lying, 0, os.urandom(BLOCK * 30)),
+        lambda: core.punch(lying, 3, 5),
+        lambda: core.share(lying, 4, tree, 0, 4),
+    ):
+        with pytest.raises(native.CorruptNode):
+            call()
+    assert (lying.root, lying.blocks) == before
+
+
 def test_absurd_ranges_are_refused(disk: Disk) -> None:
     core = disk.core
     tree = native.Tree()
