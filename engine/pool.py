@@ -22,7 +22,7 @@ from engine.inode import Inode
 from engine.meta import Meta, Reader, orphan_key
 from engine.nodes import NodeCache
 from engine.reclaim import ReclaimQueue
-from engine.reserve import CALL_PAGES, Dirty, Reserve
+from engine.reserve import CALL_PAGES, Reserve, commit_pages
 from engine.slabs import SlabPool
 from engine.superblock import State, Superblock
 
@@ -122,13 +122,12 @@ class Pool:
     @property
     def dirty_pages(self) -> int:
         """Pages of metadata that a commit now would write, at most."""
-        dirty = Dirty(
-            nodes=self.core.dirty_nodes + len(self.nodes.dirty),
-            dead_nodes=len(self.nodes.dead),
-            chunks=self.core.dirty_chunks,
-            records=len(self.puts) + len(self.deletes),
-        )
-        return dirty.pages(self.reserve.leaf_pages)
+        core, nodes = self.core, self.nodes
+        stored = core.dirty_nodes + core.dirty_chunks + len(nodes.dirty)
+        return commit_pages(
+            stored=stored + len(self.puts) + len(self.deletes), dead_nodes=len(nodes.dead),
+            leaf_pages=self.reserve.leaf_pages,
+        )  # fmt: skip
 
     def check_room(self, pages: int = CALL_PAGES) -> None:
         """Before anything new is made: NoSpace when the commit of it might meet a full disk."""

@@ -24,7 +24,6 @@ import contextlib
 import errno
 import os
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 import native
@@ -38,23 +37,15 @@ EXTENT_PAGES = 256
 BALLAST = "ballast"
 
 
-@dataclass(frozen=True)
-class Dirty:
-    """What one commit has to store, in numbers."""
+def commit_pages(*, stored: int, dead_nodes: int, leaf_pages: int) -> int:
+    """LMDB pages that a commit may write; asked before each write, so it is plain arithmetic.
 
-    nodes: int = 0
-    dead_nodes: int = 0
-    chunks: int = 0
-    records: int = 0
-
-    def pages(self, leaf_pages: int) -> int:
-        """LMDB pages it may write: a node or chunk is an overflow page and an entry in a leaf.
-
-        Deleted nodes cost the leaf pages they stand in, of which there are ``leaf_pages``; one
-        page in 32 more is for branches and for the list of freed pages.
-        """
-        pages = 2 * (self.nodes + self.chunks + self.records) + min(self.dead_nodes, leaf_pages)
-        return pages + pages // 32 + COMMIT_PAGES if pages else 0
+    ``stored``, nodes, chunks and records, are an overflow page and an entry in a leaf each.
+    Deleted nodes cost the leaf pages they stand in, of which there are ``leaf_pages``; one page in
+    32 more is for branches and for the list of freed pages.
+    """
+    pages = 2 * stored + min(dead_nodes, leaf_pages)
+    return pages + pages // 32 + COMMIT_PAGES if pages else 0
 
 
 class Reserve:
@@ -116,7 +107,11 @@ class Reserve:
     def covers(self, dirty_pages: int) -> bool:
         """Whether so many pages may be dirty; takes more space when it has to and can."""
         wanted = dirty_pages + self._in_flight + self.floor
-        return self.held >= wanted or self._take(wanted + STEP_PAGES) or self._take(wanted)
+        return (
+            self._end - self._start >= wanted
+            or self._take(wanted + STEP_PAGES)
+            or self._take(wanted)
+        )
 
     def strained(self, dirty_pages: int) -> bool:
         """Whether a commit should come before more becomes dirty."""
