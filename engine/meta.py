@@ -228,7 +228,7 @@ def _allocate_lock(path: Path) -> None:
     except OSError as error:
         if error.errno in errors.DISK_FULL:
             raise errors.NoSpace(errors.HOST_IS_FULL) from error
-        if error.errno != errno.EOPNOTSUPP:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
             raise
 
 

@@ -69,6 +69,7 @@ class Reserve:
         self._end = 0  # the reserve is the pages from _start to here
         self._in_flight = 0
         self._lent = False  # the ballast was cut for the commit under way
+        self._unsupported = False  # nothing can be held: go by what is free
         self._lock = threading.Lock()
         self.floor = self.leaf_pages = 0
         self.in_place = native.overwrites_in_place(self._fd)
@@ -97,7 +98,7 @@ class Reserve:
     def _gather(self) -> None:
         """At open: the floor, or as much as there is, above all what was held before."""
         step = self.floor
-        while step > COMMIT_PAGES and self.held < self.floor:
+        while step > COMMIT_PAGES and not self.whole and not self._unsupported:
             if not self._take(min(self.held + step, self.floor)):
                 step //= 2
 
@@ -108,7 +109,7 @@ class Reserve:
     @property
     def whole(self) -> bool:
         """Whether the floor is held; if not, only what frees is admitted."""
-        return self.held >= self.floor
+        return self.held >= self.floor or (self._unsupported and self._free() >= self.floor)
 
     # --- admission
 
@@ -132,9 +133,8 @@ class Reserve:
             try:
                 self._allocate(self._start + wanted)
             except OSError as error:  # above all ENOSPC
-                if error.errno == errno.EOPNOTSUPP:
-                    return self._free() >= wanted  # nothing can be held; go by what is free
-                return False
+                self._unsupported = error.errno in (errno.EOPNOTSUPP, errno.ENOSYS)
+                return self._unsupported and self._free() >= wanted
             return True
 
     def _allocate(self, end: int) -> None:

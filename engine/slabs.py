@@ -66,9 +66,10 @@ class SlabPool:
         try:
             native.allocate(fd, 0, self._slab_bytes)
         except OSError as error:
-            if error.errno not in errors.DISK_FULL | {errno.EOPNOTSUPP}:
+            if error.errno in errors.DISK_FULL:
+                os.ftruncate(fd, 0)  # others took the room meanwhile: then it is sparse
+            elif error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
-            os.ftruncate(fd, 0)  # others took the room meanwhile: then it is sparse
 
     def open_unbuffered(self, slab: int) -> int:
         """A descriptor that reads the medium, past the page cache; the caller closes it."""

@@ -76,11 +76,22 @@ def interrupted(root: Path) -> None:
     raise AssertionError("init destroyed the slabs of a store without meta")
 
 
+def without_fallocate(root: Path) -> None:
+    """A file system that has none: what is free counts, nothing is held."""
+    faults, path = Faults(), root / "plain"
+    faults.arm(KINDS["allocate"], path, 1, errno.EOPNOTSUPP, sticky=True)
+    Store.create(path, slab_slots=SLAB_SLOTS)
+    check_usable(path)
+    assert faults.fired
+    faults.disarm()
+
+
 def main() -> None:
     base = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=base, prefix="ramet-init-") as root:
         points = {name: walk(Path(root), kind) for name, kind in KINDS.items()}
         interrupted(Path(root))
+        without_fallocate(Path(root))
     print(json.dumps(points))
 
 
