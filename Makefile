@@ -4,17 +4,22 @@
 # make bench   print the measurements
 #
 # Slow, deep runs; the last line has the figures, the exit code tells:
+# make faults                      every write, sync and allocation fails once; full disks
+# make asan                        every malloc of the C core fails once; its tests under ASan
 # make churn ROUNDS=300 SEED=1     does anything grow without bound?
 # make crash   cut the power of a running store: POINTS=500 SEED=1 FS=ext4 (xfs, btrfs, posix)
 # make crash-proof   the same with six mistakes put in, each of which has to be caught
 # make kill    kill -9 the daemon under load: ROUNDS=1000 SEED=1
+# make fuzz SECONDS=600            hostile bytes; what is found is kept in .cache/fuzz/findings
 # make scrub-proof COUNT=10000 SEED=1   inject bad blocks of all kinds; none may be missed
 # make fsck-walk COUNT=2000 SEED=1      damage records at random; repair must converge
-.PHONY: setup lint test demo bench scrub-proof fsck-walk churn crash crash-proof kill clean
+.PHONY: setup lint test faults asan demo bench churn crash crash-proof kill fuzz scrub-proof \
+  fsck-walk clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
-C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c)) tests/crash/disk.c
+C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c))
+C_TESTS := $(wildcard tests/crash/*.c tests/faults/*.c tests/fuzz/*.c)
 
 setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
 
@@ -41,10 +46,17 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	clang-format --dry-run -Werror $(C_SOURCES)
+	clang-format --dry-run -Werror $(C_SOURCES) $(C_TESTS)
 
 test: lint
 	$(PY) -m pytest
+
+faults: setup
+	RAMET_FAULTS=deep $(PY) -m pytest -s tests/faults/test_faults.py tests/faults/test_full_disk.py
+
+asan: setup
+	RAMET_FAULTS=deep $(PY) -m pytest -s tests/faults/test_allocations.py
+	env $$($(PY) tests/faults/sanitized.py) $(PY) -m pytest -p sanitized tests/native
 
 demo: setup
 	$(PY) tests/demo/demo.py
@@ -69,6 +81,10 @@ crash-proof: setup
 kill: ROUNDS ?= 1000
 kill: setup
 	@$(PY) tests/crash/kill_run.py --rounds $(ROUNDS) --seed $(SEED)
+SECONDS ?= 600
+fuzz: setup
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[fuzz]'
+	PYTHONPATH=. $(PY) tests/fuzz/run.py $(SECONDS)
 
 scrub-proof: setup
 	PYTHONPATH=.:tests/engine $(PY) tests/engine/scrub_proof.py $(or $(COUNT),10000) $(SEED)
@@ -77,4 +93,4 @@ fsck-walk: setup
 	PYTHONPATH=.:tests/engine $(PY) tests/engine/fsck_walk.py $(or $(COUNT),2000) $(SEED)
 
 clean:
-	rm -rf .venv build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .cache build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -111,7 +111,7 @@ def run_local(store: Store, call: Callable[..., Any], *arguments: Any) -> Result
     context, line = Context(store), Progress()
 
     def between() -> None:
-        if store.dirty_nodes > DIRTY_NODES_MAX:
+        if store.dirty_nodes > DIRTY_NODES_MAX or store.strained:
             store.commit()
         line.tell(progress(context))
 

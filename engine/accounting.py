@@ -14,7 +14,6 @@ with a thousand clones costs little more than the image.  Memory: 4 bytes a slot
 
 import array
 import itertools
-import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -91,6 +90,7 @@ class Accounting:
         self._inodes: dict[tuple[int, int], int] = {}
         self._files: list[int] = []
         self._referenced = 0
+        self._nodes = 0
 
     def close(self) -> None:
         if self._reader is not None:
@@ -107,7 +107,7 @@ class Accounting:
             return self._result(self._reader)
         except KeyError as error:
             raise errors.Corrupt(f"node {error.args[0]} is missing; run `ramet fsck`") from None
-        except (native.CorruptNode, struct.error) as error:
+        except (native.CorruptNode, RecursionError) as error:  # directories in each other
             raise errors.Corrupt(f"{error}; run `ramet fsck`") from error
 
     def _result(self, reader: Reader) -> Unique:
@@ -124,6 +124,7 @@ class Accounting:
         ids = reader.node_ids()
         while portion := list(itertools.islice(ids, NODE_IDS_STEP)):
             self._owners.add_ids(array.array("Q", portion).tobytes())
+            self._nodes += len(portion)
             yield
         records = [VolumeRecord.unpack(raw) for _, raw in reader.items("volumes")]
         for record in records:
@@ -160,10 +161,14 @@ class Accounting:
                 yield
 
     def _records(self, reader: Reader, root: int) -> Iterator[tuple[bytes, bytes]]:
+        seen = 0  # a namespace has each of its nodes once, so no more than there are
         pending = [root] if root else []
         while pending:
             node_id = pending.pop()
             node = decode(node_id, reader.node(node_id), self._pool.superblock.hash_seed)
+            seen += 1
+            if seen > self._nodes:
+                raise errors.Corrupt(f"node {node_id} leads in a circle; run `ramet fsck`")
             if node.level:
                 pending.extend(reversed(node.vals))  # type: ignore[arg-type]
             else:

@@ -39,6 +39,7 @@ class Attributes(Namespace):
 
     def set_xattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
         self.check_writable()
+        self.pool.check_room()
         inode = self.inode(ino)
         if not name or b"\0" in name or len(name) > keys.NAME_MAX:
             raise errors.InvalidArgument(f"{name!r} is no attribute name")
@@ -78,6 +79,7 @@ class Attributes(Namespace):
     def set_mark(self, ino: int, tag: bytes, payload: bytes) -> None:
         """Put the inode into the index of ``tag``, with up to 1,024 bytes to go with it."""
         self.check_writable()
+        self.pool.check_room()
         if not tag or b"\0" in tag or len(tag) > 32:
             raise errors.InvalidArgument(f"{tag!r} is no tag")
         if len(payload) > PAYLOAD_MAX:

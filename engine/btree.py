@@ -60,6 +60,7 @@ class BTree:
             return
         path, leaf = self._descend(start)
         index = bisect_left(leaf.keys, start)
+        last = b""
         while True:
             keys, vals = leaf.keys, leaf.vals
             for position in range(index, len(keys)):
@@ -67,10 +68,13 @@ class BTree:
                 if not key.startswith(prefix):
                     return
                 yield key, vals[position]  # type: ignore[misc]
+                last = key
             following = self._next_leaf(path)
             if following is None:
                 return
             leaf, index = following, 0
+            if leaf.keys and leaf.keys[0] <= last:  # or one leaf could come again without end
+                raise errors.Corrupt(f"namespace node {leaf.id} is out of order; run `ramet fsck`")
 
     def put(self, key: bytes, value: bytes) -> None:
         if not self.root:
@@ -116,7 +120,7 @@ class BTree:
         return path, node
 
     def _child(self, node: Node, index: int) -> Node:
-        """One level down; a damaged tree may not lead round in a circle."""
+        """One level down, exactly: a walk ends even where damaged nodes lead in a circle."""
         if not node.keys:
             raise errors.Corrupt(f"namespace node {node.id} is empty; run `ramet fsck`")
         child = self._cache.get(node.vals[index])  # type: ignore[arg-type]
@@ -233,7 +237,7 @@ class BTree:
             if left_index < 0 or left_index + 1 >= len(parent.keys):
                 continue
             other_index = left_index if left_index != index else index + 1
-            other = cache.get(parent.vals[other_index])  # type: ignore[arg-type]
+            other = self._child(parent, other_index)
             count = len(node.keys) + len(other.keys)
             if node.size + other.size > MERGED_BYTES_MAX or count > self.records_max:
                 continue

@@ -9,11 +9,14 @@ from engine import errors, keys
 from engine.inode import Inode
 from engine.namespace import Namespace
 from engine.pool import now_ns
+from engine.reserve import CALL_PAGES
 from engine.superblock import BLOCK_BYTES
 from engine.volume import Volume
 
 COPY_BYTES_MAX = 16 << 20  # a range that cannot be shared is copied at most this far in one call
 TREE_ENTRIES_MAX = 100_000
+ENTRY_RECORDS = 6  # of a file: an inode, two of its name, some of its attributes
+NODE_RECORDS = 16  # in a node that is half full
 
 
 def share_inode(source: Volume, inode: Inode, epoch: int) -> None:
@@ -52,6 +55,7 @@ def clone_file(
     Raises AlreadyExists (unless ``replace``), NotFound, IsADirectory, ReadOnly.
     """
     target.check_writable()
+    target.pool.check_room()
     inode = source.file(source_ino)
     directory = target.directory(parent)
     keys.check_name(parent, name)
@@ -99,9 +103,22 @@ def clone_tree(
         target._check_not_below(origin, target.directory(parent))
     plan = _plan_tree(source, source_dir)
     target.check_quota(sum(source.inode(entry.ino).blocks for _, entry in plan))
+    target.pool.check_room(tree_pages(len(plan), target.pool.superblock.records_max))
     epoch = source.pool.bump_epoch()
     top = _clone_directory(source, origin, target, parent, name)
-    made = {source_dir: top.ino}
+    try:
+        _fill_tree(source, source_dir, target, top.ino, plan, epoch)
+    except errors.NoSpace:  # more than was asked for: long names, large attributes
+        remove_tree(target, parent, name)
+        raise
+    return top
+
+
+def _fill_tree(
+    source: Volume, source_dir: int, target: Volume, top: int,
+    plan: list[tuple[int, keys.DirEntry]], epoch: int,
+) -> None:  # fmt: skip
+    made = {source_dir: top}
     for directory, entry in plan:
         inode = source.inode(entry.ino)
         into = target.directory(made[directory])
@@ -118,7 +135,11 @@ def clone_tree(
             target._enter(into, entry.name, twin)
             _copy_xattrs(source, inode.ino, target, twin.ino)
             made[inode.ino] = twin.ino
-    return top
+
+
+def tree_pages(entries: int, records_max: int) -> int:
+    """Pages of metadata that so many new entries take, about."""
+    return CALL_PAGES + 2 * ENTRY_RECORDS * entries // min(NODE_RECORDS, records_max // 2)
 
 
 def _clone_directory(
@@ -165,6 +186,7 @@ def clone_range(
     that overlap (copy_file_range(2)).
     """
     target.check_writable()
+    target.pool.check_room()
     inode, into = source.file(source_ino), target.file(target_ino)
     if min(source_offset, target_offset, length) < 0:
         raise errors.InvalidArgument("negative offset or length")
@@ -214,10 +236,11 @@ def _share(
         source_tree = type(source_tree)(inode.root, inode.height, inode.blocks, epoch)
     target_tree = target.data_tree(into)
     try:
-        target.pool.core.share(
-            target_tree, target_offset // BLOCK_BYTES,
-            source_tree, source_offset // BLOCK_BYTES, length // BLOCK_BYTES,
-        )  # fmt: skip
+        with target.sound_nodes(into):
+            target.pool.core.share(
+                target_tree, target_offset // BLOCK_BYTES,
+                source_tree, source_offset // BLOCK_BYTES, length // BLOCK_BYTES,
+            )  # fmt: skip
     finally:
         target._take_tree(into)
 
@@ -241,9 +264,13 @@ def remove_tree(volume: Namespace, parent: int, name: bytes) -> int:
         return 1
     removed = 0
     pending = [inode.ino]
+    seen: set[int] = set()
     order: list[tuple[int, keys.DirEntry]] = []
     while pending:
         directory = pending.pop()
+        if directory in seen:
+            raise errors.Corrupt(f"directory {directory} is below itself; run `ramet fsck`")
+        seen.add(directory)
         cookie = 0
         while entries := volume.readdir(directory, cookie):
             cookie = entries[-1].cookie

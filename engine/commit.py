@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from engine import errors
-from engine.meta import STATE_KEY, chunk_key
+from engine.meta import STATE_KEY, chunk_key, disk_error
 from engine.nodes import encode
 from engine.pool import METADATA_ERRORS
 
@@ -23,12 +23,14 @@ class Commit:
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
+        pages = pool.dirty_pages
         self.generation = pool.generation
         pool.generation += 1
         self.sealed = pool.core.seal()
         self._nodes, self._dead = pool.nodes.seal()
         self._puts, pool.puts = pool.puts, {}
         self._deletes, pool.deletes = pool.deletes, set()
+        pool.reserve.begin(pages)
         pool.state.next_node = pool.core.next_node_id
         pool.state.commits += 1
         self._state = pool.state.pack()
@@ -38,6 +40,7 @@ class Commit:
         """Make it durable.  OSError or lmdb.Error: call ``Store.fail``; nothing is acknowledged."""
         pool = self._pool
         pool.slabs.sync(self.sealed.slabs)
+        pool.reserve.lend()
         pool.meta.write(self._all_nodes(), self._dead, self._all_puts(), self._deletes)
         self.durable = True
 
@@ -56,9 +59,14 @@ class Commit:
 
 
 def write_or_fail(commit: Commit, pool: "Pool") -> None:
-    """``commit.write`` for a caller on the engine thread; StoreFailed when the disk fails."""
+    """``commit.write`` for a caller on the engine thread; what ``failure`` says if it fails."""
     try:
         commit.write()
     except METADATA_ERRORS as error:
-        pool.fail(f"writing to its disk failed ({error})")
-        raise errors.StoreFailed(f"the commit failed: {error}; free space and reopen") from error
+        raise failure(error, pool) from error
+
+
+def failure(error: Exception, pool: "Pool") -> errors.RametError:
+    """A commit could not be written: the store takes no more, and who waited is told this."""
+    pool.fail(f"writing to its disk failed ({error})")
+    return disk_error(error, "reopen the store")

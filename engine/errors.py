@@ -4,6 +4,11 @@ Each message is one line that says what to do next.  Front ends map the classes 
 status or exit code, once, in one table of their own.
 """
 
+import errno
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+HOST_IS_FULL = "the host file system is full; delete files and run `ramet gc`, or add space"
+
 
 class RametError(Exception):
     """Base of every error a caller of the engine is expected to handle."""

@@ -6,6 +6,7 @@ the end of the file are zero, so growing a file never shows old data, and a clon
 last block.
 """
 
+import contextlib
 import errno
 import stat
 from collections.abc import Iterator
@@ -13,11 +14,9 @@ from collections.abc import Iterator
 import native
 from engine import errors
 from engine.attributes import Attributes
-from engine.inode import Inode
+from engine.inode import FILE_BYTES_MAX, Inode
 from engine.pool import now_ns
 from engine.superblock import BLOCK_BYTES
-
-FILE_BYTES_MAX = 1 << 50
 
 
 class FileData(Attributes):
@@ -75,7 +74,11 @@ class FileData(Attributes):
         )
 
     def write(self, ino: int, offset: int, data: "bytes | bytearray | memoryview") -> int:
-        """Write all of ``data`` at ``offset``; returns its length."""
+        """Write all of ``data`` at ``offset``; returns its length.
+
+        On an error a long write may have been done in part, as by write(2): from its start on, up
+        to a multiple of ``call_bytes``.
+        """
         self.check_writable()
         inode = self.file(ino)
         length = len(data)
@@ -84,13 +87,26 @@ class FileData(Attributes):
             return 0
         if self.record.quota_bytes and not inode.orphan:
             self.check_quota(self._growth(inode, offset, length))
-        self._write(inode, offset, memoryview(data).cast("B"))
-        if offset + length > inode.size:
-            self._set_size(inode, offset + length)
-        inode.mtime_ns = inode.ctime_ns = now_ns()
-        self.touch(inode)
-        self.pool.notify(self.id, ino, "data")
+        view, done = memoryview(data).cast("B"), 0
+        try:
+            while done < length:
+                done += self._write_part(inode, offset + done, view[done:])
+        finally:
+            if done:
+                inode.mtime_ns = inode.ctime_ns = now_ns()
+                self.touch(inode)
+                self.pool.notify(self.id, ino, "data")
         return length
+
+    def _write_part(self, inode: Inode, offset: int, data: memoryview) -> int:
+        """As much as is written whole or not at all; returns the bytes."""
+        self.pool.check_room()
+        part = data[: self.pool.core.call_bytes - offset % BLOCK_BYTES]
+        end = offset + len(part)
+        self._write(inode, offset, part)
+        if end > inode.size:
+            self._set_size(inode, end)
+        return len(part)
 
     def _growth(self, inode: Inode, offset: int, length: int) -> int:
         """How many blocks of a byte range are not mapped; all of them while that is no matter."""
@@ -196,17 +212,28 @@ class FileData(Attributes):
                 self._take_tree(inode)
 
     def _zero(self, inode: Inode, offset: int, length: int) -> None:
-        if length and self.pool.core.next_data(
-            self.data_tree(inode), offset // BLOCK_BYTES
-        ) == offset // BLOCK_BYTES:  # fmt: skip
+        block = offset // BLOCK_BYTES
+        if length and self._next_data(inode, block) == block:
             self._write(inode, offset, memoryview(bytes(length)))
+
+    def _next_data(self, inode: Inode, block: int) -> int | None:
+        with self.sound_nodes(inode):
+            return self.pool.core.next_data(self.data_tree(inode), block)
+
+    @contextlib.contextmanager
+    def sound_nodes(self, inode: Inode) -> Iterator[None]:
+        """A damaged node of the file's map is Corrupt, and named."""
+        try:
+            yield
+        except native.CorruptNode as error:
+            raise errors.Corrupt(f"{self}: inode {inode.ino}: {error}; run `ramet fsck`") from error
 
     def seek_data(self, ino: int, offset: int) -> int | None:
         """The first byte at or after ``offset`` in a mapped block; None when there is none."""
         inode = self.file(ino)
         if not 0 <= offset < inode.size:
             return None
-        block = self.pool.core.next_data(self.data_tree(inode), offset // BLOCK_BYTES)
+        block = self._next_data(inode, offset // BLOCK_BYTES)
         if block is None or block * BLOCK_BYTES >= inode.size:
             return None
         return max(offset, block * BLOCK_BYTES)
@@ -216,7 +243,8 @@ class FileData(Attributes):
         inode = self.file(ino)
         if not 0 <= offset < inode.size:
             return None
-        block = self.pool.core.next_hole(self.data_tree(inode), offset // BLOCK_BYTES)
+        with self.sound_nodes(inode):
+            block = self.pool.core.next_hole(self.data_tree(inode), offset // BLOCK_BYTES)
         return min(max(offset, block * BLOCK_BYTES), inode.size)
 
     def extents(self, ino: int) -> Iterator[native.Extent]:
@@ -226,11 +254,13 @@ class FileData(Attributes):
         end = -(-inode.size // BLOCK_BYTES)
         block, step = 0, 1 << 16
         while block < end:
-            following = self.pool.core.next_data(tree, block)
-            if following is None:
+            following = self._next_data(inode, block)
+            if following is None or following >= end:
                 return
             count = min(step, end - following)
-            yield from self.pool.core.lookup(tree, following, count)
+            with self.sound_nodes(inode):
+                found = self.pool.core.lookup(tree, following, count)
+            yield from found
             block = following + count
 
     def setattr(

@@ -26,13 +26,12 @@ from engine.reclaim import NAMESPACE, TABLE, Entry
 from engine.scrub import Scrub
 from engine.store import Store
 from engine.stored import INDEX_FILE, Source, Stored, stored
-from engine.superblock import BLOCK_BYTES, State
+from engine.superblock import BLOCK_BYTES, SLABS_MAX, State
 from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord, check_volume_name
 from native.audit import Audit
 
 __all__ = ["Finding", "Report", "check", "check_path"]
 
-SLABS_MAX = 65_536
 COUNTER_MAX = 1 << 62  # no counter gets there in the life of a store
 
 
@@ -149,7 +148,7 @@ class Checker:
         for key, value in self.records_of(where, record):
             try:
                 names.add(key, value)
-            except (struct.error, IndexError):
+            except (struct.error, IndexError, errors.Corrupt):
                 self.find("F3", where, f"record {key!r} does not parse")
         NamesCheck(names, where, self.find).run(record, self.state)
         for inode in names.inodes.values():
@@ -202,7 +201,8 @@ class Checker:
 
     def _namespace_node(self, where: str, node_id: int) -> Node | None:
         try:
-            return decode(node_id, self.reader.node(node_id), self.source.superblock.hash_seed)
+            seed = self.source.superblock.hash_seed
+            return decode(node_id, self.reader.node(node_id), seed, ordered=False)
         except KeyError:
             self.find("F2", where, f"node {node_id} is missing")
         except errors.Corrupt as error:
@@ -227,8 +227,8 @@ class Checker:
         for key, raw in self.reader.items("orphans"):
             try:
                 volume_id, ino = struct.unpack(">QQ", key)
-                inode = Inode.unpack(ino, raw)
-            except struct.error:
+                inode = Inode.unpack(ino, raw, sound=False)
+            except (struct.error, errors.Corrupt):
                 self.find("F16", f"orphan {key.hex()}", "it does not parse")
                 continue
             where = f"orphan inode {ino} of volume {volume_id}"
@@ -262,7 +262,7 @@ class Checker:
                 continue
             try:
                 inode = Inode.unpack(0, value)
-            except struct.error:
+            except (struct.error, errors.Corrupt):
                 self.find("F20", where, f"record {key!r} does not parse")
                 continue
             self.maps.check(where, inode, max(inode.shared_epoch, entry.epoch))

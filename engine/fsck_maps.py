@@ -9,8 +9,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from engine.filedata import FILE_BYTES_MAX
-from engine.inode import Inode
+from engine.inode import FILE_BYTES_MAX, HEIGHT_MAX, Inode
 from engine.meta import Reader
 from engine.nodes import is_namespace
 from engine.superblock import BLOCK_BYTES, State
@@ -20,7 +19,6 @@ from native.audit import Audit
 
 HEADER = struct.Struct("<IBBHQQQQQ")
 ADDRESS_MASK = (1 << 48) - 1
-LEVELS_MAX = 24
 Find = Callable[[str, str, str], None]
 
 
@@ -78,7 +76,7 @@ class MapsCheck:
 
     def check(self, where: str, inode: Inode, epoch: int) -> None:
         """One file, whose map was last shared in ``epoch``."""
-        if inode.size > FILE_BYTES_MAX or (inode.root and not 1 <= inode.height <= LEVELS_MAX):
+        if inode.size > FILE_BYTES_MAX or (inode.root and not 1 <= inode.height <= HEIGHT_MAX):
             self._find("F4", where, f"{inode.size} bytes in {inode.height} levels are too many")
         if not inode.root:
             if inode.blocks:

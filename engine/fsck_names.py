@@ -39,7 +39,7 @@ class Names:
         if len(key) < 9:
             raise struct.error("a key without an inode number")
         if kind == b"I" and len(key) == 9:
-            inode = Inode.unpack(ino, value)
+            inode = Inode.unpack(ino, value, sound=False)
             if inode.kind not in KINDS or not ino:
                 raise struct.error("no such inode")
             self.inodes[ino] = inode
@@ -47,7 +47,7 @@ class Names:
             entry = keys.unpack_by_name(key[9:], value)
             self.by_name[ino, entry.name] = entry
         elif kind == b"C" and len(key) == 17:
-            entry = keys.unpack_by_cookie(key, value)
+            entry = keys.unpack_by_cookie(key, value, sound=False)
             self.by_cookie[ino, entry.cookie] = entry
         elif kind == b"L" and len(key) == 11:
             self.targets.setdefault(ino, {})[int.from_bytes(key[9:], "big")] = value

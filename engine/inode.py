@@ -10,10 +10,14 @@ told in O(depth).
 import stat
 import struct
 
+from engine import errors
 from native import Tree
 
 _RECORD = struct.Struct("<IIIIQQQBxxxIQQQQQqqqqQQQQQQq")
 RECORD_BYTES = _RECORD.size
+FILE_BYTES_MAX = 1 << 50
+HEIGHT_MAX = 20  # a fan-out of four needs as many levels for the largest file
+_COUNT_MAX = 1 << 63
 
 FLAG_MARKED = 1  # has entries in the mark index
 
@@ -84,8 +88,13 @@ class Inode:
         )  # fmt: skip
 
     @classmethod
-    def unpack(cls, ino: int, record: bytes) -> "Inode":
-        """Inverse of ``pack``; struct.error on a record of the wrong length."""
+    def unpack(cls, ino: int, record: bytes, *, sound: bool = True) -> "Inode":
+        """Inverse of ``pack``; Corrupt on what ``pack`` cannot have made.
+
+        fsck and repair, which have to look at what is not ``sound``, only want it to parse.
+        """
+        if len(record) != RECORD_BYTES:
+            raise errors.Corrupt(f"the record of inode {ino} is damaged; run `ramet fsck`")
         inode = cls.__new__(cls)
         inode.ino = ino
         (
@@ -98,7 +107,22 @@ class Inode:
         inode.tree = None
         inode.dirty = False
         inode.orphan = False
+        if sound:
+            inode._check()
         return inode
+
+    def _check(self) -> None:
+        """What would make a later step fail half-way, or go on without end, ends here."""
+        mapped = bool(self.root)
+        if (
+            mapped != bool(self.height)
+            or (self.blocks and not mapped)
+            or self.height > HEIGHT_MAX
+            or self.blocks > FILE_BYTES_MAX
+            or self.size > FILE_BYTES_MAX
+            or max(self.next_cookie, self.entries, self.nlink << 32) >= _COUNT_MAX
+        ):
+            raise errors.Corrupt(f"the record of inode {self.ino} makes no sense; run `ramet fsck`")
 
     def data_tree(self, shared_epoch: int, domain: int) -> Tree:
         """The extent map's descriptor, with the epoch that is in force for this operation."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from engine import errors
 
 ROOT_INO = 1
+COOKIE_MAX = (1 << 63) - 1
 FIRST_COOKIE = 3  # front ends show '.' as 1 and '..' as 2
 NAME_MAX = 255
 SYMLINK_MAX = 4095
@@ -94,6 +95,9 @@ def pack_by_name(cookie: int, child: int, kind: int) -> bytes:
 
 
 def unpack_by_name(name: bytes, value: bytes) -> DirEntry:
+    """Corrupt for what ``pack_by_name`` cannot have made."""
+    if len(value) != _BY_NAME.size:
+        raise errors.Corrupt(f"the entry {name!r} is damaged; run `ramet fsck`")
     cookie, child, kind = _BY_NAME.unpack(value)
     return DirEntry(name, child, kind, cookie)
 
@@ -102,9 +106,17 @@ def pack_by_cookie(child: int, kind: int, name: bytes) -> bytes:
     return _BY_COOKIE.pack(child, kind) + name
 
 
-def unpack_by_cookie(key: bytes, value: bytes) -> DirEntry:
+def unpack_by_cookie(key: bytes, value: bytes, *, sound: bool = True) -> DirEntry:
+    """Corrupt for what ``pack_by_cookie`` cannot have made, and for names no directory may hold.
+
+    fsck only wants it to parse (not ``sound``): it has a finding of its own for such names.
+    """
+    name = bytes(value[_BY_COOKIE.size :])
+    bad = not 0 < len(name) <= NAME_MAX or b"/" in name or b"\0" in name
+    if len(key) != 17 or len(value) < _BY_COOKIE.size or (sound and bad):
+        raise errors.Corrupt(f"the entry {key.hex()} is damaged; run `ramet fsck`")
     child, kind = _BY_COOKIE.unpack_from(value)
-    return DirEntry(bytes(value[_BY_COOKIE.size :]), child, kind, int.from_bytes(key[9:17], "big"))
+    return DirEntry(name, child, kind, int.from_bytes(key[9:17], "big"))
 
 
 def check_name(parent: int, name: bytes) -> None:

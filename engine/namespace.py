@@ -43,6 +43,8 @@ class Namespace(InodeTable):
         """At most ``limit`` entries after ``cookie``, in cookie order."""
         self.directory(ino)
         found: list[DirEntry] = []
+        if cookie >= keys.COOKIE_MAX:
+            return found
         start = keys.cookie_key(ino, cookie + 1)
         for key, value in self.tree.scan(start, keys.cookie_prefix(ino)):
             if len(found) == limit:
@@ -155,7 +157,9 @@ class Namespace(InodeTable):
                 raise errors.AlreadyExists(f"{new_name!r} exists")
             if existing.ino == entry.ino:
                 return
-            self._check_replace(inode, self.inode(existing.ino))
+            target = self.inode(existing.ino)
+            self._check_replace(inode, target)
+            self._check_counts(target_dir, target)
         if inode.is_dir and source_dir is not target_dir and target_dir.nlink >= LINKS_MAX:
             raise errors.TooManyLinks("the directory has too many subdirectories")
         self._remove_entry(source_dir, entry)
@@ -171,6 +175,7 @@ class Namespace(InodeTable):
     def create_staged(self, mode: int, uid: int, gid: int) -> Inode:
         """A file without a name, held by the caller: invisible until ``publish``."""
         self.check_writable()
+        self.pool.check_room()
         inode = self.new_inode(stat.S_IFREG | stat.S_IMODE(mode), uid, gid)
         inode.nlink = 0
         self._remember(inode)
@@ -181,6 +186,7 @@ class Namespace(InodeTable):
     def publish(self, ino: int, parent: int, name: bytes, *, replace: bool = False) -> Inode:
         """Give a staged file its name, and the caller's hold back, in one step."""
         self.check_writable()
+        self.pool.check_room()
         inode = self.inode(ino)
         if not inode.orphan or inode.nlink:
             raise errors.InvalidArgument(f"inode {ino} is not staged")
@@ -193,6 +199,7 @@ class Namespace(InodeTable):
                 raise errors.AlreadyExists(f"{name.decode(errors='replace')!r} exists")
             if self.inode(existing.ino).is_dir:
                 raise errors.IsADirectory(f"{name!r} is a directory; remove it first")
+            self._check_counts(directory, self.inode(existing.ino))
             self._replace_target(directory, existing)
         self.pool.adopt_orphan(self.id, ino)
         inode.orphan = False
@@ -206,7 +213,11 @@ class Namespace(InodeTable):
     def path_of(self, ino: int) -> str | None:
         """The path of an inode by its last-made name; None when that name is gone."""
         parts: list[str] = []
+        seen: set[int] = set()
         while ino != ROOT_INO:
+            if ino in seen:
+                return None
+            seen.add(ino)
             try:
                 inode = self.inode(ino)
             except errors.Stale:
@@ -229,6 +240,7 @@ class Namespace(InodeTable):
             raise errors.NotFound("the directory was removed")
         if self.tree.get(keys.name_key(parent, name)) is not None:
             raise errors.AlreadyExists(f"{name.decode(errors='replace')!r} exists")
+        self.pool.check_room()
         return directory
 
     @staticmethod
@@ -239,7 +251,22 @@ class Namespace(InodeTable):
         entry = self.entry(directory.ino, name)
         if entry is None:
             raise errors.NotFound(f"no file {name.decode(errors='replace')!r} here")
-        return entry, self.inode(entry.ino)
+        inode = self.inode(entry.ino)
+        self._check_counts(directory, inode)
+        return entry, inode
+
+    def _check_counts(self, directory: Inode, inode: Inode) -> None:
+        """That no count falls below zero when the inode leaves the directory."""
+        least = 2 if inode.is_dir else 1
+        fewest = 3 if inode.is_dir else 2
+        if (
+            not directory.entries or directory.nlink < fewest or inode.nlink < least
+            or self.record.files < 2
+        ):  # fmt: skip
+            raise errors.Corrupt(
+                f"{self}: the counts of directory {directory.ino} or of inode {inode.ino} in it "
+                "are wrong; run `ramet fsck`"
+            )
 
     def _enter(self, directory: Inode, name: bytes, inode: Inode) -> None:
         """A new inode with its first name."""
@@ -310,9 +337,13 @@ class Namespace(InodeTable):
 
     def _check_not_below(self, inode: Inode, directory: Inode) -> None:
         ino = directory.ino
+        seen: set[int] = set()
         while ino != ROOT_INO:
             if ino == inode.ino:
                 raise errors.InvalidArgument("a directory cannot move below itself")
+            if ino in seen:
+                raise errors.Corrupt(f"{self}: directory {ino} is below itself; run `ramet fsck`")
+            seen.add(ino)
             ino = self.inode(ino).parent
 
     @staticmethod

@@ -10,6 +10,7 @@ Invariants:
 - ids in ``dead`` were owned by one tree alone and are deleted by the commit that seals them.
 """
 
+import operator
 import struct
 from collections.abc import Callable
 
@@ -27,6 +28,8 @@ _LENGTHS = struct.Struct("<HH")
 _CHECKSUM = struct.Struct("<Q")
 _CHECKSUM_OFFSET = 24
 _ENTRY_BYTES = 4  # the two lengths before each record
+_KEY_BYTES_MAX = 1 + 8 + 255 + 1 + 2  # an attribute's with the longest name
+_VALUE_BYTES_MAX = 1024  # so a node holds three records at least, and every split fits
 
 
 class Node:
@@ -79,7 +82,9 @@ def is_namespace(raw: "bytes | memoryview") -> bool:
     return len(raw) > _ENTRY_BYTES and raw[4] == KIND_NAMESPACE
 
 
-def decode(node_id: int, stored: "bytes | memoryview", seed: int) -> Node:
+def decode(
+    node_id: int, stored: "bytes | memoryview", seed: int, *, ordered: bool = True
+) -> Node:  # fmt: skip
     """Parse and check a stored node.  Corrupt names the first check that failed."""
     raw = bytearray(stored)
     if not HEADER_BYTES <= len(raw) <= NODE_BYTES:
@@ -102,11 +107,16 @@ def decode(node_id: int, stored: "bytes | memoryview", seed: int) -> Node:
         end = position + key_length + value_length
         if end > len(raw) or (level and value_length != _CHECKSUM.size):
             raise errors.Corrupt(f"namespace node {node_id}: record past its end")
+        if key_length > _KEY_BYTES_MAX or value_length > _VALUE_BYTES_MAX:
+            raise errors.Corrupt(f"namespace node {node_id}: record too long; run `ramet fsck`")
         node.keys.append(bytes(raw[position : position + key_length]))
         values.append(bytes(raw[position + key_length : end]))
         position = end
     if position != len(raw) or size != len(raw) - HEADER_BYTES:
         raise errors.Corrupt(f"namespace node {node_id}: wrong length; run `ramet fsck`")
+    keys = node.keys[1:] if level else node.keys  # above a leaf the first counts as minus infinity
+    if ordered and (any(map(operator.ge, keys, keys[1:])) or (level and not used)):
+        raise errors.Corrupt(f"namespace node {node_id}: keys out of order; run `ramet fsck`")
     node.vals = [int.from_bytes(v, "little") for v in values] if level else values
     return node
 
@@ -140,7 +150,10 @@ class NodeCache:
                 raise errors.Corrupt(
                     f"namespace node {node_id} is missing; run `ramet fsck`"
                 ) from None
-            node = self._nodes[node_id] = decode(node_id, raw, self._seed)
+            node = decode(node_id, raw, self._seed)
+            if node.birth > self.epoch:  # every tree that shares it would take it for its own
+                raise errors.Corrupt(f"namespace node {node_id} is of a later epoch; run fsck")
+            self._nodes[node_id] = node
             if len(self._nodes) > self._limit:
                 self.evict()
         return node

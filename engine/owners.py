@@ -181,7 +181,7 @@ class Owners:
                 continue
             try:
                 inode = Inode.unpack(keys.ino_of_inode_key(key), value)  # type: ignore[arg-type]
-            except struct.error:
+            except (struct.error, errors.Corrupt):
                 continue
             hits = self.map(inode)
             if hits:
@@ -211,7 +211,7 @@ class Owners:
                 if entry.ino != inode.ino:
                     return None
                 inode = Inode.unpack(inode.parent, parent)
-            except struct.error:
+            except (struct.error, errors.Corrupt):
                 return None
             parts.append(entry.name.decode(errors="surrogateescape"))
         return "/" + "/".join(reversed(parts)) if inode.ino == keys.ROOT_INO else None
@@ -239,7 +239,7 @@ class Owners:
     def _path_of_entry(self, root: int, directory: int, name: bytes) -> str | None:
         try:
             parent = Inode.unpack(directory, self._get(root, keys.inode_key(directory)) or b"")
-        except struct.error:
+        except (struct.error, errors.Corrupt):
             return None
         above = self.path(root, parent)
         text = name.decode(errors="surrogateescape")

@@ -22,6 +22,7 @@ from engine.inode import Inode
 from engine.meta import Meta, Reader, orphan_key
 from engine.nodes import NodeCache
 from engine.reclaim import ReclaimQueue
+from engine.reserve import CALL_PAGES, Dirty, Reserve
 from engine.slabs import SlabPool
 from engine.superblock import State, Superblock
 
@@ -52,6 +53,7 @@ class Pool:
         state: State,
         meta: Meta,
         slabs: SlabPool,
+        reserve: Reserve | None,
         *,
         cache_bytes: int,
         read_only: bool,
@@ -60,6 +62,7 @@ class Pool:
         self.state = state
         self.meta = meta
         self.slabs = slabs
+        self._reserve = reserve
         self.read_only = read_only
         self.failed: str | None = None
         self.corrupt_reads = CorruptReads()
@@ -107,6 +110,32 @@ class Pool:
         if self.read_only:
             raise errors.ReadOnly("the store was opened read-only; open it for writing")
 
+    @property
+    def reserve(self) -> Reserve:
+        assert self._reserve is not None, "the store was opened read-only"
+        return self._reserve
+
+    def close_reserve(self) -> None:
+        if self._reserve is not None:
+            self._reserve.close()
+
+    @property
+    def dirty_pages(self) -> int:
+        """Pages of metadata that a commit now would write, at most."""
+        dirty = Dirty(
+            nodes=self.core.dirty_nodes + len(self.nodes.dirty),
+            dead_nodes=len(self.nodes.dead),
+            chunks=self.core.dirty_chunks,
+            records=len(self.puts) + len(self.deletes),
+        )
+        return dirty.pages(self.reserve.leaf_pages)
+
+    def check_room(self, pages: int = CALL_PAGES) -> None:
+        """Before anything new is made: NoSpace when the commit of it might meet a full disk."""
+        self.check_writable()
+        if not self.reserve.covers(self.dirty_pages + pages):
+            raise errors.NoSpace(errors.HOST_IS_FULL)
+
     def put(self, table: str, key: bytes, value: bytes) -> None:
         """Store a small record with the next commit."""
         self.deletes.discard((table, key))
@@ -149,13 +178,25 @@ class Pool:
         for start in range(0, len(data), step):
             piece = data[start : start + step]
             block = first_block + start // self.superblock.block_bytes
-            while True:
-                try:
-                    self.core.write(tree, block, piece)
-                except native.NeedSlab:
-                    self.add_slab()
-                    continue
-                break
+            self._write_piece(tree, block, piece)
+
+    def _write_piece(self, tree: native.Tree, block: int, piece: memoryview) -> None:
+        """On a full disk, once more from the lowest free slots: those may be on disk already."""
+        rewound = False
+        while True:
+            try:
+                self.core.write(tree, block, piece)
+            except native.NeedSlab:
+                self.add_slab()
+            except OSError as error:
+                if error.errno not in errors.DISK_FULL:
+                    raise
+                if rewound:
+                    raise errors.NoSpace(errors.HOST_IS_FULL) from error
+                self.core.rewind()
+                rewound = True
+            else:
+                return
 
     def add_slab(self) -> None:
         slab = self.state.slabs
@@ -183,6 +224,7 @@ class Pool:
         """A write to the store's disk failed: take no more writes (DESIGN, Commit)."""
         if self.failed is None:
             self.failed = reason
+            self.meta.recover_reads()
 
 
 def now_ns() -> int:

@@ -12,7 +12,6 @@ may be garbage or not; gc finds out.  gc takes the queue for a root, so the two 
 Invariant: a node is in the queue at most once, unless it is shared (then its place only says so).
 """
 
-import contextlib
 import struct
 import time
 from collections.abc import Callable
@@ -41,10 +40,9 @@ class Entry(NamedTuple):
 
     @classmethod
     def unpack(cls, key: bytes, raw: bytes) -> "Entry":
-        try:
-            return cls(int.from_bytes(key, "big"), *_ENTRY.unpack(raw))
-        except struct.error as error:
-            raise errors.Corrupt("an entry of the reclaim queue is damaged; run fsck") from error
+        if len(key) != 8 or len(raw) != _ENTRY.size:
+            raise errors.Corrupt("an entry of the reclaim queue is damaged; run `ramet fsck`")
+        return cls(int.from_bytes(key, "big"), *_ENTRY.unpack(raw))
 
 
 class ReclaimQueue:
@@ -59,6 +57,9 @@ class ReclaimQueue:
         self._put = put
         self._delete = delete
         self._entries: dict[int, Entry] = {}
+        self._freed: set[int] = set()  # since the last capture
+        self._freed_before: set[int] = set()  # and before it: until then a node can be loaded
+        self._captured: object = nodes.dead
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -94,13 +95,28 @@ class ReclaimQueue:
         while self._entries:
             node_id, entry = self._entries.popitem()
             self._delete(TABLE, node_id.to_bytes(8, "big"))
+            if self._is_freed(node_id):
+                continue
             # What is damaged is left alone, with all below it; fsck names it.
-            with contextlib.suppress(native.CorruptNode, errors.Corrupt):
+            try:
                 self._reclaim(entry)
+            except (native.CorruptNode, errors.Corrupt):
+                pass
+            except BaseException:  # no memory, a read that failed: it stays in the queue
+                self._add(entry)
+                raise
             taken += 1
             if time.perf_counter() > deadline:
                 break
         return taken
+
+    def _is_freed(self, node_id: int) -> bool:
+        """Whether the node came up before.  In a tree that is sound none does; where nodes lead to
+        one another in a net, each would come up once for every path to it."""
+        if self._captured is not self._nodes.dead:
+            self._captured = self._nodes.dead
+            self._freed_before, self._freed = self._freed, set()
+        return node_id in self._freed or node_id in self._freed_before
 
     def _reclaim(self, entry: Entry) -> None:
         if entry.kind == NAMESPACE:
@@ -110,6 +126,7 @@ class ReclaimQueue:
         for child in children:
             self._add(Entry(child.node_id, EXTENT, child.level, child.epoch))
         if dead:
+            self._freed.add(entry.node_id)
             self._nodes.dead.append(entry.node_id)
 
     def _reclaim_namespace(self, entry: Entry) -> None:
@@ -122,4 +139,5 @@ class ReclaimQueue:
             elif key[:1] == b"I":
                 inode = Inode.unpack(0, value)  # type: ignore[arg-type]
                 self.add_map(inode.root, inode.height, max(inode.shared_epoch, entry.epoch))
+        self._freed.add(entry.node_id)
         self._nodes.discard(node, entry.epoch)

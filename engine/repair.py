@@ -48,7 +48,7 @@ def _share_all(work: Pass) -> None:
         record.shared_epoch = epoch
         work.put_record(record)
     for key, raw in work.reader.items("orphans"):
-        inode = Inode.unpack(int.from_bytes(key[8:], "big"), raw)
+        inode = Inode.unpack(int.from_bytes(key[8:], "big"), raw, sound=False)
         inode.shared_epoch = epoch
         work.put("orphans", key, inode.pack())
     work.state.epoch = epoch + 1

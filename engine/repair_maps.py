@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import xxhash
 
-from engine.filedata import FILE_BYTES_MAX
-from engine.fsck_maps import ADDRESS_MASK, HEADER, LEVELS_MAX
-from engine.inode import Inode
+from engine.fsck_maps import ADDRESS_MASK, HEADER
+from engine.inode import FILE_BYTES_MAX, HEIGHT_MAX, Inode
 from engine.meta import Reader
 from engine.nodes import is_namespace
 from engine.superblock import BLOCK_BYTES
@@ -60,7 +59,7 @@ class MapsRepair:
         if raw is None:
             inode.blocks = min(inode.blocks, BLOCKS_MAX)
             return
-        if inode.height != raw[5] + 1 and raw[5] < LEVELS_MAX:
+        if inode.height != raw[5] + 1 and raw[5] < HEIGHT_MAX:
             self._tell("F4", f"inode {inode.ino}: its map has {raw[5] + 1} levels")
             inode.height = raw[5] + 1
         kept = self._node(inode.root, inode.height - 1)

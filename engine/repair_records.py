@@ -165,7 +165,7 @@ class RecordsRepair:
             stored_records.setdefault(key, value)
             try:
                 names.add(key, value)
-            except (struct.error, IndexError):
+            except (struct.error, IndexError, errors.Corrupt):
                 strange += 1
         broken = (
             self.work.report.count("F2", "F3") - before + (record.id in self.work.checker.unborn)
@@ -194,8 +194,8 @@ class RecordsRepair:
         for key, raw in self.work.reader.items("orphans"):
             try:
                 volume_id, ino = struct.unpack(">QQ", key)
-                Inode.unpack(ino, raw)
-            except struct.error:
+                Inode.unpack(ino, raw, sound=False)
+            except (struct.error, errors.Corrupt):
                 volume_id, ino = 0, 0
             if volume_id not in volumes or (volume_id, ino) in self.work.checker.named:
                 self.tell("F16", f"orphan {key.hex()}", "removed: open ends it anyway")

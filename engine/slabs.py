@@ -2,7 +2,11 @@
 
 A pool on RADOS or S3 would take this module's place.  A slab is allocated on disk when it is made,
 as long as the host has room to spare, so that writes into it are sequential and cannot meet a full
-disk.
+disk.  A slab made when room is short is sparse: then a write may meet a full disk, and changes
+nothing.
+
+A new slab's directory entry becomes durable in ``sync``, with the commit that first refers to it:
+so every fsync of the store is one of a commit, and one that fails is never repeated.
 """
 
 import errno
@@ -10,9 +14,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import native
 from engine import errors
 
-HOST_RESERVE_BYTES = 64 << 20  # left free for metadata, so that deleting and gc always work
+SPARE_BYTES = 64 << 20  # a slab is allocated whole only if this and three more slabs stay free
 
 
 class SlabPool:
@@ -23,6 +28,7 @@ class SlabPool:
         self._slab_bytes = slab_bytes
         self._read_only = read_only
         self._fds: dict[int, int] = {}
+        self._new_names = False
 
     def file(self, slab: int) -> Path:
         return self._path / f"{slab:08d}.slab"
@@ -37,25 +43,32 @@ class SlabPool:
         return self._fds[slab]
 
     def create(self, slab: int) -> int:
-        """Make a slab (durably: its directory is synced); NoSpace when the host is full."""
-        host = os.statvfs(self._path)
-        free = host.f_bavail * host.f_frsize
-        if free < HOST_RESERVE_BYTES + min(self._slab_bytes, 16 << 20):
-            raise errors.NoSpace("the host file system is full; delete files and run `ramet gc`")
-        fd = os.open(self.file(slab), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        """Make a slab; NoSpace when the host has not even room for an empty file."""
         try:
-            if free >= HOST_RESERVE_BYTES + 4 * self._slab_bytes:
-                os.posix_fallocate(fd, 0, self._slab_bytes)
-            directory = os.open(self._path, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            fd = os.open(self.file(slab), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno in errors.DISK_FULL:
+                raise errors.NoSpace(errors.HOST_IS_FULL) from error
+            raise
+        try:
+            self._allocate(fd)
         except OSError:
             os.close(fd)
             raise
         self._fds[slab] = fd
+        self._new_names = True
         return fd
+
+    def _allocate(self, fd: int) -> None:
+        host = os.fstatvfs(fd)
+        if host.f_bavail * host.f_frsize < SPARE_BYTES + 4 * self._slab_bytes:
+            return
+        try:
+            native.allocate(fd, 0, self._slab_bytes)
+        except OSError as error:
+            if error.errno not in errors.DISK_FULL | {errno.EOPNOTSUPP}:
+                raise
+            os.ftruncate(fd, 0)  # others took the room meanwhile: then it is sparse
 
     def open_unbuffered(self, slab: int) -> int:
         """A descriptor that reads the medium, past the page cache; the caller closes it."""
@@ -75,9 +88,19 @@ class SlabPool:
         return sum(os.fstat(fd).st_blocks * 512 for fd in self._fds.values())
 
     def sync(self, slabs: Iterable[int]) -> None:
-        """Make what was written to these slabs durable."""
+        """Make what was written to these slabs, and the names of new ones, durable."""
+        new_names, self._new_names = self._new_names, False
         for slab in slabs:
             os.fdatasync(self._fds[slab])
+        if new_names:
+            self._sync_names()
+
+    def _sync_names(self) -> None:
+        directory = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def close(self) -> None:
         for fd in self._fds.values():

@@ -1,4 +1,4 @@
-"""The store: opens and closes, owns volumes, and is the one door to clone, commit and gc.
+"""The store: opens and closes, and is the one door to its volumes, clone, commit and gc.
 
 Directory layout (docs/FORMAT.md): ``meta/`` the LMDB environment, ``slabs/`` the blocks, ``index/``
 the fingerprint index (derived), ``run/`` the daemon's socket, ``lock`` held by the one process
@@ -13,22 +13,33 @@ import struct
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from engine import clones, errors, reclaim
 from engine.accounting import Accounting, Unique
 from engine.commit import Commit, write_or_fail
+from engine.creation import create_store
 from engine.gc import Gc, GcResult
 from engine.inode import Inode
-from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Meta, unpack_chunk_key, unpack_orphan_key
-from engine.pool import Change, Pool, now_ns
+from engine.meta import (
+    STATE_KEY,
+    SUPERBLOCK_KEY,
+    Meta,
+    id_key,
+    unpack_chunk_key,
+    unpack_orphan_key,
+)
+from engine.pool import Change, Pool
+from engine.records import Records
+from engine.reserve import Reserve
 from engine.slabs import SlabPool
+from engine.space import Space
 from engine.superblock import SLAB_SLOTS, State, Superblock
 from engine.trim import Trim
 from engine.volume import Volume
-from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord, check_volume_name
+from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord
+from engine.volumes import Volumes
 from native import EXTENT_FANOUT
 
 __all__ = ["Change", "Space", "Store"]
@@ -41,30 +52,13 @@ DEAD_NODES_MAX = 20_000
 INDEX_BYTES_MAX = 16 << 22  # what a whole index takes
 
 
-@dataclass(frozen=True)
-class Space:
-    """Space figures of the whole store, in bytes; all O(volumes) to compute."""
-
-    logical_bytes: int  # the sum of all file sizes
-    referenced_bytes: int  # mapped blocks, counted in every file and volume that maps them
-    physical_bytes: int  # allocated slots
-    metadata_bytes: int
-    free_bytes: int  # for new blocks: of the host file system, and free slots that take space on it
-    volumes: int
-    snapshots: int
-    files: int
-
-
-class Store:
+class Store(Volumes):
     """An open store.  Use as a context manager; ``close`` commits."""
 
     def __init__(self, path: Path, lock_fd: int, pool: Pool) -> None:
+        super().__init__(pool)
         self.path = path
         self._lock_fd = lock_fd
-        self.pool = pool
-        self._volumes: dict[int, Volume] = {}
-        self._names: dict[str, Volume] = {}
-        self._snapshots: dict[int, dict[str, Volume]] = {}
         self._in_flight: Commit | None = None
         self._waiting_for_readers: list[Commit] = []
         self._records: dict[str, bytes] = {}
@@ -81,30 +75,11 @@ class Store:
         records_max: int = RECORDS_MAX,
         slab_slots: int = SLAB_SLOTS,
     ) -> None:
-        """Make a store in an empty or new directory.  AlreadyExists, NotADirectory, OSError."""
-        root = Path(path)
+        """Make a store in an empty or new directory.  AlreadyExists, NotEmpty, NoSpace, OSError."""
         superblock = Superblock.new(
             fanout=fanout, records_max=records_max, slab_slots=slab_slots
         )  # fmt: skip
-        made = [each for each in (root, *root.parents) if not each.exists()]
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if (root / "meta").exists():
-            raise errors.AlreadyExists(f"{root} is a store already; choose another directory")
-        if any(root.iterdir()):
-            raise errors.NotEmpty(f"{root} is not empty; choose an empty directory")
-        for name in ("slabs", "index", "run", "meta.new"):
-            (root / name).mkdir(mode=0o700)
-        (root / "lock").touch(mode=0o600)
-        meta = Meta(root / "meta.new", create=True)
-        puts = [
-            ("super", SUPERBLOCK_KEY, superblock.pack()),
-            ("super", STATE_KEY, State().pack()),
-        ]
-        meta.write((), (), puts, ())
-        meta.close()
-        _sync_directories(root / "meta.new", root)  # where there is a meta/, there is all the rest
-        os.rename(root / "meta.new", root / "meta")
-        _sync_directories(root, root.parent, *(each.parent for each in made))
+        create_store(Path(path), superblock)
 
     @classmethod
     def open(
@@ -136,8 +111,12 @@ class Store:
                 root / "slabs", superblock.slab_slots * superblock.block_bytes, read_only=read_only
             )
             undo.callback(slabs.close)
+            reserve = None if read_only else Reserve(root, meta)
+            if reserve is not None:
+                undo.callback(reserve.close)
             pool = Pool(
-                superblock, state, meta, slabs, cache_bytes=cache_bytes, read_only=read_only
+                superblock, state, meta, slabs, reserve, cache_bytes=cache_bytes,
+                read_only=read_only,
             )  # fmt: skip
             undo.callback(pool.core.close)
             store = cls(root, lock_fd, pool)
@@ -151,25 +130,46 @@ class Store:
             pool.core.add_slab(slab, pool.slabs.open(slab))
         for key, bits in pool.meta.items("slots"):
             slab, chunk = unpack_chunk_key(key)
-            pool.core.load_chunk(slab, chunk, bits)
+            try:
+                pool.core.load_chunk(slab, chunk, bits)
+            except ValueError:
+                raise errors.Corrupt(
+                    f"the slots of slab {slab}, chunk {chunk} are damaged; run `ramet fsck`"
+                ) from None
+        if pool.meta.last_node() >= pool.state.next_node:
+            raise errors.Corrupt("node ids are past their counter; restore from a backup")
         for key, value in pool.meta.items("records"):
-            self._records[key.decode()] = value
-        for key, value in pool.meta.items(reclaim.TABLE):
-            pool.reclaim.load(key, value)
-        for _, raw in pool.meta.items("volumes"):
+            self._records[key.decode(errors="replace")] = value
+        for key, raw in pool.meta.items("volumes"):
             record = VolumeRecord.unpack(raw)
+            if key != id_key(record.id) or record.id >= pool.state.next_volume:
+                raise errors.Corrupt(f"volume {record.name} has another's number; run `ramet fsck`")
+            if record.shared_epoch >= pool.state.epoch:
+                raise errors.Corrupt(f"volume {record.name} is of a later epoch; run `ramet fsck`")
             parent = self._volumes.get(record.parent_id)
             if record.flags & FLAG_SNAPSHOT and parent is None:
                 raise errors.Corrupt(f"snapshot {record.name} has no volume; run `ramet fsck`")
             self._add(Volume(pool, record, parent))
-        if not pool.read_only:
-            for key, raw in pool.meta.items("orphans"):
-                volume_id, ino = unpack_orphan_key(key)
-                pool.drop_orphan(volume_id, Inode.unpack(ino, raw))
+        self._load_deleted()
         index = self.path / "index" / INDEX_FILE
         if index.exists():
             with index.open("rb") as entries:
                 pool.core.index_import(entries.read(INDEX_BYTES_MAX))
+
+    def _load_deleted(self) -> None:
+        """What waits to be freed.  A damaged record of it goes; what it named is left to gc."""
+        pool = self.pool
+        for key, raw in pool.meta.items(reclaim.TABLE):
+            try:
+                pool.reclaim.load(key, raw)
+            except errors.Corrupt:
+                pool.delete(reclaim.TABLE, key)
+        for key, raw in pool.meta.items("orphans") if not pool.read_only else ():
+            try:
+                volume_id, ino = unpack_orphan_key(key)
+                pool.drop_orphan(volume_id, Inode.unpack(ino, raw))
+            except errors.Corrupt:
+                pool.delete("orphans", key)
 
     def __enter__(self) -> "Store":
         return self
@@ -204,18 +204,23 @@ class Store:
         if self._lock_fd < 0:
             return
         self.pool.core.close()
+        self.pool.close_reserve()
         self.pool.slabs.close()
         self.pool.meta.close()
         os.close(self._lock_fd)
         self._lock_fd = -1
 
     def _save_index(self) -> None:
-        """The index is derived: it need not be durable, it must only be whole."""
+        """The index is derived: it need not be durable, only whole, and a full disk goes first."""
         target = self.path / "index" / INDEX_FILE
         scratch = target.with_suffix(".new")
-        scratch.write_bytes(self.pool.core.index_export())
-        scratch.chmod(0o600)
-        os.replace(scratch, target)
+        try:
+            scratch.write_bytes(self.pool.core.index_export())
+            scratch.chmod(0o600)
+            os.replace(scratch, target)
+        except OSError:
+            with contextlib.suppress(OSError):
+                scratch.unlink(missing_ok=True)
 
     @property
     def uuid(self) -> uuid.UUID:
@@ -230,173 +235,6 @@ class Store:
     def listeners(self) -> list[Callable[[Change], None]]:
         """Called after each change, on the engine thread; must be quick and raise nothing."""
         return self.pool.listeners
-
-    # --- volumes
-
-    def _add(self, volume: Volume) -> Volume:
-        self._volumes[volume.id] = volume
-        if volume.is_snapshot:
-            self._snapshots.setdefault(volume.record.parent_id, {})[volume.name] = volume
-        else:
-            self._names[volume.name] = volume
-        return volume
-
-    def _new_record(self, name: str, root: int, epoch: int) -> VolumeRecord:
-        check_volume_name(name)
-        state = self.pool.state
-        record = VolumeRecord(state.next_volume, name, root, epoch, 0, now_ns())
-        state.next_volume += 1
-        return record
-
-    def _check_free(self, name: str) -> None:
-        check_volume_name(name)
-        self.pool.check_writable()
-        if name in self._names:
-            raise errors.AlreadyExists(f"volume {name} exists; choose another name")
-
-    def create_volume(
-        self, name: str, *, quota_bytes: int = 0, own_domain: bool = False
-    ) -> Volume:  # fmt: skip
-        """A new, empty volume.
-
-        ``own_domain``: dedup finds its equal blocks in this volume only, so how long a write takes
-        tells nobody what other volumes hold; by default volumes share one domain.  Clones share
-        blocks in any case.
-        """
-        self._check_free(name)
-        record = self._new_record(name, 0, 0)
-        record.quota_bytes = _checked_quota(quota_bytes)
-        record.domain = record.id if own_domain else 0
-        volume = Volume(self.pool, record)
-        volume.make_root()
-        self._add(volume)
-        volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes")
-        return volume
-
-    def volumes(self) -> list[Volume]:
-        """All volumes (no snapshots), by name."""
-        return [self._names[name] for name in sorted(self._names)]
-
-    def volume(self, name: str) -> Volume:
-        volume = self._names.get(name)
-        if volume is None:
-            raise errors.NotFound(f"no volume {name!r}; see `ramet volume ls`")
-        return volume
-
-    def volume_by_id(self, volume_id: int) -> Volume:
-        """A volume or snapshot by its number; Stale when it is gone."""
-        volume = self._volumes.get(volume_id)
-        if volume is None:
-            raise errors.Stale(f"volume number {volume_id} is gone")
-        return volume
-
-    def set_quota(self, name: str, quota_bytes: int) -> None:
-        """Limit the bytes that a volume's files reference; 0: no limit.  What is past it stays."""
-        volume = self.volume(name)
-        volume.check_writable()
-        volume.record.quota_bytes = _checked_quota(quota_bytes)
-        volume.store_record()
-
-    def rename_volume(self, old: str, new: str) -> None:
-        volume = self.volume(old)
-        self._check_free(new)
-        del self._names[old]
-        volume.record.name = new
-        self._names[new] = volume
-        volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes", old.encode())
-
-    def remove_volume(self, name: str, *, force: bool = False) -> None:
-        """Remove a volume and its snapshots; Busy while files are open, unless forced."""
-        self.pool.check_writable()
-        volume = self.volume(name)
-        doomed = [*self.snapshots(volume), volume]
-        if not force and any(v.held for v in doomed):
-            raise errors.Busy(f"files of {name} are open; close them, or force")
-        for each in doomed:
-            self._drop(each)
-        del self._names[name]
-        self._snapshots.pop(volume.id, None)
-
-    def _drop(self, volume: Volume) -> None:
-        self.pool.core.add_debt(volume.record.blocks)
-        volume.reset(0, 0)
-        volume.removed = True
-        del self._volumes[volume.id]
-        self.pool.delete("volumes", volume.id.to_bytes(8, "big"))
-        self.pool.notify(volume.id, 0, "volumes")
-
-    def clone_volume(self, source: Volume, name: str) -> Volume:
-        """A writable clone of a volume or snapshot: one root copied, whatever is in it."""
-        self._check_free(name)
-        volume = self._copy_root(source, name)
-        self._add(volume)
-        return volume
-
-    def _copy_root(self, source: Volume, name: str, parent: Volume | None = None) -> Volume:
-        source.flush()
-        epoch = self.pool.bump_epoch()
-        if not source.is_snapshot:
-            source.tree.shared_epoch = source.record.shared_epoch = epoch
-            source.store_record()
-        record = self._new_record(name, source.tree.root, epoch)
-        record.origin_id = source.id
-        record.files, record.blocks = source.record.files, source.record.blocks
-        record.logical_bytes = source.record.logical_bytes
-        record.domain = record.id if source.record.domain else 0
-        if parent is not None:
-            record.parent_id = parent.id
-            record.flags |= FLAG_SNAPSHOT
-        volume = Volume(self.pool, record, parent)
-        volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes")
-        return volume
-
-    # --- snapshots
-
-    def snapshots(self, volume: Volume) -> list[Volume]:
-        """The volume's snapshots, oldest first."""
-        return sorted(self._snapshots.get(volume.id, {}).values(), key=lambda s: s.id)
-
-    def snapshot(self, volume: Volume, name: str) -> Volume:
-        found = self._snapshots.get(volume.id, {}).get(name)
-        if found is None:
-            raise errors.NotFound(f"no snapshot {name!r} of {volume}; see `ramet snapshot ls`")
-        return found
-
-    def create_snapshot(self, volume: Volume, name: str) -> Volume:
-        """A read-only, point-in-time view of the volume; constant time."""
-        volume.check_writable()
-        check_volume_name(name)
-        if name in self._snapshots.get(volume.id, {}):
-            raise errors.AlreadyExists(f"{volume} has a snapshot {name}; choose another name")
-        return self._add(self._copy_root(volume, name, volume))
-
-    def remove_snapshot(self, volume: Volume, name: str, *, force: bool = False) -> None:
-        self.pool.check_writable()
-        snapshot = self.snapshot(volume, name)
-        if snapshot.held and not force:
-            raise errors.Busy(f"files of {snapshot} are open; close them, or force")
-        self._drop(snapshot)
-        del self._snapshots[volume.id][name]
-
-    def restore(self, volume: Volume, name: str, *, force: bool = False) -> None:
-        """Take the volume back to a snapshot.  Busy while files are open; forced, their handles
-        go stale.  Inode numbers and generations made since are never used again."""
-        volume.check_writable()
-        snapshot = self.snapshot(volume, name)
-        if volume.held and not force:
-            raise errors.Busy(f"files of {volume} are open; close them, or force")
-        epoch = self.pool.bump_epoch()
-        self.pool.core.add_debt(volume.record.blocks)
-        volume.reset(snapshot.tree.root, epoch)
-        record, past = volume.record, snapshot.record
-        record.root, record.shared_epoch = volume.tree.root, epoch
-        record.files, record.blocks = past.files, past.blocks
-        record.logical_bytes = past.logical_bytes
-        volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes", volume.name.encode())
 
     # --- clones of files
 
@@ -443,6 +281,11 @@ class Store:
         """Nodes the next commit will store; what back-pressure goes by."""
         return len(self.pool.nodes.dirty) + self.pool.core.dirty_nodes
 
+    @property
+    def strained(self) -> bool:
+        """Whether the disk is full and a commit should come before anything else is deleted."""
+        return self.pool.reserve.strained(self.pool.dirty_pages)
+
     def _flush(self) -> None:
         for volume in self._volumes.values():
             if not volume.is_snapshot:
@@ -467,6 +310,7 @@ class Store:
             return
         self.pool.core.release(commit.sealed)
         self.pool.nodes.release()
+        self.pool.reserve.end()
         self._waiting_for_readers.append(commit)
         self.release_freed()
 
@@ -500,7 +344,8 @@ class Store:
         while len(queue) and limit_s > 0:
             start = time.perf_counter()
             queue.step(min(limit_s, RECLAIM_STEP_S))
-            if len(self.pool.nodes.dead) > DEAD_NODES_MAX and self._in_flight is None:
+            crowded = self.strained or len(self.pool.nodes.dead) > DEAD_NODES_MAX
+            if crowded and self._in_flight is None:
                 self.commit()
             limit_s -= time.perf_counter() - start
         return not len(queue)
@@ -531,7 +376,8 @@ class Store:
             gc.open()
             gc.mark()
             while not gc.sweep():
-                pass
+                if self.strained:
+                    self.commit()
         finally:
             gc.close()
         self.commit()
@@ -590,44 +436,8 @@ class Store:
     # --- records of upper layers
 
     @property
-    def records(self) -> "Records":
+    def records(self) -> Records:
         return Records(self.pool, self._records)
-
-
-def _sync_directories(*directories: Path) -> None:
-    """Make the names in them durable."""
-    for directory in directories:
-        fd = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-class Records:
-    """A small persistent table for the layers above: jobs, hosts, shares."""
-
-    def __init__(self, pool: Pool, table: dict[str, bytes]) -> None:
-        self._pool = pool
-        self._table = table
-
-    def get(self, key: str) -> bytes | None:
-        return self._table.get(key)
-
-    def put(self, key: str, value: bytes) -> None:
-        if not key or len(key.encode()) > 500:
-            raise errors.InvalidArgument("a record's key has 1 to 500 bytes")
-        self._pool.check_writable()
-        self._table[key] = value
-        self._pool.put("records", key.encode(), value)
-
-    def delete(self, key: str) -> None:
-        self._pool.check_writable()
-        if self._table.pop(key, None) is not None:
-            self._pool.delete("records", key.encode())
-
-    def items(self, prefix: str = "") -> list[tuple[str, bytes]]:
-        return sorted((k, v) for k, v in self._table.items() if k.startswith(prefix))
 
 
 @contextlib.contextmanager
@@ -636,9 +446,3 @@ def _damage_is_corrupt(root: Path) -> Iterator[None]:
         yield
     except (struct.error, ValueError, OverflowError) as error:
         raise errors.Corrupt(f"{root} is damaged ({error}); run `ramet fsck`") from error
-
-
-def _checked_quota(quota_bytes: int) -> int:
-    if not 0 <= quota_bytes < 1 << 63:
-        raise errors.InvalidArgument(f"a quota of {quota_bytes} bytes; give 0 or more")
-    return quota_bytes

@@ -23,6 +23,8 @@ RO_COMPAT_KNOWN = 0  # a set bit that is not known here: open read-only at most
 BLOCK_BYTES = 4096
 SLAB_SLOTS = 262_144  # 1 GiB
 SLAB_SLOTS_MAX = 1 << 30
+SLABS_MAX = 65_536
+COUNTER_MAX = 1 << 63  # far from wrapping round
 
 _SUPERBLOCK = struct.Struct("<8sIIQQQ16sQIIQq")
 _MAGIC = b"RAMETSB1"
@@ -43,6 +45,14 @@ def _unseal(raw: bytes | None, size: int) -> bytes | None:
     return raw[:size]
 
 
+def _good_shape(fanout: int, records_max: int, slab_slots: int) -> bool:
+    return (
+        4 <= fanout <= EXTENT_FANOUT
+        and 4 <= records_max < 1 << 32
+        and 1 <= slab_slots <= SLAB_SLOTS_MAX
+    )
+
+
 @dataclass(frozen=True)
 class Superblock:
     """What ``init`` fixed for the life of the store."""
@@ -61,7 +71,7 @@ class Superblock:
 
     @classmethod
     def new(cls, *, fanout: int, records_max: int, slab_slots: int) -> "Superblock":
-        if not 4 <= fanout <= EXTENT_FANOUT or records_max < 4 or slab_slots < 1:
+        if not _good_shape(fanout, records_max, slab_slots):
             raise errors.InvalidArgument("fanout or slab size out of range")
         return cls(
             VERSION, BLOCK_BYTES, 0, 0, 0, uuid.UUID(bytes=os.urandom(16), version=4),
@@ -88,19 +98,10 @@ class Superblock:
             raise errors.Unsupported("the store was made by a newer ramet; open it with that")
         if block.ro_compat & ~RO_COMPAT_KNOWN:
             raise errors.Unsupported("the store has features this ramet cannot write; upgrade it")
-        if not block.plausible:
+        shape = _good_shape(block.fanout, block.records_max, block.slab_slots)
+        if not shape or block.block_bytes != BLOCK_BYTES:
             raise errors.Corrupt("the superblock is damaged; restore the store from a backup")
         return block
-
-    @property
-    def plausible(self) -> bool:
-        """Whether the sizes are some that ``new`` would have allowed."""
-        return (
-            self.block_bytes == BLOCK_BYTES
-            and 4 <= self.fanout <= EXTENT_FANOUT
-            and self.records_max >= 4
-            and 1 <= self.slab_slots <= SLAB_SLOTS_MAX
-        )
 
 
 @dataclass
@@ -127,4 +128,7 @@ class State:
         raw = _unseal(raw, _STATE.size)
         if raw is None:
             raise errors.Corrupt("the store's counters are damaged; restore it from a backup")
-        return cls(*_STATE.unpack(raw))
+        state = cls(*_STATE.unpack(raw))
+        if max(_STATE.unpack(raw)) >= COUNTER_MAX or state.slabs > SLABS_MAX or not state.epoch:
+            raise errors.Corrupt("the store's counters make no sense; restore it from a backup")
+        return state

@@ -63,7 +63,7 @@ def orphans(reader: Reader) -> list[tuple[int, Inode]]:
     """(volume id, inode) of those that parse."""
     found = []
     for key, raw in reader.items("orphans"):
-        with contextlib.suppress(struct.error):
+        with contextlib.suppress(struct.error, errors.Corrupt):
             volume_id, ino = struct.unpack(">QQ", key)
             found.append((volume_id, Inode.unpack(ino, raw)))
     return found

@@ -8,6 +8,7 @@ from engine import errors
 _RECORD = struct.Struct("<QQQIqQQQqqQQH")
 FLAG_SNAPSHOT = 1
 VOLUME_NAME_MAX = 200
+_TOTAL_MAX = 1 << 62
 
 
 @dataclass
@@ -49,7 +50,14 @@ class VolumeRecord:
         if len(raw) != _RECORD.size + fields[-1]:
             raise errors.Corrupt("a volume's record is cut short; run `ramet fsck`")
         ident, root, shared, flags, created, *rest = fields[:-1]
-        return cls(ident, name, root, shared, flags, created, *rest)
+        record = cls(ident, name, root, shared, flags, created, *rest)
+        if max(record.files, abs(record.blocks), abs(record.logical_bytes)) > _TOTAL_MAX:
+            raise errors.Corrupt(f"the totals of volume {ident} make no sense; run `ramet fsck`")
+        try:
+            check_volume_name(name)
+        except errors.InvalidArgument as error:
+            raise errors.Corrupt(f"volume {ident} has a damaged name; run `ramet fsck`") from error
+        return record
 
 
 def check_volume_name(name: str) -> None:

@@ -225,11 +225,13 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @mapped
     async def unlink(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self.admit()
         volume, ino = self._locate(parent)
         volume.unlink(ino, name)
 
     @mapped
     async def rmdir(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self.admit()
         volume, ino = self._locate(parent)
         volume.rmdir(ino, name)
 

@@ -29,7 +29,7 @@ def parse(text: bytes) -> ET.Element:
     try:
         _refuse_tricks(text)
         root = ET.fromstring(text)  # noqa: S314 - DTDs are refused above
-    except (ET.ParseError, expat.ExpatError, ValueError) as error:
+    except (ET.ParseError, expat.ExpatError, ValueError, LookupError) as error:
         raise errors.InvalidArgument(f"this is no domain XML: {error}") from None
     if root.tag != "domain":
         raise errors.InvalidArgument(f"this is no domain XML: its root is <{root.tag[:40]}>")

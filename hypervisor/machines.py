@@ -30,6 +30,14 @@ class Machine(msgspec.Struct, frozen=True):
     uri: str | None = None
 
 
+def read_mark(payload: bytes) -> Machine:
+    """Corrupt for what is no mark of a VM."""
+    try:
+        return msgspec.msgpack.decode(payload, type=Machine)
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        raise errors.Corrupt(f"the mark of a VM is damaged ({error}); run `ramet fsck`") from None
+
+
 class Directory:
     """A VM's directory: in a volume, and on the mount if there is one."""
 
@@ -47,7 +55,7 @@ class Directory:
             raise errors.NotFound(
                 f"{self.volume}:{self.path} is no VM; make it one: `ramet vm add`"
             )
-        return msgspec.msgpack.decode(payload, type=Machine)
+        return read_mark(payload)
 
     def set_machine(self, machine: Machine) -> None:
         self.volume.set_mark(self.inode.ino, MARK, msgspec.msgpack.encode(machine))
@@ -117,7 +125,7 @@ def everyone(store: Store) -> Iterator[tuple[Directory, Machine]]:
         for ino, payload in volume.marks(MARK):
             path = volume.path_of(ino)
             if path is not None:
-                yield Directory(volume, path, None), msgspec.msgpack.decode(payload, type=Machine)
+                yield Directory(volume, path, None), read_mark(payload)
 
 
 def taken_macs(store: Store) -> set[str]:

@@ -5,6 +5,7 @@ nothing; the loop here loads the node and calls again.  All methods run on the e
 those of a ``ReadPlan``, ``SealedNodes.nodes`` and ``Marks``.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from native.owners import Owners
 __all__ = [
     "BLOCK_BYTES", "EXTENT_FANOUT", "HEADER_BYTES", "HOLE", "NODE_BYTES", "VISIT_NODES_MAX", "Core",
     "CorruptBlock", "CorruptNode", "Cut", "Extent", "Marks", "NativeError", "NeedSlab", "Owners",
-    "ReadPlan", "SealedNodes", "Tree", "WriteResult",
+    "ReadPlan", "SealedNodes", "Tree", "WriteResult", "allocate", "overwrites_in_place",
 ]  # fmt: skip
 
 BLOCK_BYTES: int = lib.RMT_BLOCK
@@ -119,6 +120,18 @@ class SealedNodes:
         return found
 
 
+def allocate(fd: int, offset: int, length: int, *, keep_size: bool = False) -> None:
+    """fallocate(2), and never an emulation of it.  OSError: ENOSPC, or EOPNOTSUPP."""
+    error = lib.rmt_allocate(fd, offset, length, keep_size)
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
+def overwrites_in_place(fd: int) -> bool:
+    """Whether the file system writes again in place; False where that takes new space (btrfs)."""
+    return bool(lib.rmt_overwrites_in_place(fd))
+
+
 class Core:
     """Node cache, slots and fingerprint index of one store."""
 
@@ -170,7 +183,7 @@ class Core:
         elif status == lib.RMT_CORRUPT_BLOCK:
             raise CorruptBlock(self._failure.block, self._failure.address)
         elif status == lib.RMT_CORRUPT_NODE:
-            raise CorruptNode(0)
+            raise CorruptNode(self._state.missing)
         elif status == lib.RMT_NOMEM:
             raise MemoryError("out of memory in the node cache")
         elif status == lib.RMT_IO:
@@ -213,6 +226,16 @@ class Core:
     @property
     def dirty_nodes(self) -> int:
         return self._state.dirty  # type: ignore[no-any-return]
+
+    @property
+    def dirty_chunks(self) -> int:
+        """Chunks of slots that the next seal will hold."""
+        return self._state.dirty_chunks  # type: ignore[no-any-return]
+
+    @property
+    def call_bytes(self) -> int:
+        """What one write may name and still be whole or not at all."""
+        return self._call_blocks * BLOCK_BYTES
 
     @property
     def cached_nodes(self) -> int:
@@ -367,6 +390,10 @@ class Core:
         status = lib.rmt_add_slab(self._core, slab, fd)
         if status:
             self._again(status)
+
+    def rewind(self) -> None:
+        """Take the lowest free slots next: on a full disk, those that have been written before."""
+        lib.rmt_rewind(self._core)
 
     def load_chunk(self, slab: int, chunk: int, bits: bytes) -> None:
         if len(bits) != CHUNK_BYTES:

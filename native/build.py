@@ -3,18 +3,23 @@
 The cdef is taken from ``rmt.h`` itself, so the declarations cannot drift from the code.
 """
 
+import argparse
 import os
 import re
-import sys
 from pathlib import Path
 
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 SOURCES = (
-    "audit.c", "cache.c", "gc.c", "index.c", "io.c", "map.c", "owners.c", "reclaim.c", "slots.c",
+    "audit.c", "cache.c", "gc.c", "host.c", "index.c", "io.c", "map.c", "owners.c", "reclaim.c",
+    "slots.c",
 )  # fmt: skip
-SANITIZE = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
+SANITIZE = [
+    "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer",
+    "-g",
+]  # fmt: skip
+ALLOCATIONS = "extern long rmt_alloc_count, rmt_alloc_fail;"
 
 
 def declarations() -> str:
@@ -30,24 +35,36 @@ def declarations() -> str:
     return "\n".join(kept)
 
 
-def builder(*, sanitize: bool = False) -> FFI:
+def builder(*, sanitize: bool = False, fail_alloc: bool = False) -> FFI:
+    """``fail_alloc``: allocations can be made to fail (alloc.h); for tests only."""
     ffi = FFI()
-    ffi.cdef(declarations())
+    ffi.cdef(declarations() + (ALLOCATIONS if fail_alloc else ""))
     flags = ["-O3", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra"]
+    if sanitize:
+        flags += SANITIZE
+    if fail_alloc:
+        flags += ["-DRMT_FAIL_ALLOC"]
     ffi.set_source(
         "native._core",
-        '#include "rmt.h"',
-        sources=[f"native/{name}" for name in SOURCES],
-        include_dirs=["native"],
-        extra_compile_args=flags + (SANITIZE if sanitize else []),
+        '#include "rmt.h"\n#include "alloc.h"',
+        sources=[str(HERE / name) for name in SOURCES],
+        include_dirs=[str(HERE)],
+        extra_compile_args=flags,
         extra_link_args=SANITIZE if sanitize else [],
     )
     return ffi
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sanitize", action="store_true", help="with ASan and UBSan")
+    parser.add_argument("--fail-alloc", action="store_true", help="see alloc.h")
+    parser.add_argument("--into", default=".", help="directory that gets native/_core")
+    told = parser.parse_args()
+    into = os.path.abspath(os.path.join(HERE.parent, told.into))
     os.chdir(HERE.parent)
-    builder(sanitize="--sanitize" in sys.argv[1:]).compile(verbose=False)
+    ffi = builder(sanitize=told.sanitize, fail_alloc=told.fail_alloc)
+    ffi.compile(tmpdir=into, verbose=False)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@
 #include "core.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -48,14 +47,14 @@ rmt_core *rmt_new(uint32_t fanout, uint32_t slab_slots, uint64_t seed, uint64_t 
 
 void rmt_free(rmt_core *core) {
   if (!core) return;
+  for (uint64_t i = 0; i < core->dirty_count; i++)
+    if (core->dirty[i]->state == NODE_DETACHED) free(core->dirty[i]);
   for (uint64_t i = 0; core->table && i <= core->table_mask; i++) {
     for (node *n = core->table[i], *next; n; n = next) {
       next = n->chain;
       if (n->state != NODE_SEALED) free(n);
     }
   }
-  for (uint64_t i = 0; i < core->dirty_count; i++)
-    if (core->dirty[i]->state == NODE_DETACHED) free(core->dirty[i]);
   while (core->spare) {
     node *next = core->spare->chain;
     free(core->spare);
@@ -163,11 +162,12 @@ static bool node_is_sound(const rmt_core *core, uint64_t id, uint8_t *data, size
   if (length != node_bytes(core) || h->magic != MAGIC_EXTENT || h->kind != KIND_EXTENT)
     return false;
   if (id && h->id != id) return false;
+  if (h->id >= core->state.next_id || h->birth > core->state.epoch) return false; /* not yet made */
   uint64_t stored = h->checksum;
   h->checksum = 0;
   bool same = rmt_hash(core, data, length) == stored;
   h->checksum = stored;
-  if (!same || h->level >= RMT_LEVELS_MAX) return false;
+  if (!same || (h->level && level_span(core, h->level - 1) >= RMT_BLOCKS_MAX)) return false;
   const entry *entries = (const entry *)(data + RMT_HEADER);
   uint64_t blocks = 0, used = 0, below = h->level ? level_span(core, h->level - 1) : 0;
   for (uint32_t i = 0; i < core->fanout; i++) {
@@ -303,7 +303,7 @@ void rmt_drop_node(rmt_core *core, uint64_t id) {
 }
 
 static int seal_chunks(rmt_core *core, rmt_sealed *sealed) {
-  sealed->chunks = malloc((core->chunks_dirty + 1) * sizeof *sealed->chunks);
+  sealed->chunks = malloc((core->state.dirty_chunks + 1) * sizeof *sealed->chunks);
   sealed->slabs = malloc((core->slab_count + 1) * sizeof *sealed->slabs);
   if (!sealed->chunks || !sealed->slabs) return RMT_NOMEM;
   for (uint32_t s = 0; s < core->slab_count; s++) {
@@ -333,7 +333,7 @@ int rmt_seal(rmt_core *core, rmt_sealed **out) {
     core->slabs[s].written = false;
     memset(core->slabs[s].chunk_dirty, 0, core->slab_chunks);
   }
-  core->chunks_dirty = 0;
+  core->state.dirty_chunks = 0;
   uint64_t kept = 0;
   for (uint64_t i = 0; i < core->dirty_count; i++) {
     node *n = core->dirty[i];

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "alloc.h"
 #include "rmt.h"
 
 enum node_state { NODE_CLEAN, NODE_DIRTY, NODE_SEALED, NODE_DETACHED };
@@ -78,7 +79,6 @@ struct rmt_core {
   uint64_t freed_count, freed_capacity;
   rmt_cut *cuts;
   uint64_t cut_capacity;
-  uint64_t chunks_dirty;
   bool armed;
   uint64_t *index; /* pairs of fingerprint, address + 1 */
   uint64_t index_mask;
@@ -122,6 +122,11 @@ node *cache_create(rmt_core *core, uint32_t level);          /* from the reserve
 node *cache_own(rmt_core *core, node *n, const rmt_tree *t); /* the node to change instead of n */
 
 /* map.c */
+/*
+ * A tree that was shared in this epoch, or says it will be in a later one, would copy its path on
+ * every change, whatever is reserved: no sound one is.
+ */
+bool map_may_change(const rmt_core *core, const rmt_tree *tree);
 int map_ensure(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t count);
 uint64_t map_nodes_bound(const rmt_core *core, uint64_t count);
 void map_grow(rmt_core *core, rmt_tree *tree, uint64_t end);

@@ -10,8 +10,6 @@
  */
 #include "core.h"
 
-#include <stdlib.h>
-
 struct rmt_marks {
   uint64_t *ids;
   uint64_t *seen;

@@ -13,6 +13,7 @@ static uint64_t *bucket(const rmt_core *core, uint64_t fingerprint) {
 }
 
 void rmt_index_insert(rmt_core *core, uint64_t fingerprint, uint64_t address) {
+  if (address > RMT_ADDRESS_MASK) return; /* an index file may say anything */
   uint64_t *b = bucket(core, fingerprint), *free_entry = NULL;
   for (uint32_t i = 0; i < BUCKET; i++) {
     uint64_t *e = b + 2 * i;

@@ -10,16 +10,20 @@
 #include "core.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #define FETCH_BLOCKS 512u
 #define RUN_VECTORS 256
 
+static bool in_a_slab(const rmt_core *core, uint64_t address) {
+  uint64_t number = address / core->slab_slots;
+  return number < RMT_SLABS_MAX && core->slabs[number].present;
+}
+
 static int read_slots(const rmt_core *core, uint64_t address, uint8_t *out, size_t length) {
   uint64_t number = address / core->slab_slots;
-  if (number >= RMT_SLABS_MAX || !core->slabs[number].present) return EIO;
+  if (!in_a_slab(core, address)) return EIO;
   off_t at = (off_t)(address % core->slab_slots) * RMT_BLOCK;
   while (length) {
     ssize_t got = pread(core->slabs[number].fd, out, length, at);
@@ -69,6 +73,10 @@ int rmt_fetch(const rmt_core *core, const uint64_t *addresses, const uint64_t *c
         run++;
       }
       memset(buffer, 0, size);
+    } else if (!in_a_slab(core, addresses[i])) {
+      failure->block = first + i;
+      failure->address = addresses[i];
+      status = RMT_CORRUPT_BLOCK;
     } else if (part < RMT_BLOCK) {
       status = fetch_part(core, addresses[i], checksums[i], first + i, skip, buffer, part, failure);
     } else {
@@ -187,7 +195,7 @@ static void classify(const rmt_core *core, batch *b, uint32_t i, bool dedup) {
   }
   w->fingerprint = rmt_hash(core, data, RMT_BLOCK);
   if (w->old_address != RMT_HOLE && b->old_checksums[i] == w->fingerprint &&
-      slot_equals(core, w->old_address, data)) {
+      rmt_is_allocated(core, w->old_address) && slot_equals(core, w->old_address, data)) {
     w->kind = SAME;
   } else if (dedup && rmt_index_lookup(core, index_key(b->domain, w->fingerprint), &candidate) &&
              rmt_is_allocated(core, candidate) && slot_equals(core, candidate, data)) {
@@ -342,6 +350,7 @@ int rmt_write(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count, co
               int dedup, rmt_written *written, rmt_failure *failure) {
   if (count > rmt_call_blocks(core) || first >= RMT_BLOCKS_MAX || count > RMT_BLOCKS_MAX - first)
     return RMT_RANGE;
+  if (!map_may_change(core, tree)) return RMT_CORRUPT_NODE;
   batch b;
   int status = batch_new(&b, data, count);
   b.domain = tree->domain;

@@ -13,23 +13,49 @@ static uint32_t index_at(const rmt_core *core, uint32_t level, uint64_t block) {
   return (uint32_t)(block % core->fanout);
 }
 
+/*
+ * The node that a tree or an entry names, which must be of this level and map so many blocks.
+ * Checked at every step down, this makes each walk end, whatever is stored: levels fall, so no node
+ * is below itself, and a count that is not zero (or not full) leads to a block (or a hole) straight
+ * away.
+ */
+static int open_node(rmt_core *core, uint64_t id, uint32_t level, uint64_t blocks, node **out) {
+  *out = cache_find(core, id);
+  if (!*out) return RMT_MISSING;
+  if (node_header(*out)->level == level && node_header(*out)->blocks == blocks) return RMT_OK;
+  core->state.missing = id;
+  return RMT_CORRUPT_NODE;
+}
+
+/* Before a map is changed, with any node of it cached or none. */
+static int check_root(rmt_core *core, const rmt_tree *tree) {
+  node *root;
+  if (tree->root) return open_node(core, tree->root, tree->height - 1, tree->blocks, &root);
+  core->state.missing = 0;
+  return tree->blocks || tree->height ? RMT_CORRUPT_NODE : RMT_OK;
+}
+
+bool map_may_change(const rmt_core *core, const rmt_tree *tree) {
+  return tree->shared_epoch < core->state.epoch;
+}
+
 /* The leaf of a block: NULL with RMT_OK for a hole, which then goes on until *hole_end. */
 static int find_leaf(rmt_core *core, const rmt_tree *tree, uint64_t block, node **leaf,
                      uint64_t *hole_end) {
   *leaf = NULL;
   *hole_end = RMT_BLOCKS_MAX;
   if (!tree->root || block >= level_span(core, tree->height - 1)) return RMT_OK;
-  uint64_t id = tree->root;
+  entry e = {tree->root, tree->blocks};
   for (uint32_t level = tree->height - 1;; level--) {
-    node *n = cache_find(core, id);
-    if (!n) return RMT_MISSING;
-    if (node_header(n)->level != level) return RMT_CORRUPT_NODE;
+    node *n;
+    int status = open_node(core, e.word, level, e.value, &n);
+    if (status != RMT_OK) return status;
     if (!level) {
       *leaf = n;
       return RMT_OK;
     }
-    id = node_entries(n)[index_at(core, level, block)].word;
-    if (!id) {
+    e = node_entries(n)[index_at(core, level, block)];
+    if (!e.word) {
       uint64_t span = level_span(core, level - 1);
       *hole_end = (block / span + 1) * span;
       return RMT_OK;
@@ -57,11 +83,11 @@ int rmt_resolve(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t c
   return RMT_OK;
 }
 
-static int next_data_below(rmt_core *core, uint64_t id, uint32_t level, uint64_t base,
+static int next_data_below(rmt_core *core, entry from, uint32_t level, uint64_t base,
                            uint64_t block, uint64_t *out) {
-  node *n = cache_find(core, id);
-  if (!n) return RMT_MISSING;
-  if (node_header(n)->level != level) return RMT_CORRUPT_NODE;
+  node *n;
+  int status = open_node(core, from.word, level, from.value, &n);
+  if (status != RMT_OK) return status;
   uint64_t span = level ? level_span(core, level - 1) : 1;
   for (uint64_t i = block > base ? (block - base) / span : 0; i < core->fanout; i++) {
     entry e = node_entries(n)[i];
@@ -71,7 +97,7 @@ static int next_data_below(rmt_core *core, uint64_t id, uint32_t level, uint64_t
       *out = start;
       return RMT_OK;
     }
-    int status = next_data_below(core, e.word, level - 1, start, block, out);
+    status = next_data_below(core, e, level - 1, start, block, out);
     if (status != RMT_OK || *out != RMT_HOLE) return status;
   }
   *out = RMT_HOLE;
@@ -81,14 +107,17 @@ static int next_data_below(rmt_core *core, uint64_t id, uint32_t level, uint64_t
 int rmt_next_data(rmt_core *core, const rmt_tree *tree, uint64_t block, uint64_t *out) {
   *out = RMT_HOLE;
   if (!tree->root || !tree->blocks || block >= level_span(core, tree->height - 1)) return RMT_OK;
-  return next_data_below(core, tree->root, tree->height - 1, 0, block, out);
+  entry top = {tree->root, tree->blocks};
+  int status = next_data_below(core, top, tree->height - 1, 0, block, out);
+  if (status == RMT_OK && *out >= RMT_BLOCKS_MAX) *out = RMT_HOLE;
+  return status;
 }
 
-static int next_hole_below(rmt_core *core, uint64_t id, uint32_t level, uint64_t base,
+static int next_hole_below(rmt_core *core, entry from, uint32_t level, uint64_t base,
                            uint64_t block, uint64_t *out) {
-  node *n = cache_find(core, id);
-  if (!n) return RMT_MISSING;
-  if (node_header(n)->level != level) return RMT_CORRUPT_NODE;
+  node *n;
+  int status = open_node(core, from.word, level, from.value, &n);
+  if (status != RMT_OK) return status;
   uint64_t span = level ? level_span(core, level - 1) : 1;
   for (uint64_t i = block > base ? (block - base) / span : 0; i < core->fanout; i++) {
     entry e = node_entries(n)[i];
@@ -98,7 +127,7 @@ static int next_hole_below(rmt_core *core, uint64_t id, uint32_t level, uint64_t
       return RMT_OK;
     }
     if (!level || e.value == span) continue;
-    int status = next_hole_below(core, e.word, level - 1, start, block, out);
+    status = next_hole_below(core, e, level - 1, start, block, out);
     if (status != RMT_OK || *out != RMT_HOLE) return status;
   }
   *out = RMT_HOLE;
@@ -108,13 +137,15 @@ static int next_hole_below(rmt_core *core, uint64_t id, uint32_t level, uint64_t
 int rmt_next_hole(rmt_core *core, const rmt_tree *tree, uint64_t block, uint64_t *out) {
   *out = block;
   if (!tree->root || block >= level_span(core, tree->height - 1)) return RMT_OK;
-  int status = next_hole_below(core, tree->root, tree->height - 1, 0, block, out);
+  entry top = {tree->root, tree->blocks};
+  int status = next_hole_below(core, top, tree->height - 1, 0, block, out);
   if (status == RMT_OK && *out == RMT_HOLE) *out = level_span(core, tree->height - 1);
   return status;
 }
 
 int rmt_lookup(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t count,
                rmt_extent *out, uint64_t capacity, uint64_t *found, uint64_t *next) {
+  if (first >= RMT_BLOCKS_MAX || count > RMT_BLOCKS_MAX - first) return RMT_RANGE;
   uint64_t start = first, end = first + count, n = 0;
   *found = 0;
   *next = end;
@@ -155,10 +186,12 @@ int rmt_lookup(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t co
 
 int map_ensure(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t count) {
   uint64_t block = first, end = first + count;
+  int status = check_root(core, tree);
+  if (status != RMT_OK) return status;
   while (block < end) {
     node *leaf;
     uint64_t hole_end;
-    int status = find_leaf(core, tree, block, &leaf, &hole_end);
+    status = find_leaf(core, tree, block, &leaf, &hole_end);
     if (status != RMT_OK) return status;
     block = leaf ? (block / core->fanout + 1) * core->fanout : hole_end;
   }
@@ -270,6 +303,7 @@ static void clear_leaf(rmt_core *core, rmt_tree *tree, uint64_t block, uint64_t 
 
 int rmt_punch(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count) {
   if (first >= RMT_BLOCKS_MAX || count > RMT_BLOCKS_MAX - first) return RMT_RANGE;
+  if (!map_may_change(core, tree)) return RMT_CORRUPT_NODE;
   uint64_t block = first, end = first + count;
   if (cuts_reserve(core, 1) != RMT_OK) return RMT_NOMEM;
   if (tree->root && !first && end >= level_span(core, tree->height - 1)) {
@@ -306,9 +340,9 @@ static int find_subtree(rmt_core *core, const rmt_tree *tree, uint64_t block, ui
   if (!tree->root || block >= level_span(core, tree->height - 1)) return RMT_OK;
   entry e = {tree->root, tree->blocks};
   for (uint32_t at = tree->height - 1; at > level && e.word; at--) {
-    node *n = cache_find(core, e.word);
-    if (!n) return RMT_MISSING;
-    if (node_header(n)->level != at) return RMT_CORRUPT_NODE;
+    node *n;
+    int status = open_node(core, e.word, at, e.value, &n);
+    if (status != RMT_OK) return status;
     e = node_entries(n)[index_at(core, at, block)];
   }
   if (e.value) *out = e;
@@ -344,6 +378,21 @@ static void share_entries(rmt_core *core, rmt_tree *dst, uint64_t block, const e
   map_count(core, dst, path, depth, block, grown);
 }
 
+/* A hole over a hole, however long, is one step: make *done larger if it is. */
+static int skip_holes(rmt_core *core, const rmt_tree *dst, uint64_t dst_first, const rmt_tree *src,
+                      uint64_t src_first, uint64_t count, uint64_t *done) {
+  node *into, *from;
+  uint64_t into_end, from_end;
+  int status = find_leaf(core, dst, dst_first, &into, &into_end);
+  if (status == RMT_OK) status = find_leaf(core, src, src_first, &from, &from_end);
+  if (status != RMT_OK || into || from) return status;
+  uint64_t skip = count;
+  if (into_end - dst_first < skip) skip = into_end - dst_first;
+  if (from_end - src_first < skip) skip = from_end - src_first;
+  if (skip > *done) *done = skip;
+  return RMT_OK;
+}
+
 /* One step: a shared subtree, or the entries that lie in one leaf on both sides. */
 static int share_step(rmt_core *core, rmt_tree *dst, uint64_t dst_first, const rmt_tree *src,
                       uint64_t src_first, uint64_t count, uint64_t *done) {
@@ -356,8 +405,10 @@ static int share_step(rmt_core *core, rmt_tree *dst, uint64_t dst_first, const r
     int status = find_subtree(core, src, src_first, (uint32_t)level, &child);
     if (status == RMT_OK) status = find_subtree(core, dst, dst_first, (uint32_t)level, &old);
     if (status != RMT_OK) return status;
-    if (child.word || old.word) share_child(core, dst, dst_first, (uint32_t)level, child);
     *done = level_span(core, (uint32_t)level);
+    if (!child.word && !old.word)
+      return skip_holes(core, dst, dst_first, src, src_first, count, done);
+    share_child(core, dst, dst_first, (uint32_t)level, child);
     return RMT_OK;
   }
   node *from, *into;
@@ -368,8 +419,9 @@ static int share_step(rmt_core *core, rmt_tree *dst, uint64_t dst_first, const r
   uint64_t left = from ? core->fanout - src_first % core->fanout : hole_end - src_first;
   *done = count < room ? count : room;
   if (left < *done) *done = left;
+  if (!into && !from) return skip_holes(core, dst, dst_first, src, src_first, count, done);
   const entry *entries = from ? node_entries(from) + src_first % core->fanout : NULL;
-  if (into || from) share_entries(core, dst, dst_first, entries, *done);
+  share_entries(core, dst, dst_first, entries, *done);
   return RMT_OK;
 }
 
@@ -377,6 +429,10 @@ int rmt_share(rmt_core *core, rmt_tree *dst, uint64_t *dst_first, const rmt_tree
               uint64_t *src_first, uint64_t *count) {
   if (*dst_first >= RMT_BLOCKS_MAX || *count > RMT_BLOCKS_MAX - *dst_first) return RMT_RANGE;
   if (*src_first >= RMT_BLOCKS_MAX || *count > RMT_BLOCKS_MAX - *src_first) return RMT_RANGE;
+  if (!map_may_change(core, dst)) return RMT_CORRUPT_NODE;
+  int status = check_root(core, dst);
+  if (status == RMT_OK) status = check_root(core, src);
+  if (status != RMT_OK) return status;
   while (*count) {
     if (cache_reserve(core, map_nodes_bound(core, 1)) != RMT_OK ||
         slots_reserve_freed(core, core->fanout) != RMT_OK ||
@@ -384,7 +440,7 @@ int rmt_share(rmt_core *core, rmt_tree *dst, uint64_t *dst_first, const rmt_tree
       return RMT_NOMEM;
     map_grow(core, dst, *dst_first + *count);
     uint64_t done;
-    int status = share_step(core, dst, *dst_first, src, *src_first, *count, &done);
+    status = share_step(core, dst, *dst_first, src, *src_first, *count, &done);
     if (status != RMT_OK) return status;
     *dst_first += done;
     *src_first += done;

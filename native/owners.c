@@ -15,8 +15,6 @@
  */
 #include "core.h"
 
-#include <stdlib.h>
-
 struct rmt_owners {
   rmt_marks *nodes;     /* index of node ids only */
   uint32_t *node_owner; /* by index */

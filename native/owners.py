@@ -23,7 +23,11 @@ class Owners:
         self._number = ffi.new("uint64_t *")
         self._failed = ffi.new("uint64_t *")
         self._owner = ffi.new("uint32_t *")
-        self.add(0)
+        try:
+            self.add(0)
+        except MemoryError:
+            self.close()
+            raise
 
     def close(self) -> None:
         if self.c is not None:

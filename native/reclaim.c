@@ -6,8 +6,6 @@
  */
 #include "core.h"
 
-#include <stdlib.h>
-
 int cuts_reserve(rmt_core *core, uint64_t count) {
   uint64_t room = core->state.cuts + count;
   if (room <= core->cut_capacity) return RMT_OK;
@@ -25,6 +23,7 @@ void cuts_add(rmt_core *core, uint64_t id, uint32_t level, uint64_t epoch) {
 
 uint64_t rmt_take_cuts(rmt_core *core, rmt_cut *out, uint64_t capacity) {
   uint64_t count = core->state.cuts < capacity ? core->state.cuts : capacity;
+  if (!count) return 0;
   core->state.cuts -= count;
   memcpy(out, core->cuts + core->state.cuts, count * sizeof *out);
   return count;

@@ -20,7 +20,9 @@
 #define RMT_HEADER 48u
 #define RMT_FANOUT_MAX 252u
 #define RMT_LEVELS_MAX 24u
+#ifndef RMT_SLABS_MAX /* the fuzzers make many small cores */
 #define RMT_SLABS_MAX 65536u
+#endif
 #define RMT_CHUNK_SLOTS 8192u
 #define RMT_CHUNK_BYTES 2048u
 #define RMT_BLOCKS_MAX (1ull << 40)
@@ -92,6 +94,7 @@ typedef struct {
   uint64_t holes;   /* free slots that were punched out of their slabs */
   uint64_t cuts;    /* waiting for rmt_take_cuts */
   uint64_t debt;    /* blocks that were let go of and may be garbage now: only gc can tell */
+  uint64_t dirty_chunks;
 } rmt_shared;
 
 rmt_core *rmt_new(uint32_t fanout, uint32_t slab_slots, uint64_t seed, uint64_t cache_nodes,
@@ -132,6 +135,7 @@ int rmt_share(rmt_core *core, rmt_tree *dst, uint64_t *dst_first, const rmt_tree
 
 /* slots.c */
 int rmt_add_slab(rmt_core *core, uint32_t slab, int fd);
+void rmt_rewind(rmt_core *core); /* take the lowest free slots next: those are on disk */
 int rmt_load_chunk(rmt_core *core, uint32_t slab, uint32_t chunk, const uint8_t *bits);
 int rmt_is_allocated(const rmt_core *core, uint64_t address);
 int rmt_is_shared(const rmt_core *core, uint64_t address);
@@ -178,6 +182,10 @@ uint64_t rmt_owners_deduped(const rmt_owners *owners);
 void rmt_index_insert(rmt_core *core, uint64_t fingerprint, uint64_t address);
 int rmt_index_lookup(const rmt_core *core, uint64_t fingerprint, uint64_t *address);
 uint64_t rmt_index_export(const rmt_core *core, uint64_t *out, uint64_t capacity);
+
+/* host.c */
+int rmt_allocate(int fd, uint64_t offset, uint64_t length, int keep_size); /* 0 or an errno */
+int rmt_overwrites_in_place(int fd); /* writing again takes no new space */
 
 /* io.c */
 int rmt_read(rmt_core *core, const rmt_tree *tree, uint64_t offset, uint8_t *buffer, size_t length,

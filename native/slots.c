@@ -16,7 +16,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
-#include <stdlib.h>
 
 static slab *slab_of(const rmt_core *core, uint64_t address, uint32_t *slot) {
   uint64_t number = address / core->slab_slots;
@@ -27,7 +26,7 @@ static slab *slab_of(const rmt_core *core, uint64_t address, uint32_t *slot) {
 
 static void chunk_changed(rmt_core *core, slab *s, uint32_t slot) {
   uint8_t *dirty = &s->chunk_dirty[slot / RMT_CHUNK_SLOTS];
-  core->chunks_dirty += !*dirty;
+  core->state.dirty_chunks += !*dirty;
   *dirty = 1;
   core->state.changed++;
 }
@@ -58,6 +57,9 @@ int rmt_add_slab(rmt_core *core, uint32_t number, int fd) {
 int rmt_load_chunk(rmt_core *core, uint32_t number, uint32_t chunk, const uint8_t *bits) {
   if (number >= core->slab_count || chunk >= core->slab_chunks) return RMT_RANGE;
   slab *s = &core->slabs[number];
+  uint32_t left = core->slab_slots - chunk * RMT_CHUNK_SLOTS;
+  for (uint32_t i = left; i < RMT_CHUNK_SLOTS; i++) /* gc would free them in the next slab */
+    if ((bits[i >> 3] | bits[RMT_CHUNK_BYTES / 2 + (i >> 3)]) >> (i & 7) & 1) return RMT_RANGE;
   uint32_t at = chunk * (RMT_CHUNK_SLOTS / 64);
   memcpy(s->allocated + at, bits, RMT_CHUNK_BYTES / 2);
   memcpy(s->shared + at, bits + RMT_CHUNK_BYTES / 2, RMT_CHUNK_BYTES / 2);
@@ -148,6 +150,8 @@ bool slots_take_run(rmt_core *core, uint32_t want, uint64_t *address, uint32_t *
   *got = count;
   return true;
 }
+
+void rmt_rewind(rmt_core *core) { core->alloc_slab = core->alloc_slot = 0; }
 
 void slots_give_back(rmt_core *core, uint64_t address) {
   uint32_t slot;

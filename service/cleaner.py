@@ -87,7 +87,7 @@ class Cleaner:
         queue, nodes = self._store.pool.reclaim, self._store.pool.nodes
         while len(queue) and self._store.failed is None:
             queue.step(RECLAIM_STEP_S)
-            if len(nodes.dead) > DEAD_NODES_MAX:
+            if len(nodes.dead) > DEAD_NODES_MAX or self._store.strained:
                 await self._committer.durable()
             await trio.lowlevel.checkpoint()
 
@@ -137,7 +137,7 @@ class Cleaner:
         while not await trio.to_thread.run_sync(gc.mark, MARK_STEPS):
             pass
         while not gc.sweep():
-            if len(self._store.pool.nodes.dead) > DEAD_NODES_MAX:
+            if len(self._store.pool.nodes.dead) > DEAD_NODES_MAX or self._store.strained:
                 await self._committer.durable()
             await trio.lowlevel.checkpoint()
 

@@ -8,7 +8,7 @@ one under way.  When a write fails the store takes no more changes, and every wa
 import trio
 
 from engine import Store, errors
-from engine.commit import Commit
+from engine.commit import Commit, failure
 from engine.pool import METADATA_ERRORS
 
 IDLE_COMMIT_S = 2.0
@@ -23,6 +23,7 @@ class Committer:
         self._wanted = trio.Event()
         self._waiters: list[trio.Event] = []
         self._room = trio.Event()
+        self._failure: errors.RametError | None = None
         self.alone = trio.Lock()  # one commit at a time: ours, or the one that begins a gc
 
     async def durable(self) -> None:
@@ -31,12 +32,16 @@ class Committer:
         self._waiters.append(done)
         self._wanted.set()
         await done.wait()
+        if self._failure is not None:
+            raise self._failure
         if self._store.failed is not None:
             raise errors.StoreFailed(f"not durable: {self._store.failed}; reopen the store")
 
     async def admit(self) -> None:
         """Wait while too much is dirty: before a change enters the engine, never inside."""
-        while self._store.dirty_nodes > DIRTY_NODES_MAX and self._store.failed is None:
+        while self._store.failed is None and (
+            self._store.dirty_nodes > DIRTY_NODES_MAX or self._store.strained
+        ):
             self._wanted.set()
             await self._room.wait()
 
@@ -69,6 +74,6 @@ class Committer:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(commit.write)
         except METADATA_ERRORS as error:
-            self._store.fail(f"writing to its disk failed ({error})")
+            self._failure = failure(error, self._store.pool)
         finally:
             self._store.finish(commit)

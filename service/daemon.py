@@ -12,11 +12,11 @@ import signal
 import socket
 import struct
 import sys
+import traceback
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import trio
 
 from engine import Store, errors
@@ -28,7 +28,7 @@ from service import integrity, operations, vms
 from service.addresses import Context
 from service.cleaner import Cleaner
 from service.commits import Committer
-from service.rpc import SOCKET, Answer, Request, body_length, pack
+from service.rpc import SOCKET, Answer, Request, body_length, decode_request, pack
 from service.steps import Beside
 
 READS = {call.__name__: call for call in (*operations.READS, *vms.READS, *integrity.READS)}
@@ -114,11 +114,13 @@ class Daemon:
         try:
             self._check_peer(stream)
             body = await _receive(stream, body_length(await _receive(stream, 4)))
-            request = msgspec.msgpack.decode(body, type=Request)
+            request = decode_request(body)
             return Answer(await self._perform(request))
         except errors.RametError as error:
             return Answer(kind=type(error).__name__, message=str(error))
-        except (OSError, TypeError, msgspec.MsgspecError) as error:
+        except Exception as error:
+            # Arguments of a wrong type, mostly. One request must not take the mount down with it.
+            traceback.print_exc(file=sys.stderr)
             return Answer(kind="RametError", message=f"{type(error).__name__}: {error}")
 
     @staticmethod

@@ -8,7 +8,7 @@ out as the same class.
 import socket
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ FRAME_BYTES_MAX = 16 << 20
 SOCKET = Path("run") / "ramet.sock"
 TIMEOUT_S = 5.0
 _LENGTH = struct.Struct(">I")
+T = TypeVar("T", "Request", "Answer")
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -38,6 +39,22 @@ class Answer(msgspec.Struct):
 def pack(message: Request | Answer) -> bytes:
     body = msgspec.msgpack.encode(message)
     return _LENGTH.pack(len(body)) + body
+
+
+def decode_request(body: bytes) -> Request:
+    """InvalidArgument for what is no request, whatever else it is."""
+    return _decode(body, Request)
+
+
+def decode_answer(body: bytes) -> Answer:
+    return _decode(body, Answer)
+
+
+def _decode(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        raise errors.InvalidArgument(f"not a {kind.__name__.lower()}: {error}") from None
 
 
 def body_length(head: bytes) -> int:
@@ -81,7 +98,7 @@ class Client:
         with self._connection as connection:
             connection.sendall(pack(Request(method, list(arguments))))
             length = body_length(self._receive(4))
-            answer = msgspec.msgpack.decode(self._receive(length), type=Answer)
+            answer = decode_answer(self._receive(length))
         if answer.kind:
             raise error_class(answer.kind)(answer.message)
         return answer.result

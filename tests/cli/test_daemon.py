@@ -15,7 +15,7 @@ import pytest
 from command import Ramet
 
 from service import background
-from service.rpc import Client, Request, pack
+from service.rpc import Client, Request, decode_answer, pack
 
 
 class Served(Ramet):
@@ -230,4 +230,24 @@ def test_nonsense_on_the_socket_harms_nobody(served: Served) -> None:
         door.connect(str(served.store / "run" / "ramet.sock"))
         door.sendall(pack(Request("__class__", [])))
         assert b"Unsupported" in door.recv(1000)
+    assert served.json("status")["serving"]
+
+
+def test_hostile_requests_are_answered_and_the_mount_stays(served: Served) -> None:
+    head = b"\x82\xa6method\xa2ls\xa9arguments"
+    bodies = [
+        head + b"\x91" * 100_000,  # deeper than the interpreter recurses
+        head + b"\x91\xd9\x02\xff\xff",  # no UTF-8
+        head + b"\xdd\xff\xff\xff\xff",  # more elements than there are bytes
+        head + b"\x91\x05",  # a number where an address is due
+        head + b"\x90",
+        head + b"\x91\xa3a:b",
+    ]
+    for body in bodies:
+        with socket.socket(socket.AF_UNIX) as door:
+            door.connect(str(served.store / "run" / "ramet.sock"))
+            door.sendall(len(body).to_bytes(4, "big") + body)
+            answer = decode_answer(door.recv(1 << 16)[4:])
+            assert answer.kind, body
+    assert os.listdir(served.root) == ["lab"]
     assert served.json("status")["serving"]

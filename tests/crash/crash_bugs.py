@@ -70,16 +70,7 @@ def no_directory_fsync() -> None:
 
 def no_slab_directory_fsync() -> None:
     """The same of slabs alone: a slab's bytes are made durable, its name is not."""
-    create = SlabPool.create
-
-    def nameless(self: SlabPool, slab: int) -> int:
-        fsync, os.fsync = os.fsync, lambda _fd: None
-        try:
-            return create(self, slab)
-        finally:
-            os.fsync = fsync
-
-    _replace(SlabPool, "create", nameless)
+    _replace(SlabPool, "_sync_names", lambda _self: None)
 
 
 def lmdb_nosync() -> None:

@@ -5,9 +5,13 @@ notes allow (crash_log.py); then the store has to do its work: a write, a commit
 nothing that is in use.
 """
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
+import msgspec
 from crash_log import History
 from crash_model import State, fingerprint
 
@@ -19,7 +23,38 @@ PROBE_BYTES = bytes(range(256)) * 200 + bytes(9000) + b"end"
 
 
 def check(store_path: Path, history: History) -> list[str]:
-    """All that is wrong; empty when nothing is."""
+    """All that is wrong; empty when nothing is.
+
+    In a process of its own: damaged metadata may end it by a signal, and nothing of it stays.
+    """
+    output, into = os.pipe()
+    child = os.fork()
+    if not child:
+        _report(into, store_path, history)
+    os.close(into)
+    try:
+        with os.fdopen(output, "rb") as answer:
+            raw = answer.read()
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    return msgspec.msgpack.decode(raw, type=list[str]) if raw else [f"the check died ({status})"]
+
+
+def _report(into: int, store_path: Path, history: History) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        problems = check_here(store_path, history)
+    except BaseException as error:
+        problems = [f"{type(error).__name__}: {error}"]
+    with os.fdopen(into, "wb") as answer:
+        answer.write(msgspec.msgpack.encode(problems))
+    os._exit(0)
+
+
+def check_here(store_path: Path, history: History) -> list[str]:
     try:
         store = Store.open(store_path, cache_bytes=CACHE_BYTES)
     except errors.NoSuchStore as error:
@@ -28,8 +63,6 @@ def check(store_path: Path, history: History) -> list[str]:
         return [f"the store does not open: {error}"]
     try:
         return check_open(store, history)
-    except (errors.RametError, OSError) as error:
-        return [f"{type(error).__name__}: {error}"]
     finally:
         store.abandon()
 

@@ -132,6 +132,13 @@ def own_mounts() -> None:
         raise OSError(error, f"no mount namespace of our own: {os.strerror(error)}")
 
 
+def unmount_below(directory: Path) -> None:
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    for target in [line.split()[1] for line in mounts]:
+        if target.startswith(f"{directory}/"):
+            _libc.umount2(target.encode(), MNT_DETACH)
+
+
 def build() -> Path:
     """Compile disk.c, unless that has been done since it last changed."""
     if PROGRAM.exists() and PROGRAM.stat().st_mtime >= SOURCE.stat().st_mtime:

@@ -1,6 +1,5 @@
 """The two ways into a store: the engine in this process, and a daemon's mount and socket."""
 
-import contextlib
 import ctypes
 import os
 import stat
@@ -13,6 +12,7 @@ from service.rpc import Client
 
 DEADLINE_S = 30
 PUNCH_KEEPING_SIZE = 3
+ORPHAN_BYTES = b"nobody sees this" * 1024
 NO_QUOTA, OWN_DOMAIN = 0, False
 
 
@@ -24,13 +24,23 @@ def find_volume(store: Store, name: str) -> Volume:
 
 
 class EngineDoor:
-    """``engine.Store``, called directly.  ``store`` is replaced when the store is reopened."""
+    """``engine.Store``, called directly.  The file unlinked last is still open: an orphan."""
 
     write_bytes_max = 1 << 20
     splits_at_pages = False
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._orphan: tuple[Volume, int] | None = None
+
+    def reopened(self, store: Store) -> None:
+        self.store, self._orphan = store, None
+
+    def _close_orphan(self) -> None:
+        if self._orphan is not None:
+            volume, ino = self._orphan
+            volume.release(ino)
+            self._orphan = None
 
     def _file(self, volume: str, name: str) -> tuple[Volume, int]:
         found = find_volume(self.store, volume)
@@ -52,7 +62,12 @@ class EngineDoor:
         found.punch(ino, offset, length)
 
     def unlink(self, volume: str, name: str) -> None:
-        self.store.volume(volume).unlink(ROOT_INO, name.encode())
+        self._close_orphan()
+        found, ino = self._file(volume, name)
+        found.hold(ino)
+        found.unlink(ROOT_INO, name.encode())
+        found.write(ino, 1000, ORPHAN_BYTES)
+        self._orphan = found, ino
 
     def rename(self, volume: str, old: str, new: str) -> None:
         self.store.volume(volume).rename(ROOT_INO, old.encode(), ROOT_INO, new.encode())
@@ -76,6 +91,7 @@ class EngineDoor:
         self.store.clone_volume(find_volume(self.store, source), volume)
 
     def remove_volume(self, volume: str) -> None:
+        self._close_orphan()
         self.store.remove_volume(volume)
 
     def snapshot(self, volume: str, name: str) -> None:
@@ -85,6 +101,7 @@ class EngineDoor:
         self.store.remove_snapshot(self.store.volume(volume), name)
 
     def restore(self, volume: str, name: str) -> None:
+        self._close_orphan()
         self.store.restore(self.store.volume(volume), name)
 
 
@@ -195,13 +212,6 @@ class DaemonDoor:
 
     def restore(self, volume: str, name: str) -> None:
         self.call("snapshot_restore", volume, name, False, False)
-        listed = self.call("ls", f"{volume}:/")
-        assert isinstance(listed, list)
-        for entry in listed:
-            # The kernel may believe for a second what the name was; an exclusive create asks.
-            with contextlib.suppress(FileExistsError):
-                os.mknod(self._mountpoint / volume / entry["name"])
-                raise AssertionError(f"{entry['name']} is listed and does not exist")
 
 
 def _punch(fd: int, offset: int, length: int) -> None:

@@ -6,6 +6,7 @@ note *after* the store said that it had.  A cut at some point of the log may the
 state between the last one acknowledged and the last one noted, and nothing else.
 """
 
+import itertools
 import mmap
 import os
 import struct
@@ -30,6 +31,7 @@ class Note(msgspec.Struct, omit_defaults=True):
     client: str = ""
     sequence: int = 0
     changed: dict[str, Fingerprint | None] = {}
+    what: str = ""  # how the client got there, for the report
 
 
 class Place(NamedTuple):
@@ -99,6 +101,7 @@ class Client:
     """One client's past: the states that a cut may leave, the acknowledged one first."""
 
     states: dict[int, State] = field(default_factory=lambda: {0: {}})
+    steps: dict[int, str] = field(default_factory=dict)
     latest: State = field(default_factory=dict)
 
 
@@ -122,6 +125,7 @@ class History:
                 else:
                     state[key] = fingerprint
             client.latest = client.states[note.sequence] = state
+            client.steps[note.sequence] = note.what
         elif note.kind == "ack":
             self.acks += 1
             client = self.clients[note.client]
@@ -136,35 +140,38 @@ class History:
         for name, client in self.clients.items():
             have = found.get(name, {})
             if not any(have == state for state in client.states.values()):
-                problems += explain(have, list(client.states.values()))
+                problems += explain(have, client.states)
+                problems += [f"  state {s}: {client.steps.get(s, '')}" for s in client.states]
         return problems
 
 
-def explain(have: State, allowed: list[State]) -> list[str]:
+def explain(have: State, allowed: dict[int, State]) -> list[str]:
     """Which keys, and which of their blocks, are what none of the allowed states has."""
-    acked, problems = allowed[0], []
-    for key in sorted(have.keys() | acked.keys()):
+    problems = []
+    for key in sorted(have.keys() | next(iter(allowed.values())).keys()):
         mine = have.get(key)
-        past = [state.get(key) for state in allowed]
-        if mine in past:
+        past = {sequence: state.get(key) for sequence, state in allowed.items()}
+        if mine in past.values():
             continue
         if mine is None:
             problems.append(f"{key} is gone")
-        elif all(each is None for each in past):
+        elif not any(past.values()):
             problems.append(f"{key} should not be there")
         else:
-            problems.append(f"{key}: {_blocks(mine, [p for p in past if p is not None])}")
+            problems.append(f"{key}: {_blocks(mine, {s: p for s, p in past.items() if p})}")
     return problems or ["each file is old or new, but the whole is no state the store ever had"]
 
 
-def _blocks(mine: Fingerprint, past: list[Fingerprint]) -> str:
-    count = len(mine.blocks) // 8
-    alien = [
-        n for n in range(count)
-        if not any(p.blocks[n * 8 : n * 8 + 8] == mine.blocks[n * 8 : n * 8 + 8] for p in past)
-    ]  # fmt: skip
-    sizes = sorted({p.size for p in past})
-    return (
-        f"{mine.size} bytes (allowed {sizes}), blocks that were never written there: {alien}; "
-        f"{'acknowledged content lost' if len(past) == 1 else f'{len(past)} states allowed'}"
-    )
+def _blocks(mine: Fingerprint, past: dict[int, Fingerprint]) -> str:
+    """Runs of blocks, each with the states that have these very blocks there: none, if foreign."""
+
+    def states_of(block: int) -> list[int]:
+        at = slice(block * 8, block * 8 + 8)
+        return [s for s, each in past.items() if each.blocks[at] == mine.blocks[at]]
+
+    runs = []
+    for states, group in itertools.groupby(range(len(mine.blocks) // 8), states_of):
+        blocks = list(group)
+        runs.append(f"{blocks[0]}-{blocks[-1]}: {states if states else 'FOREIGN'}")
+    sizes = {sequence: each.size for sequence, each in past.items()}
+    return f"{mine.size} bytes, states have {sizes}; blocks and their states: {', '.join(runs)}"

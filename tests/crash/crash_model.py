@@ -31,6 +31,14 @@ State = dict[str, Fingerprint]
 Action = Callable[[], object]
 
 
+def describe(action: Action) -> str:
+    """An action in a line."""
+    if not isinstance(action, partial):
+        return str(getattr(action, "__name__", action))
+    words = [f"{len(a)} bytes" if isinstance(a, bytes) else str(a) for a in action.args]
+    return f"{action.func.__name__} {' '.join(words)}"
+
+
 def fingerprint(content: "bytes | bytearray | memoryview") -> Fingerprint:
     digest = xxhash.xxh3_64_digest
     view = memoryview(content)

@@ -53,7 +53,7 @@ def is_directory(ino: int) -> bool:
     return ino == ROOT or ino % 2 == 0
 
 
-class Recorder(pyfuse3.Operations):  # type: ignore[misc]
+class Recorder(pyfuse3.Operations):
     """All in memory.  A file handle is twice the inode, plus one when it was opened O_DSYNC."""
 
     def __init__(self, log: Callable[[Record], object]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import crash_bugs
 from crash_check import check
-from crash_disk import FILE_SYSTEMS, own_mounts
+from crash_disk import FILE_SYSTEMS, own_mounts, unmount_below
 from crash_log import FSYNC, History, Medium, Record
 from crash_posix_cut import Posix
 
@@ -67,6 +67,7 @@ def scratch() -> Iterator[Path]:
     try:
         yield directory
     finally:
+        unmount_below(directory)  # what a signal between two lines left
         shutil.rmtree(directory)
 
 
@@ -74,7 +75,7 @@ def record(plan: Plan, directory: Path) -> Path:
     """Run the workload while all is recorded; returns the log."""
     log = directory / "log"
     with plan.medium.recorded(directory, log) as place:
-        command = [
+        command: list[str | Path] = [
             sys.executable, Path(__file__).with_name("crash_workload.py"), place.root / "store",
             "--notes", place.notes, "--seed", plan.seed, "--steps", str(plan.steps),
         ]  # fmt: skip

@@ -20,7 +20,7 @@ from pathlib import Path
 import crash_bugs
 from crash_doors import DaemonDoor, EngineDoor
 from crash_log import Note, NotesFile, Sink
-from crash_model import Action, Workload
+from crash_model import Action, Workload, describe
 
 from engine import Store
 
@@ -116,7 +116,8 @@ class EngineRun:
         sequence = self._note_state()
         self._store.close()
         self._sink(Note("ack", self.client, sequence))
-        self._store = self._door.store = Store.open(self._path, cache_bytes=CACHE_BYTES)
+        self._store = Store.open(self._path, cache_bytes=CACHE_BYTES)
+        self._door.reopened(self._store)
 
 
 class DaemonClient:
@@ -152,7 +153,8 @@ class DaemonClient:
         changes = self.workload.model.changes()
         if changes:
             self._sequence += 1
-            self._sink(Note("state", self._name, self._sequence, changes))
+            note = Note("state", self._name, self._sequence, changes, describe(action))
+            self._sink(note)
         action()
         if self._door.durable:
             self._sink(Note("ack", self._name, self._sequence))

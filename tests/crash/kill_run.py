@@ -42,7 +42,7 @@ class Notes:
         self.history = History()
         for name in CLIENTS:
             state = adopted.get(name, {})
-            self.history.clients[name] = Client({0: state}, state)
+            self.history.clients[name] = Client(states={0: state}, latest=state)
         self.enough = threading.Event()
         self.killed = False
         self._left = notes_max

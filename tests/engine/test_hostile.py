@@ -62,24 +62,24 @@ def test_a_namespace_of_nodes_that_all_have_the_same_children(path: Path) -> Non
 
 
 def test_extent_nodes_that_all_have_the_same_children(tmp_path: Path) -> None:
-    """24 levels of fan-out four over one leaf, each count a lie."""
+    """Twenty levels of fan-out four over one leaf, each count a lie."""
     path = tmp_path / "store"
     inos = build(path)
     with Surgery(path) as surgery:
         child = surgery.first_leaf(surgery.inode("lab", inos["g"]).root)
         first = surgery.state().next_node
-        for level in range(1, 24):
+        for level in range(1, 20):
             header, _ = surgery.extent(child)
             header[2], header[3], header[4], header[7] = level, 4, first + level, 0
             surgery.set_extent(first + level, header, [(child, 0)] * 4)
             child = first + level
-        surgery.set_state(next_node=first + 24)
-        surgery.set_inode("lab", inos["g"], root=child, height=24)
+        surgery.set_state(next_node=first + 20)
+        surgery.set_inode("lab", inos["g"], root=child, height=20)
     assert "F4" in checks(path)
     repair(path)
     assert repair(path).repaired == []
     with Store.open(path) as store:
-        assert store.volume("lab").resolve("/d/g").blocks > 1 << 40
+        assert store.volume("lab").resolve("/d/g").blocks > 1 << 36
 
 
 def test_numbers_as_large_as_there_are_allocate_nothing(path: Path) -> None:
@@ -87,7 +87,7 @@ def test_numbers_as_large_as_there_are_allocate_nothing(path: Path) -> None:
     with Surgery(path) as surgery:
         surgery.set_state(slabs=2**63, next_node=2**64 - 1, epoch=2**64 - 1)
         surgery.put("slots", chunk_key(2**32 - 1, 2**32 - 1), b"\xff" * 2048)
-    assert {"F15", "F14"} <= checks(path)
+    assert {"F1", "F14"} <= checks(path)
     with pytest.raises(errors.Corrupt):
         Store.open(path)
     assert grown(before) < MEMORY_BYTES
@@ -116,7 +116,7 @@ def test_an_index_of_noise_misleads_nobody(path: Path) -> None:
 
 def test_a_store_that_did_not_open_can_be_opened_after_repair_in_one_process(path: Path) -> None:
     with Surgery(path) as surgery:
-        surgery.put("records", b"\xff", b"?")
+        surgery.put("volumes", b"\xff" * 8, b"?")
     for _ in range(2):
         with pytest.raises(errors.Corrupt):
             Store.open(path)

@@ -1,6 +1,7 @@
 """The C core against the plain Python reference, step by step, with everything evicted at will."""
 
 import os
+import struct
 import tempfile
 from collections.abc import Iterator
 
@@ -236,6 +237,23 @@ def test_equal_fingerprints_of_unequal_blocks_stay_apart(disk: Disk) -> None:
     assert bytes(buffer) == one + two
 
 
+def test_a_tree_of_a_later_epoch_is_never_changed(disk: Disk) -> None:
+    """It would copy its path on every change, past all that is reserved for that."""
+    core = disk.core
+    tree = native.Tree()
+    core.write(tree, 0, b"a" * BLOCK * 20)
+    before = (tree.root, tree.blocks)
+    lying = native.Tree(tree.root, tree.height, tree.blocks, core.epoch)
+    for call in (
+        lambda: core.write(lying, 0, os.urandom(BLOCK * 30)),
+        lambda: core.punch(lying, 3, 5),
+        lambda: core.share(lying, 4, tree, 0, 4),
+    ):
+        with pytest.raises(native.CorruptNode):
+            call()
+    assert (lying.root, lying.blocks) == before
+
+
 def test_absurd_ranges_are_refused(disk: Disk) -> None:
     core = disk.core
     tree = native.Tree()
@@ -248,3 +266,117 @@ def test_absurd_ranges_are_refused(disk: Disk) -> None:
         with pytest.raises(ValueError):
             call()
     assert core.next_data(tree, (1 << 64) - 2) is None
+
+
+def test_a_range_clone_of_holes_costs_what_is_mapped(disk: Disk) -> None:
+    """As many steps as blocks there are in the range would be hours here."""
+    core = disk.core
+    source, target = native.Tree(), native.Tree()
+    core.write(source, 3, b"a" * BLOCK)
+    core.write(target, 9, b"b" * BLOCK)
+    core.epoch = 2
+    source.shared_epoch = target.shared_epoch = 1
+    core.share(target, 0, source, 0, (1 << 40) - 1)
+    assert [e.block for e in core.lookup(target, 0, (1 << 40) - 1)] == [3]
+
+
+def test_slot_bits_past_a_slab_are_refused(disk: Disk) -> None:
+    """Its last chunk is longer than the slab; gc would free such bits in the slab after it."""
+    small = native.Core(hash_seed=7, load_node=disk.nodes.__getitem__, fanout=4, slab_slots=100)
+    small.add_slab(0, disk.slab.fileno())
+    bits = bytearray(2048)
+    bits[12] = 0x0F
+    small.load_chunk(0, 0, bytes(bits))
+    assert small.allocated_slots == 4
+    for at in (12, 1023, 1024 + 12, 2047):
+        bits = bytearray(2048)
+        bits[at] = 0x10
+        with pytest.raises(ValueError):
+            small.load_chunk(0, 0, bytes(bits))
+    small.close()
+
+
+def test_a_block_in_a_slab_that_is_not_there_is_damage_and_no_disk_error(disk: Disk) -> None:
+    core = disk.core
+    tree = native.Tree()
+    core.write(tree, 0, b"a" * 2 * BLOCK)
+    disk.commit()
+    (number,) = disk.nodes
+    leaf = bytearray(disk.nodes[number])
+    struct.pack_into("<Q", leaf, 48, struct.unpack_from("<Q", leaf, 48)[0] + (1 << 40))
+    leaf[24:32] = bytes(8)
+    struct.pack_into("<Q", leaf, 24, core.hash(leaf))
+    disk.nodes[number] = bytes(leaf)
+    core.forget()
+    core.read_into(tree, BLOCK, bytearray(BLOCK))
+    for offset, length in ((0, BLOCK), (5, 9)):
+        with pytest.raises(native.CorruptBlock) as caught:
+            core.read_into(tree, offset, bytearray(length))
+        assert caught.value.block == 0
+
+
+def test_a_good_copy_heals_an_entry_whose_checksum_is_wrong(disk: Disk) -> None:
+    """The block is still in its slot and the index knows it: the entry must change all the same."""
+    core = disk.core
+    tree, block = native.Tree(), b"a" * BLOCK
+    core.write(tree, 0, block)
+    disk.commit()
+    (number,) = disk.nodes
+    leaf = bytearray(disk.nodes[number])
+    leaf[56] ^= 1
+    leaf[24:32] = bytes(8)
+    struct.pack_into("<Q", leaf, 24, core.hash(leaf))
+    disk.nodes[number] = bytes(leaf)
+    core.forget()
+    buffer = bytearray(BLOCK)
+    with pytest.raises(native.CorruptBlock):
+        core.read_into(tree, 0, buffer)
+    core.write(tree, 0, block)
+    core.read_into(tree, 0, buffer)
+    assert buffer == block
+
+
+def test_the_same_block_in_a_slot_that_is_free_gets_a_slot(disk: Disk) -> None:
+    """The map says so and the bitmap does not: left there, it would be overwritten by the next."""
+    core = disk.core
+    tree, block = native.Tree(), b"a" * BLOCK
+    core.write(tree, 0, block)
+    disk.commit()
+    old = dict(disk.nodes)
+    core.write(tree, 0, b"b" * BLOCK, dedup=False)
+    disk.commit()
+    disk.nodes.update(old)  # a node that was stored before comes back
+    core.forget()
+    (before,) = core.lookup(tree, 0, 1)
+    assert not core.allocated(before.address)
+    core.write(tree, 0, block, dedup=False)
+    (after,) = core.lookup(tree, 0, 1)
+    assert core.allocated(after.address)
+
+
+def test_addresses_that_cannot_be_are_not_indexed(disk: Disk) -> None:
+    for address in ((1 << 64) - 1, 1 << 48):
+        disk.core.index_insert(5, address)
+    assert (disk.core.index_len, disk.core.index_lookup(5)) == (0, None)
+
+
+def test_a_node_from_the_future_is_never_used(disk: Disk) -> None:
+    """One with an id still to be handed out would be overwritten, one of a later epoch be taken
+    for a node of one tree alone by every tree that shares it."""
+    core = disk.core
+    tree = native.Tree()
+    core.write(tree, 0, b"a" * BLOCK * 2)
+    disk.commit()
+    (number,) = disk.nodes
+    good = disk.nodes[number]
+    for offset, value in ((8, core.next_node_id), (16, core.epoch + 1)):
+        leaf = bytearray(good)
+        struct.pack_into("<Q", leaf, offset, value)
+        struct.pack_into("<Q", leaf, 24, 0)
+        struct.pack_into("<Q", leaf, 24, core.hash(leaf))
+        ident = value if offset == 8 else number
+        disk.nodes[ident] = bytes(leaf)
+        core.forget()
+        with pytest.raises(native.CorruptNode) as caught:
+            core.read_into(native.Tree(ident, 1, 2), 0, bytearray(BLOCK))
+        assert caught.value.node_id == ident

@@ -37,10 +37,11 @@ class Mount:
         subprocess.run(["umount", "-l", str(self.root)], check=True)
 
 
-def serve(store: Path, root: Path) -> Mount:
+def serve(store: Path, root: Path, env: dict[str, str] | None = None) -> Mount:
     process = subprocess.Popen(
         [sys.executable, "-m", "cli", "--store", str(store), "serve", "--mount", str(root)],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        stdout=subprocess.PIPE, text=True,
+        env={**os.environ, **(env or {}), "PYTHONPATH": str(Path.cwd())},
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"

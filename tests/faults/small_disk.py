@@ -1,0 +1,61 @@
+"""A small real file system on a loop device, to be filled to its last byte."""
+
+import contextlib
+import errno
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+MKFS = {
+    "ext4": ["mkfs.ext4", "-q", "-F", "-m", "0"],
+    "xfs": ["mkfs.xfs", "-q", "-f"],
+    "btrfs": ["mkfs.btrfs", "-q", "-f"],
+}
+OTHERS = "others"
+SIZE_BYTES = {"ext4": 100 << 20, "xfs": 300 << 20, "btrfs": 160 << 20}  # xfs: its least
+FREE_BYTES = 90 << 20
+
+
+@contextlib.contextmanager
+def small_disk(kind: str) -> Iterator[Path]:
+    """An empty file system of the kind, mounted; gone afterwards."""
+    base = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=base, prefix="ramet-disk-") as directory:
+        image, root = Path(directory) / "image", Path(directory) / "mnt"
+        with image.open("wb") as file:
+            file.truncate(SIZE_BYTES[kind])
+        subprocess.run([*MKFS[kind], str(image)], check=True, stdout=subprocess.DEVNULL)
+        root.mkdir()
+        subprocess.run(["mount", "-o", "loop", str(image), str(root)], check=True)
+        try:
+            (root / OTHERS).touch()  # there is no room for its inode later
+            with (root / "padding").open("wb") as padding:
+                os.posix_fallocate(padding.fileno(), 0, max(free_bytes(root) - FREE_BYTES, 1))
+            yield root
+        finally:
+            subprocess.run(["umount", str(root)], check=True)
+
+
+def fill(root: Path) -> int:
+    """Somebody else's file takes all there is, to the last block; returns its bytes."""
+    size = 0
+    with (root / OTHERS).open("ab", buffering=0) as file:
+        for step in (1 << 20, 4096, 512):
+            data = os.urandom(step)
+            while True:
+                try:
+                    size += file.write(data)
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    break
+        with contextlib.suppress(OSError):
+            os.fsync(file.fileno())
+    return size
+
+
+def free_bytes(path: Path) -> int:
+    host = os.statvfs(path)
+    return host.f_bavail * host.f_frsize

@@ -1,0 +1,26 @@
+"""Every allocation of the C core fails once, under ASan and UBSan.  `make asan` takes all N."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+from sanitized import HERE, environment
+
+DEEP = os.environ.get("RAMET_FAULTS") == "deep"
+SEED = int(os.environ.get("RAMET_FAULTS_SEED", random.randrange(1 << 30)))
+STRIDE, ENGINE_STRIDE = (1, 1) if DEEP else (31, 97)
+
+
+def test_every_allocation_fails_once() -> None:
+    done = subprocess.run(
+        [sys.executable, str(HERE / "alloc_walk.py"), "--stride", str(STRIDE), "--seed", str(SEED),
+         "--engine", str(ENGINE_STRIDE)],
+        env=environment(), capture_output=True, text=True, check=False, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, (SEED, done.stderr[-6000:])
+    figures = json.loads(done.stdout)
+    print(done.stdout)
+    assert figures["core_points"] >= 300 // STRIDE, figures
+    assert figures["engine_points"] > 0, figures
