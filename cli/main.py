@@ -449,9 +449,10 @@ def vm_unregister(directory: str, force: bool, connect: str | None) -> None:
 
 @vm.command("ls")
 @click.argument("volume", required=False)
-def vm_ls(volume: str | None) -> None:
-    """List VMs.  Example: ramet vm ls lab"""
-    run(vms.vm_ls, volume)
+@EXACT
+def vm_ls(volume: str | None, exact: bool) -> None:
+    """List VMs, and what removing each would free.  Example: ramet vm ls lab --exact"""
+    run_counted(exact, vms.vm_ls, volume)
 
 
 @vm.command("show")

@@ -30,7 +30,7 @@ from native import HOLE
 from native.audit import BAD, Audit, Window, pairs
 
 WINDOW_SLOTS = 1 << 22  # 64 MiB of addresses and checksums for 16 GiB of blocks
-STEP_BLOCKS = 1024
+STEP_BLOCKS = 256  # 1 MiB: what a request beside it may have to wait for
 SUSPECTS_MAX = 1 << 20
 OWNERS_MAX = 10_000  # files named; more are counted
 

@@ -1,4 +1,4 @@
-"""The store: opens and closes, owns volumes, and is the one door to clone, commit and gc.
+"""The store: opens and closes, and is the one door to its volumes, clone, commit and gc.
 
 Directory layout (docs/FORMAT.md): ``meta/`` the LMDB environment, ``slabs/`` the blocks, ``index/``
 the fingerprint index (derived), ``run/`` the daemon's socket, ``lock`` held by the one process
@@ -13,7 +13,6 @@ import struct
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -31,13 +30,16 @@ from engine.meta import (
     unpack_chunk_key,
     unpack_orphan_key,
 )
-from engine.pool import Change, Pool, now_ns
+from engine.pool import Change, Pool
+from engine.records import Records
 from engine.reserve import Reserve
 from engine.slabs import SlabPool
+from engine.space import Space
 from engine.superblock import SLAB_SLOTS, State, Superblock
 from engine.trim import Trim
 from engine.volume import Volume
-from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord, check_volume_name
+from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord
+from engine.volumes import Volumes
 from native import EXTENT_FANOUT
 
 __all__ = ["Change", "Space", "Store"]
@@ -50,30 +52,13 @@ DEAD_NODES_MAX = 20_000
 INDEX_BYTES_MAX = 16 << 22  # what a whole index takes
 
 
-@dataclass(frozen=True)
-class Space:
-    """Space figures of the whole store, in bytes; all O(volumes) to compute."""
-
-    logical_bytes: int  # the sum of all file sizes
-    referenced_bytes: int  # mapped blocks, counted in every file and volume that maps them
-    physical_bytes: int  # allocated slots
-    metadata_bytes: int
-    free_bytes: int  # for new blocks: of the host file system, and free slots that take space on it
-    volumes: int
-    snapshots: int
-    files: int
-
-
-class Store:
+class Store(Volumes):
     """An open store.  Use as a context manager; ``close`` commits."""
 
     def __init__(self, path: Path, lock_fd: int, pool: Pool) -> None:
+        super().__init__(pool)
         self.path = path
         self._lock_fd = lock_fd
-        self.pool = pool
-        self._volumes: dict[int, Volume] = {}
-        self._names: dict[str, Volume] = {}
-        self._snapshots: dict[int, dict[str, Volume]] = {}
         self._in_flight: Commit | None = None
         self._waiting_for_readers: list[Commit] = []
         self._records: dict[str, bytes] = {}
@@ -250,174 +235,6 @@ class Store:
     def listeners(self) -> list[Callable[[Change], None]]:
         """Called after each change, on the engine thread; must be quick and raise nothing."""
         return self.pool.listeners
-
-    # --- volumes
-
-    def _add(self, volume: Volume) -> Volume:
-        self._volumes[volume.id] = volume
-        if volume.is_snapshot:
-            self._snapshots.setdefault(volume.record.parent_id, {})[volume.name] = volume
-        else:
-            self._names[volume.name] = volume
-        return volume
-
-    def _new_record(self, name: str, root: int, epoch: int) -> VolumeRecord:
-        check_volume_name(name)
-        state = self.pool.state
-        record = VolumeRecord(state.next_volume, name, root, epoch, 0, now_ns())
-        state.next_volume += 1
-        return record
-
-    def _check_free(self, name: str) -> None:
-        check_volume_name(name)
-        self.pool.check_room()
-        if name in self._names:
-            raise errors.AlreadyExists(f"volume {name} exists; choose another name")
-
-    def create_volume(
-        self, name: str, *, quota_bytes: int = 0, own_domain: bool = False
-    ) -> Volume:  # fmt: skip
-        """A new, empty volume.
-
-        ``own_domain``: dedup finds its equal blocks in this volume only, so how long a write takes
-        tells nobody what other volumes hold; by default volumes share one domain.  Clones share
-        blocks in any case.
-        """
-        self._check_free(name)
-        record = self._new_record(name, 0, 0)
-        record.quota_bytes = _checked_quota(quota_bytes)
-        record.domain = record.id if own_domain else 0
-        volume = Volume(self.pool, record)
-        volume.make_root()
-        self._add(volume)
-        volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes")
-        return volume
-
-    def volumes(self) -> list[Volume]:
-        """All volumes (no snapshots), by name."""
-        return [self._names[name] for name in sorted(self._names)]
-
-    def volume(self, name: str) -> Volume:
-        volume = self._names.get(name)
-        if volume is None:
-            raise errors.NotFound(f"no volume {name!r}; see `ramet volume ls`")
-        return volume
-
-    def volume_by_id(self, volume_id: int) -> Volume:
-        """A volume or snapshot by its number; Stale when it is gone."""
-        volume = self._volumes.get(volume_id)
-        if volume is None:
-            raise errors.Stale(f"volume number {volume_id} is gone")
-        return volume
-
-    def set_quota(self, name: str, quota_bytes: int) -> None:
-        """Limit the bytes that a volume's files reference; 0: no limit.  What is past it stays."""
-        volume = self.volume(name)
-        volume.check_writable()
-        volume.record.quota_bytes = _checked_quota(quota_bytes)
-        volume.store_record()
-
-    def rename_volume(self, old: str, new: str) -> None:
-        volume = self.volume(old)
-        self._check_free(new)
-        del self._names[old]
-        volume.record.name = new
-        self._names[new] = volume
-        volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes", old.encode())
-
-    def remove_volume(self, name: str, *, force: bool = False) -> None:
-        """Remove a volume and its snapshots; Busy while files are open, unless forced."""
-        self.pool.check_writable()
-        volume = self.volume(name)
-        doomed = [*self.snapshots(volume), volume]
-        if not force and any(v.held for v in doomed):
-            raise errors.Busy(f"files of {name} are open; close them, or force")
-        for each in doomed:
-            self._drop(each)
-        del self._names[name]
-        self._snapshots.pop(volume.id, None)
-
-    def _drop(self, volume: Volume) -> None:
-        self.pool.core.add_debt(volume.record.blocks)
-        volume.reset(0, 0)
-        volume.removed = True
-        del self._volumes[volume.id]
-        self.pool.delete("volumes", volume.id.to_bytes(8, "big"))
-        self.pool.notify(volume.id, 0, "volumes")
-
-    def clone_volume(self, source: Volume, name: str) -> Volume:
-        """A writable clone of a volume or snapshot: one root copied, whatever is in it."""
-        self._check_free(name)
-        volume = self._copy_root(source, name)
-        self._add(volume)
-        return volume
-
-    def _copy_root(self, source: Volume, name: str, parent: Volume | None = None) -> Volume:
-        source.flush()
-        epoch = self.pool.bump_epoch()
-        if not source.is_snapshot:
-            source.tree.shared_epoch = source.record.shared_epoch = epoch
-            source.store_record()
-        record = self._new_record(name, source.tree.root, epoch)
-        record.origin_id = source.id
-        record.files, record.blocks = source.record.files, source.record.blocks
-        record.logical_bytes = source.record.logical_bytes
-        record.domain = record.id if source.record.domain else 0
-        if parent is not None:
-            record.parent_id = parent.id
-            record.flags |= FLAG_SNAPSHOT
-        volume = Volume(self.pool, record, parent)
-        volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes")
-        return volume
-
-    # --- snapshots
-
-    def snapshots(self, volume: Volume) -> list[Volume]:
-        """The volume's snapshots, oldest first."""
-        return sorted(self._snapshots.get(volume.id, {}).values(), key=lambda s: s.id)
-
-    def snapshot(self, volume: Volume, name: str) -> Volume:
-        found = self._snapshots.get(volume.id, {}).get(name)
-        if found is None:
-            raise errors.NotFound(f"no snapshot {name!r} of {volume}; see `ramet snapshot ls`")
-        return found
-
-    def create_snapshot(self, volume: Volume, name: str) -> Volume:
-        """A read-only, point-in-time view of the volume; constant time."""
-        volume.check_writable()
-        self.pool.check_room()
-        check_volume_name(name)
-        if name in self._snapshots.get(volume.id, {}):
-            raise errors.AlreadyExists(f"{volume} has a snapshot {name}; choose another name")
-        return self._add(self._copy_root(volume, name, volume))
-
-    def remove_snapshot(self, volume: Volume, name: str, *, force: bool = False) -> None:
-        self.pool.check_writable()
-        snapshot = self.snapshot(volume, name)
-        if snapshot.held and not force:
-            raise errors.Busy(f"files of {snapshot} are open; close them, or force")
-        self._drop(snapshot)
-        del self._snapshots[volume.id][name]
-
-    def restore(self, volume: Volume, name: str, *, force: bool = False) -> None:
-        """Take the volume back to a snapshot.  Busy while files are open; forced, their handles
-        go stale.  Inode numbers and generations made since are never used again."""
-        volume.check_writable()
-        snapshot = self.snapshot(volume, name)
-        if volume.held and not force:
-            raise errors.Busy(f"files of {volume} are open; close them, or force")
-        epoch = self.pool.bump_epoch()
-        self.pool.core.add_debt(volume.record.blocks)
-        volume.reset(snapshot.tree.root, epoch)
-        record, past = volume.record, snapshot.record
-        record.root, record.shared_epoch = volume.tree.root, epoch
-        record.files, record.blocks = past.files, past.blocks
-        record.logical_bytes = past.logical_bytes
-        volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes", volume.name.encode())
 
     # --- clones of files
 
@@ -619,34 +436,8 @@ class Store:
     # --- records of upper layers
 
     @property
-    def records(self) -> "Records":
+    def records(self) -> Records:
         return Records(self.pool, self._records)
-
-
-class Records:
-    """A small persistent table for the layers above: jobs, hosts, shares."""
-
-    def __init__(self, pool: Pool, table: dict[str, bytes]) -> None:
-        self._pool = pool
-        self._table = table
-
-    def get(self, key: str) -> bytes | None:
-        return self._table.get(key)
-
-    def put(self, key: str, value: bytes) -> None:
-        if not key or len(key.encode()) > 500:
-            raise errors.InvalidArgument("a record's key has 1 to 500 bytes")
-        self._pool.check_room()
-        self._table[key] = value
-        self._pool.put("records", key.encode(), value)
-
-    def delete(self, key: str) -> None:
-        self._pool.check_writable()
-        if self._table.pop(key, None) is not None:
-            self._pool.delete("records", key.encode())
-
-    def items(self, prefix: str = "") -> list[tuple[str, bytes]]:
-        return sorted((k, v) for k, v in self._table.items() if k.startswith(prefix))
 
 
 @contextlib.contextmanager
@@ -655,9 +446,3 @@ def _damage_is_corrupt(root: Path) -> Iterator[None]:
         yield
     except (struct.error, ValueError, OverflowError) as error:
         raise errors.Corrupt(f"{root} is damaged ({error}); run `ramet fsck`") from error
-
-
-def _checked_quota(quota_bytes: int) -> int:
-    if not 0 <= quota_bytes < 1 << 63:
-        raise errors.InvalidArgument(f"a quota of {quota_bytes} bytes; give 0 or more")
-    return quota_bytes

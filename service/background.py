@@ -22,7 +22,7 @@ def start(store: str, mountpoint: str) -> None:
         raise errors.StoreInUse(f"{root} is served already; `ramet umount` stops it")
     drop_dead_mount(mountpoint)
     (root / LOG).parent.mkdir(mode=0o700, exist_ok=True)
-    with (root / LOG).open("ab") as log:
+    with open(root / LOG, "ab", opener=_owner_only) as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "cli", "--store", store, "serve", "--mount", mountpoint],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
@@ -36,6 +36,10 @@ def start(store: str, mountpoint: str) -> None:
         lines = (root / LOG).read_text(errors="replace").strip().splitlines()
         raise errors.RametError(lines[-1].removeprefix("ramet: ") if lines else "it did not start")
     os.stat(mountpoint)
+
+
+def _owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def drop_dead_mount(mountpoint: str) -> None:

@@ -168,16 +168,16 @@ def du(context: Context, address: str) -> Steps[Result]:
                 referenced += each.blocks * 4096
         rows.append({
             "name": name, "files": files, "logical_bytes": logical,
-            "referenced_bytes": referenced, "unique_bytes": _unique_of(context, volume, top),
+            "referenced_bytes": referenced, "unique_bytes": unique_of(context, volume, top),
             "as_of": as_of(context),
         })  # fmt: skip
     keys = ("files", "logical_bytes", "referenced_bytes")
     total = {key: sum(row[key] for row in rows) for key in keys}
-    of_all = {"unique_bytes": _unique_of(context, volume, inode), "as_of": as_of(context)}
+    of_all = {"unique_bytes": unique_of(context, volume, inode), "as_of": as_of(context)}
     return [*rows, {"name": "total"} | total | of_all]
 
 
-def _unique_of(context: Context, volume: Volume, inode: Inode) -> int | None:
+def unique_of(context: Context, volume: Volume, inode: Inode) -> int | None:
     """A file without blocks has nothing to itself; None: not known."""
     unique = context.store.unique
     if unique is None:

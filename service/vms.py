@@ -17,7 +17,7 @@ from hypervisor.driver import LibvirtDriver
 from hypervisor.identity import Identity, check_name
 from hypervisor.machines import Directory, Machine
 from service.addresses import Address, Context, parse
-from service.operations import Operation, Result, expand_all
+from service.operations import Operation, Result, as_of, expand_all, unique_of
 from service.steps import Steps, durable
 
 CLONES_STEP = 8
@@ -214,6 +214,10 @@ def vm_customize(context: Context, address: str, name: str, user_data: str | Non
 def vm_ls(context: Context, volume: str | None) -> Result:
     rows = [
         _told(directory, machine)
+        | {
+            "unique_bytes": unique_of(context, directory.volume, directory.inode),
+            "as_of": as_of(context),
+        }
         for directory, machine in machines.everyone(context.store)
         if volume in (None, directory.volume.name)
     ]

@@ -43,7 +43,10 @@ class Watch:
         if space.free_bytes < least:
             found.append(("space_low", f"{space.free_bytes >> 20} MiB are free; delete files, "
                           "remove snapshots or add space"))  # fmt: skip
-        if space.metadata_bytes > store.pool.meta.map_bytes * METADATA_MAP_SHARE:
+        if not store.pool.read_only and not store.pool.reserve.whole:
+            found.append(("metadata_low", "the reserve for metadata is not whole: what makes "
+                          "something new is refused; delete files or add space"))  # fmt: skip
+        elif space.metadata_bytes > store.pool.meta.map_bytes * METADATA_MAP_SHARE:
             found.append(("metadata_low", f"{space.metadata_bytes >> 20} MiB of metadata; remove "
                           "snapshots and clones"))  # fmt: skip
         found += [

@@ -112,3 +112,12 @@ def test_unique_bytes_are_counted_beside_the_load(served: Served) -> None:
     (served.lab / "c").write_bytes(os.urandom(MIB))
     rows = {row["name"]: row["unique_bytes"] for row in served.json("du", "lab:/", "--exact")}
     assert rows == {"a": 0, "b": 0, "c": MIB, "total": 2 * MIB}
+
+
+def test_everything_in_a_store_is_its_owners_only(served: Served) -> None:
+    (served.lab / "a").write_bytes(os.urandom(MIB))
+    served.run("gc")
+    paths = [served.store, *served.store.rglob("*")]
+    assert len(paths) > 8
+    for path in paths:
+        assert not path.lstat().st_mode & 0o077, path

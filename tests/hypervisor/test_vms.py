@@ -51,6 +51,16 @@ def test_clones_are_registered_distinct_and_outlive_their_base(lab: "Lab") -> No
     assert lab.ramet.json("fsck", "--data")["clean"]
 
 
+def test_what_a_vm_has_for_itself_is_counted(lab: "Lab") -> None:
+    lab.ramet.run("vm", "clone", "lab:/golden", "lab:/web")
+    with (lab.mount / "lab/web/golden.raw").open("r+b") as disk:
+        disk.write(os.urandom(256 << 10))
+    rows = {row["name"]: row["unique_bytes"] for row in lab.ramet.json("vm", "ls", "--exact")}
+    assert rows["golden"] >= 256 << 10  # what the clone has overwritten is the golden image's alone
+    seed = sum(path.stat().st_size for path in (lab.mount / "lab/web").glob("[!g]*"))
+    assert 256 << 10 <= rows["web"] <= (256 << 10) + seed + 2 * 4096
+
+
 def test_a_taken_name_undoes_all(lab: "Lab") -> None:
     lab.ramet.run("vm", "clone", "lab:/golden", "lab:/web-3", "--register")
     names, domains = lab.names(), lab.domains()
