@@ -85,6 +85,8 @@ class Attributes(Namespace):
         if len(payload) > PAYLOAD_MAX:
             raise errors.TooLarge(f"a mark holds at most {PAYLOAD_MAX} bytes")
         inode = self.inode(ino)
+        if inode.orphan:
+            raise errors.NotFound("the file was deleted")
         self.tree.put(keys.mark_key(tag, ino), payload)
         self.tree.put(keys.mark_of_inode_key(ino, tag), b"")
         inode.flags |= FLAG_MARKED

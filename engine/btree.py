@@ -110,6 +110,16 @@ class BTree:
             self._shrink(path, leaf)
         return True
 
+    def load(self, key: bytes, *, delete: bool = False) -> None:
+        """Load all that a put, or a delete, of the key may need: after it neither meets damage."""
+        if not self.root:
+            return
+        path, _ = self._descend(key)
+        for node, index in path if delete else ():
+            for beside in (index - 1, index + 1):
+                if 0 <= beside < len(node.vals):
+                    self._child(node, beside)
+
     def _descend(self, key: bytes) -> tuple[Path, Node]:
         node = self._cache.get(self.root)
         path: Path = []

@@ -57,7 +57,7 @@ def clone_file(
     target.check_writable()
     target.pool.check_room()
     inode = source.file(source_ino)
-    directory = target.directory(parent)
+    directory = target.live_directory(parent)
     keys.check_name(parent, name)
     existing = target.entry(parent, name)
     if existing is not None:
@@ -65,9 +65,10 @@ def clone_file(
             raise errors.AlreadyExists(f"{name.decode(errors='replace')!r} exists")
         if existing.ino == source_ino and source is target:
             return inode
-        target.check_quota(inode.blocks)
+        target.check_quota(inode.blocks - _freed_blocks(target, existing.ino))
         target.unlink(parent, name)
-    target.check_quota(inode.blocks)
+    else:
+        target.check_quota(inode.blocks)
     epoch = source.pool.bump_epoch()
     share_inode(source, inode, epoch)
     twin = _twin(source, inode, target, epoch)
@@ -78,6 +79,12 @@ def clone_file(
     target._enter(directory, name, twin)
     _copy_xattrs(source, source_ino, target, twin.ino)
     return twin
+
+
+def _freed_blocks(volume: Volume, ino: int) -> int:
+    """Blocks that the volume references less when one name of the inode goes."""
+    inode = volume.inode(ino)
+    return inode.blocks if inode.nlink == 1 else 0
 
 
 def _copy_xattrs(source: Volume, source_ino: int, target: Volume, ino: int) -> None:
@@ -102,7 +109,8 @@ def clone_tree(
     if source is target:
         target._check_not_below(origin, target.directory(parent))
     plan = _plan_tree(source, source_dir)
-    target.check_quota(sum(source.inode(entry.ino).blocks for _, entry in plan))
+    files = {entry.ino for _, entry in plan}  # hard links once
+    target.check_quota(sum(source.inode(ino).blocks for ino in files))
     target.pool.check_room(tree_pages(len(plan), target.pool.superblock.records_max))
     epoch = source.pool.bump_epoch()
     top = _clone_directory(source, origin, target, parent, name)
@@ -195,7 +203,10 @@ def clone_range(
         return 0
     target._check_range(target_offset, length)
     if not into.orphan:
-        target.check_quota(target._growth(into, target_offset, length))
+        growth = target._growth(into, target_offset, length)
+        if not target.has_room(growth):  # holes of the source take nothing
+            growth = min(growth, source.mapped_blocks(inode, source_offset, length))
+        target.check_quota(growth)
     same = inode is into
     if same and abs(source_offset - target_offset) < length:
         raise errors.InvalidArgument("the ranges overlap")
@@ -211,6 +222,9 @@ def clone_range(
     if tail and at_end:  # past the source's end its last block is zero: share it whole
         body, tail = body + BLOCK_BYTES, 0
     if body:
+        end = target_offset + min(head + body, length)
+        if end > into.size:  # first: a share that fails half-way leaves nothing past the end
+            target._set_size(into, end)
         _share(source, inode, source_offset + head, target, into, target_offset + head, body)
     if tail:
         done = head + body

@@ -113,8 +113,13 @@ class FileData(Attributes):
         first, end = offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)
         if self.has_room(end - first):
             return end - first
-        mapped = self.pool.core.lookup(self.data_tree(inode), first, end - first, end - first)
-        return end - first - sum(extent.count for extent in mapped)
+        return end - first - self.mapped_blocks(inode, offset, length)
+
+    def mapped_blocks(self, inode: Inode, offset: int, length: int) -> int:
+        """Blocks mapped in the blocks that a byte range touches."""
+        first, end = offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)
+        found = self.pool.core.lookup(self.data_tree(inode), first, end - first, end - first)
+        return sum(extent.count for extent in found)
 
     def _write(self, inode: Inode, offset: int, data: memoryview) -> None:
         first, head = divmod(offset, BLOCK_BYTES)
@@ -145,8 +150,11 @@ class FileData(Attributes):
         return whole
 
     def _take_tree(self, inode: Inode) -> None:
+        before = inode.root, inode.height, inode.blocks
         grown = inode.take_tree()
         self.pool.reclaim.collect()
+        if before != (inode.root, inode.height, inode.blocks):
+            self.mark_dirty(inode)  # now: what follows in the same operation may fail
         if grown and not inode.orphan:
             self.record.blocks += grown
             self.store_record()

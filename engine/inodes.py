@@ -10,6 +10,8 @@ Invariants:
   its own ``shared_epoch``, because the volume's later snapshots do not contain it.
 """
 
+from weakref import WeakValueDictionary
+
 from engine import errors, keys
 from engine.btree import BTree
 from engine.inode import Inode
@@ -28,6 +30,7 @@ class InodeTable:
         self.record = record
         self.tree = BTree(pool.nodes, record.root, record.shared_epoch, pool.superblock.records_max)
         self._inodes: dict[int, Inode] = {}
+        self._alive: WeakValueDictionary[int, Inode] = WeakValueDictionary()
         self._dirty: dict[int, Inode] = {}
         self._holds: dict[int, int] = {}
         self.removed = False
@@ -71,6 +74,9 @@ class InodeTable:
         """The inode; Stale when it is gone."""
         inode = self._inodes.get(ino)
         if inode is None:
+            inode = self._alive.get(ino)  # evicted, but somebody still has it
+            if inode is not None:
+                return self._remember(inode)
             record = self.tree.get(keys.inode_key(ino))
             if record is None or self.removed:
                 raise errors.Stale(f"inode {ino} is gone; look its name up again")
@@ -78,7 +84,7 @@ class InodeTable:
         return inode
 
     def _remember(self, inode: Inode) -> Inode:
-        self._inodes[inode.ino] = inode
+        self._inodes[inode.ino] = self._alive[inode.ino] = inode
         if len(self._inodes) > INODES_MAX:
             for ino in list(self._inodes)[: INODES_MAX // 2]:
                 if ino not in self._dirty and ino not in self._holds and ino != inode.ino:
@@ -151,6 +157,7 @@ class InodeTable:
 
     def _forget(self, inode: Inode) -> None:
         self._inodes.pop(inode.ino, None)
+        self._alive.pop(inode.ino, None)
         if inode.dirty:
             inode.dirty = False
             del self._dirty[inode.ino]
@@ -185,6 +192,7 @@ class InodeTable:
         self.pool.reclaim.add_namespace(self.tree.root, self.tree.shared_epoch)
         self.era += 1
         self._inodes.clear()
+        self._alive.clear()
         self._dirty.clear()
         self._holds.clear()
         self.tree.root = root

@@ -27,6 +27,13 @@ class Namespace(InodeTable):
             raise errors.NotADirectory(f"inode {ino} is no directory")
         return inode
 
+    def live_directory(self, ino: int) -> Inode:
+        """A directory that a name can be made in: one that was removed while held has none."""
+        inode = self.directory(ino)
+        if inode.orphan:
+            raise errors.NotFound("the directory was removed")
+        return inode
+
     def entry(self, parent: int, name: bytes) -> DirEntry | None:
         value = self.tree.get(keys.name_key(parent, name))
         return None if value is None else keys.unpack_by_name(name, value)
@@ -141,7 +148,7 @@ class Namespace(InodeTable):
     ) -> None:
         """rename(2) and renameat2(2) with NOREPLACE or EXCHANGE."""
         self.check_writable()
-        source_dir, target_dir = self.directory(parent), self.directory(new_parent)
+        source_dir, target_dir = self.directory(parent), self.live_directory(new_parent)
         keys.check_name(new_parent, new_name)
         entry, inode = self._must_find(source_dir, name)
         existing = self.entry(new_parent, new_name)
@@ -162,6 +169,9 @@ class Namespace(InodeTable):
             self._check_counts(target_dir, target)
         if inode.is_dir and source_dir is not target_dir and target_dir.nlink >= LINKS_MAX:
             raise errors.TooManyLinks("the directory has too many subdirectories")
+        self._load_for_entry(target_dir, new_name)
+        if existing is not None:
+            self._load_of_entry(target_dir, existing, self.inode(existing.ino))
         self._remove_entry(source_dir, entry)
         if existing is not None:
             self._replace_target(target_dir, existing)
@@ -169,6 +179,8 @@ class Namespace(InodeTable):
         if inode.is_dir:
             source_dir.nlink -= 1
             target_dir.nlink += 1
+            self.mark_dirty(source_dir)  # a flush may have come since it was touched
+            self.mark_dirty(target_dir)
         inode.ctime_ns = now_ns()
         self.touch(inode)
 
@@ -190,9 +202,10 @@ class Namespace(InodeTable):
         inode = self.inode(ino)
         if not inode.orphan or inode.nlink:
             raise errors.InvalidArgument(f"inode {ino} is not staged")
-        directory = self.directory(parent)
+        directory = self.live_directory(parent)
         keys.check_name(parent, name)
         self.check_quota(inode.blocks)
+        self._load_for_entry(directory, name)
         existing = self.entry(parent, name)
         if existing is not None:
             if not replace:
@@ -202,6 +215,8 @@ class Namespace(InodeTable):
             self._check_counts(directory, self.inode(existing.ino))
             self._replace_target(directory, existing)
         self.pool.adopt_orphan(self.id, ino)
+        if self.tree.shared_epoch > inode.shared_epoch:  # it has nodes from before and after that
+            inode.shared_epoch = self.pool.bump_epoch()
         inode.orphan = False
         inode.nlink = 1
         self._count(inode, 1)
@@ -234,14 +249,30 @@ class Namespace(InodeTable):
 
     def _check_new(self, parent: int, name: bytes) -> Inode:
         self.check_writable()
-        directory = self.directory(parent)
+        directory = self.live_directory(parent)
         keys.check_name(parent, name)
-        if directory.orphan:
-            raise errors.NotFound("the directory was removed")
         if self.tree.get(keys.name_key(parent, name)) is not None:
             raise errors.AlreadyExists(f"{name.decode(errors='replace')!r} exists")
         self.pool.check_room()
+        self._load_for_entry(directory, name)
         return directory
+
+    def _load_for_entry(self, directory: Inode, name: bytes) -> None:
+        """A new entry's path, so that damage there is met before anything has changed."""
+        self.tree.load(keys.name_key(directory.ino, name))
+        self.tree.load(keys.cookie_key(directory.ino, directory.next_cookie))
+        self.tree.load(keys.inode_key(self.pool.state.next_ino))
+
+    def _load_of_entry(self, directory: Inode, entry: DirEntry, inode: Inode) -> None:
+        """The paths of an entry and of all that goes with an inode's last name."""
+        ino = inode.ino
+        load = self.tree.load
+        load(keys.name_key(directory.ino, entry.name), delete=True)
+        load(keys.cookie_key(directory.ino, entry.cookie), delete=True)
+        load(keys.inode_key(ino), delete=True)
+        for prefix in (keys.target_prefix(ino), keys.xattr_prefix(ino)):
+            for key, _ in self.tree.scan(prefix, prefix):
+                load(key, delete=True)
 
     @staticmethod
     def _group(directory: Inode, gid: int) -> int:
@@ -253,6 +284,7 @@ class Namespace(InodeTable):
             raise errors.NotFound(f"no file {name.decode(errors='replace')!r} here")
         inode = self.inode(entry.ino)
         self._check_counts(directory, inode)
+        self._load_of_entry(directory, entry, inode)
         return entry, inode
 
     def _check_counts(self, directory: Inode, inode: Inode) -> None:
@@ -384,5 +416,7 @@ class Namespace(InodeTable):
             if moved.is_dir:
                 old.nlink -= 1
                 new.nlink += 1
+                self.mark_dirty(old)
+                self.mark_dirty(new)
             moved.ctime_ns = now_ns()
             self.touch(moved)

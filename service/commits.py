@@ -58,15 +58,23 @@ class Committer:
                 waiters, self._waiters = self._waiters, []
                 try:
                     if self._store.failed is None and not self._store.pool.read_only:
-                        commit = self._store.capture()
-                        if commit is not None:
-                            await self.write(commit)
+                        await self._capture_and_write()
                 finally:
                     for waiter in waiters:
                         waiter.set()
         finally:
             self._room.set()
             self._room = trio.Event()
+
+    async def _capture_and_write(self) -> None:
+        """Damaged metadata in the way of a capture stops the changes, not the reads."""
+        try:
+            commit = self._store.capture()
+        except errors.RametError as error:
+            self._store.fail(f"what was changed cannot be stored ({error})")
+            return
+        if commit is not None:
+            await self.write(commit)
 
     async def write(self, commit: Commit) -> None:
         """Write a captured commit on a thread and finish it; the caller holds ``alone``."""
