@@ -18,7 +18,7 @@ from service.addresses import Context
 from service.commits import DIRTY_NODES_MAX
 from service.integrity import progress
 from service.operations import Result
-from service.rpc import Client
+from service.rpc import OS_ERRORS, Client
 from service.steps import run_here
 
 EXIT_CODES: dict[type[errors.RametError], int] = {
@@ -59,8 +59,10 @@ class Ramet(Branch):
             if ctx.obj.verbose:
                 raise
             click.echo(f"ramet: {error}", err=True)
-            full = isinstance(error, OSError) and error.errno == 28
-            ctx.exit(15 if full else EXIT_CODES.get(type(error), 1))  # type: ignore[arg-type]
+            kind: type = type(error)
+            if isinstance(error, OSError):
+                kind = OS_ERRORS.get(error.errno or 0, kind)
+            ctx.exit(EXIT_CODES.get(kind, 1))
 
 
 @click.group(cls=Ramet, context_settings={"help_option_names": ["-h", "--help"]})

@@ -18,6 +18,8 @@ from engine.inode import FILE_BYTES_MAX, Inode
 from engine.pool import now_ns
 from engine.superblock import BLOCK_BYTES
 
+TIME_MAX_NS = (1 << 63) - 1
+
 
 class FileData(Attributes):
     """Data operations of a volume."""
@@ -283,7 +285,10 @@ class FileData(Attributes):
         mtime_ns: int | None = None,
         ctime_ns: int | None = None,
     ) -> Inode:
-        """Change attributes; None leaves one as it is.  A size change is a truncate."""
+        """Change attributes; None leaves one as it is.  A size change is a truncate.
+
+        Times past what the format holds (the years 1677 and 2262) are the nearest that it does.
+        """
         self.check_writable()
         inode = self.inode(ino)
         if size is not None:
@@ -295,10 +300,14 @@ class FileData(Attributes):
         if gid is not None:
             inode.gid = gid
         if atime_ns is not None:
-            inode.atime_ns = atime_ns
+            inode.atime_ns = _clamped(atime_ns)
         if mtime_ns is not None:
-            inode.mtime_ns = mtime_ns
-        inode.ctime_ns = now_ns() if ctime_ns is None else ctime_ns
+            inode.mtime_ns = _clamped(mtime_ns)
+        inode.ctime_ns = now_ns() if ctime_ns is None else _clamped(ctime_ns)
         self.touch(inode)
         self.pool.notify(self.id, ino, "attr")
         return inode
+
+
+def _clamped(time_ns: int) -> int:
+    return max(-TIME_MAX_NS - 1, min(time_ns, TIME_MAX_NS))

@@ -142,6 +142,11 @@ class InodeTable:
         self._holds[ino] = self._holds.get(ino, 0) + 1
         return inode
 
+    def release_of(self, era: int, ino: int) -> None:
+        """``release`` of what was held in an era; a forced restore has let go of it since."""
+        if era == self.era:
+            self.release(ino)
+
     def release(self, ino: int) -> None:
         """Give an open reference back; the last one on an orphan lets it go."""
         count = self._holds.get(ino, 0) - 1

@@ -180,7 +180,11 @@ class Store(Volumes):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        """An interrupt may stand in the middle of a change: then nothing of it is committed."""
+        if kind is None or issubclass(kind, Exception):
+            self.close()
+        else:
+            self.abandon()
 
     def close(self) -> None:
         """Commit (unless the store has failed or is read-only) and let go of everything.

@@ -187,6 +187,6 @@ class Volumes:
 
 
 def _checked_quota(quota_bytes: int) -> int:
-    if not 0 <= quota_bytes < 1 << 63:
+    if not isinstance(quota_bytes, int) or not 0 <= quota_bytes < 1 << 63:
         raise errors.InvalidArgument(f"a quota of {quota_bytes} bytes; give 0 or more")
     return quota_bytes

@@ -25,6 +25,7 @@ class Invalidator:
     def __init__(self, store: Store, number_of: Callable[[int, int], int]) -> None:
         self._number_of = number_of
         self._foreign = False
+        self._limiter = trio.CapacityLimiter(8)  # not behind what other threads wait for
         self._queue: queue.Queue[Change | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="invalidate", daemon=True)
         self._store = store
@@ -42,7 +43,7 @@ class Invalidator:
 
     async def settled(self) -> None:
         """Return when the kernel has been told all that was changed before."""
-        await trio.to_thread.run_sync(self._queue.join)
+        await trio.to_thread.run_sync(self._queue.join, limiter=self._limiter)
 
     def close(self) -> None:
         self._store.listeners.remove(self._changed)

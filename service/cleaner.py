@@ -8,16 +8,16 @@ not free, because a clone, a snapshot or dedup may have them too.  gc is due whe
 good part of all blocks, or sooner when space is low.
 """
 
-import sys
 from dataclasses import asdict
 from typing import Any
 
 import trio
 
-from engine import Store, errors
+from engine import Store
 from engine.gc import Gc, GcResult
 from engine.trim import Trim
 from service.commits import Committer
+from service.log import log
 from service.watch import Watch
 
 BLOCK_BYTES = 4096
@@ -39,6 +39,7 @@ class Cleaner:
         self._store = store
         self._committer = committer
         self.watch = Watch(store)
+        self._thread = trio.CapacityLimiter(1)
         self._alone = trio.Lock()
         self._running: Gc | None = None
         self._settled_blocks = 0
@@ -65,17 +66,17 @@ class Cleaner:
         """Forever; does nothing once the store has failed.  Damage ends a gc, not the daemon."""
         while True:
             await trio.sleep(IDLE_S)
-            self.watch.look()
-            if self._store.failed is not None or self._store.pool.read_only:
-                continue
             try:
+                self.watch.look()
                 await self._clean()
-            except errors.RametError as error:
+            except Exception as error:
                 self._settled_blocks = self._store.pool.core.debt_blocks  # not at once again
                 self.error = str(error)
-                print(f"gc: {error}", file=sys.stderr, flush=True)
+                log(f"gc: {error}")
 
     async def _clean(self) -> None:
+        if self._store.failed is not None or self._store.pool.read_only:
+            return
         await self.reclaim()
         if self.gc_is_due():
             await self.gc()
@@ -134,7 +135,7 @@ class Cleaner:
 
     async def _trace(self, gc: Gc) -> None:
         gc.open()
-        while not await trio.to_thread.run_sync(gc.mark, MARK_STEPS):
+        while not await trio.to_thread.run_sync(gc.mark, MARK_STEPS, limiter=self._thread):
             pass
         while not gc.sweep():
             if len(self._store.pool.nodes.dead) > DEAD_NODES_MAX or self._store.strained:
@@ -152,7 +153,7 @@ class Cleaner:
             punched = False
             try:
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(trim.punch, runs)
+                    await trio.to_thread.run_sync(trim.punch, runs, limiter=self._thread)
                 punched = True
             except OSError:
                 break  # the host's file system cannot punch

@@ -24,6 +24,7 @@ class Committer:
         self._waiters: list[trio.Event] = []
         self._room = trio.Event()
         self._failure: errors.RametError | None = None
+        self._thread = trio.CapacityLimiter(1)  # never behind other threads' work
         self.alone = trio.Lock()  # one commit at a time: ours, or the one that begins a gc
 
     async def durable(self) -> None:
@@ -67,11 +68,12 @@ class Committer:
             self._room = trio.Event()
 
     async def _capture_and_write(self) -> None:
-        """Damaged metadata in the way of a capture stops the changes, not the reads."""
+        """What stands in the way of a capture stops the changes, not the reads, and no waiter is
+        told that its change is safe."""
         try:
             commit = self._store.capture()
-        except errors.RametError as error:
-            self._store.fail(f"what was changed cannot be stored ({error})")
+        except Exception as error:
+            self._failed(f"what was changed cannot be stored ({error})")
             return
         if commit is not None:
             await self.write(commit)
@@ -80,8 +82,14 @@ class Committer:
         """Write a captured commit on a thread and finish it; the caller holds ``alone``."""
         try:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(commit.write)
+                await trio.to_thread.run_sync(commit.write, limiter=self._thread)
         except METADATA_ERRORS as error:
             self._failure = failure(error, self._store.pool)
+        except Exception as error:
+            self._failed(f"a commit could not be written ({error})")
         finally:
             self._store.finish(commit)
+
+    def _failed(self, reason: str) -> None:
+        self._store.fail(reason)
+        self._failure = errors.StoreFailed(f"not durable: {reason}; reopen the store")

@@ -12,7 +12,6 @@ import signal
 import socket
 import struct
 import sys
-import traceback
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,13 @@ from service import integrity, operations, vms
 from service.addresses import Context
 from service.cleaner import Cleaner
 from service.commits import Committer
-from service.rpc import SOCKET, Answer, Request, body_length, decode_request, pack
+from service.log import log, log_exception
+from service.rpc import OS_ERRORS, SOCKET, Answer, Request, body_length, decode_request, door, pack
 from service.steps import Beside
 
 READS = {call.__name__: call for call in (*operations.READS, *vms.READS, *integrity.READS)}
 CHANGES = {call.__name__: call for call in (*operations.CHANGES, *vms.CHANGES, *integrity.CHANGES)}
+ACCEPT_PAUSE_S = 0.1
 SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 
 
@@ -74,7 +75,8 @@ class Daemon:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         old = os.umask(0o177)
         try:
-            listener.bind(str(path))
+            with door(self.store.path) as address:
+                listener.bind(address)
         finally:
             os.umask(old)
         listener.listen(64)
@@ -100,15 +102,27 @@ class Daemon:
     # --- RPC
 
     async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
-        door = trio.socket.from_stdlib_socket(listener)
+        waiting = trio.socket.from_stdlib_socket(listener)
         while True:
-            connection, _ = await door.accept()
+            try:
+                connection, _ = await waiting.accept()
+            except OSError as error:  # out of descriptors: those who are served give theirs back
+                log(f"no new connection: {error}")
+                await trio.sleep(ACCEPT_PAUSE_S)
+                continue
             nursery.start_soon(self._serve, trio.SocketStream(connection))
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         async with stream:
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await stream.send_all(pack(await self._answer(stream)))
+                answer = await self._answer(stream)
+                try:
+                    frame = pack(answer)
+                except Exception as error:
+                    frame = pack(
+                        Answer(kind="RametError", message=f"no answer can be sent: {error}")
+                    )
+                await stream.send_all(frame)
 
     async def _answer(self, stream: trio.SocketStream) -> Answer:
         try:
@@ -118,9 +132,12 @@ class Daemon:
             return Answer(await self._perform(request))
         except errors.RametError as error:
             return Answer(kind=type(error).__name__, message=str(error))
+        except OSError as error:
+            kind = OS_ERRORS.get(error.errno or 0, errors.RametError)
+            return Answer(kind=kind.__name__, message=str(error))
         except Exception as error:
             # Arguments of a wrong type, mostly. One request must not take the mount down with it.
-            traceback.print_exc(file=sys.stderr)
+            log_exception()
             return Answer(kind="RametError", message=f"{type(error).__name__}: {error}")
 
     @staticmethod

@@ -15,6 +15,7 @@ from engine import Volume, errors, heal
 from engine.owners import Owner
 from engine.scrub import Scrub
 from service.addresses import Context, parse
+from service.host_files import check_host_file
 from service.steps import Steps, durable
 
 BLOCK_BYTES = 4096
@@ -41,7 +42,7 @@ class Copy:
         if ":/" in good and not good.startswith("/"):
             volume, path = parse(context, good)
             inode = volume.hold(volume.file(volume.resolve(path).ino).ino)
-            stack.callback(volume.release, inode.ino)
+            stack.callback(volume.release_of, volume.era, inode.ino)
             self._volume, self._ino = volume, inode.ino
         else:
             self._fd = os.open(good, os.O_RDONLY | os.O_CLOEXEC)
@@ -169,7 +170,9 @@ def scrub_repair(context: Context, address: str, good: str, everywhere: bool) ->
         raise errors.ReadOnly("a snapshot's blocks are healed with --everywhere: others share them")
     with ExitStack() as stack:
         inode = volume.hold(volume.file(volume.resolve(path).ino).ino)
-        stack.callback(volume.release, inode.ino)
+        stack.callback(volume.release_of, volume.era, inode.ino)
+        if good.startswith("/"):
+            yield partial(check_host_file, context.mountpoint, good)
         copy = Copy(context, stack, good)
         work = Repair(context, volume, inode.ino, everywhere)
         stack.callback(work.scrub.close)

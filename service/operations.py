@@ -5,6 +5,7 @@ Each takes a context and plain values and returns what ``--json`` prints, or the
 about to report.
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from engine import Inode, Volume, errors
 from engine.gc import GcResult
 from hypervisor import images
 from service.addresses import Context, parse, parse_volume
+from service.host_files import check_host_file, check_new_file
 from service.steps import Steps
 
 Result = dict[str, Any] | list[dict[str, Any]]
@@ -220,24 +222,34 @@ def clone(
         raise errors.InvalidArgument("--replace works on files; remove the directory first")
     names = expand_all(target, start, count)
     store = context.store
-    made: list[tuple[Volume, int, bytes]] = []
+    made: list[tuple[Volume, int, bytes, int]] = []
     try:
         for n, each in enumerate(names):
             volume, to = parse(context, each)
             parent, name = volume.resolve_parent(to)
             if inode.is_dir:
-                store.clone_tree(origin, inode.ino, volume, parent.ino, name)
+                twin = store.clone_tree(origin, inode.ino, volume, parent.ino, name)
             else:
-                store.clone_file(origin, inode.ino, volume, parent.ino, name, replace=replace)
-            made.append((volume, parent.ino, name))
+                twin = store.clone_file(
+                    origin, inode.ino, volume, parent.ino, name, replace=replace
+                )
+            made.append((volume, parent.ino, name, twin.ino))
             if n % CLONES_STEP == CLONES_STEP - 1:
                 yield None
     except BaseException:
         if not replace:  # what was replaced is gone; the new clones stay
-            for volume, directory, name in made:
-                store.remove_tree(volume, directory, name)
+            for volume, directory, name, ino in made:
+                _take_back(context, volume, directory, name, ino)
         raise
     return {"source": source, "clones": names, "bytes_copied": 0}
+
+
+def _take_back(context: Context, volume: Volume, directory: int, name: bytes, ino: int) -> None:
+    """Remove what a command has made, if it is still there and still what was made."""
+    with contextlib.suppress(errors.NotFound, errors.Stale, errors.NotADirectory):
+        entry = volume.entry(directory, name)
+        if entry is not None and entry.ino == ino:
+            context.store.remove_tree(volume, directory, name)
 
 
 def expand_all(pattern: str, start: int, count: int) -> list[str]:
@@ -277,10 +289,11 @@ def import_file(
     if volume.entry(parent.ino, name) is not None:
         raise errors.AlreadyExists(f"{address} exists; remove it first or choose another name")
     scratch = context.store.path / "run"
+    yield partial(check_host_file, context.mountpoint, path)
     opened = yield lambda: images.open_raw(Path(path), form, scratch)
     with opened as image:
         size = os.fstat(image.fileno()).st_size
-        staged = volume.create_staged(0o644, 0, 0)
+        staged, era = volume.create_staged(0o644, 0, 0), volume.era
         try:
             at = 0
             while (piece := (yield partial(next_data, image.fileno(), at))) is not None:
@@ -290,7 +303,7 @@ def import_file(
             volume.setattr(staged.ino, size=size)
             inode = volume.publish(staged.ino, parent.ino, name)
         except BaseException:
-            volume.release(staged.ino)
+            volume.release_of(era, staged.ino)
             raise
     return _inode(to, inode) | {"format": opened.form}
 
@@ -314,6 +327,7 @@ def export_file(context: Context, address: str, path: str) -> Steps[Result]:
     inode = volume.hold(volume.file(volume.resolve(source).ino).ino)
     era = volume.era
     try:
+        yield partial(check_new_file, context.mountpoint, path)
         file = Path(path).open("xb")  # noqa: SIM115 - it is removed again on errors
         try:
             with file:
@@ -325,8 +339,7 @@ def export_file(context: Context, address: str, path: str) -> Steps[Result]:
             Path(path).unlink()
             raise
     finally:
-        if volume.era == era:
-            volume.release(inode.ino)
+        volume.release_of(era, inode.ino)
     return {"path": path, "size_bytes": size}
 
 

@@ -5,8 +5,12 @@ connection ends after it.  Errors travel as the name of the engine's class and t
 out as the same class.
 """
 
+import contextlib
+import errno
+import os
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +23,12 @@ SOCKET = Path("run") / "ramet.sock"
 TIMEOUT_S = 5.0
 _LENGTH = struct.Struct(">I")
 T = TypeVar("T", "Request", "Answer")
+OS_ERRORS: dict[int, type[errors.RametError]] = {
+    errno.ENOSPC: errors.NoSpace,
+    errno.EEXIST: errors.AlreadyExists,
+    errno.ENOENT: errors.NotFound,
+}
+"""What a host's errors are to a command, with a daemon and without."""
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -37,8 +47,32 @@ class Answer(msgspec.Struct):
 
 
 def pack(message: Request | Answer) -> bytes:
-    body = msgspec.msgpack.encode(message)
+    """The frame.  Names that are no UTF-8 travel with their odd bytes written out."""
+    try:
+        body = msgspec.msgpack.encode(message)
+    except UnicodeEncodeError:
+        body = msgspec.msgpack.encode(_printable(msgspec.to_builtins(message)))
     return _LENGTH.pack(len(body)) + body
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, list):
+        return [_printable(each) for each in value]
+    if isinstance(value, dict):
+        return {_printable(key): _printable(each) for key, each in value.items()}
+    return value
+
+
+@contextlib.contextmanager
+def door(store: Path) -> Iterator[str]:
+    """The socket's path, short however long the store's is (an address has 107 bytes)."""
+    fd = os.open((store / SOCKET).parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{SOCKET.name}"
+    finally:
+        os.close(fd)
 
 
 def decode_request(body: bytes) -> Request:
@@ -83,7 +117,8 @@ class Client:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.settimeout(TIMEOUT_S)
-            connection.connect(str(store / SOCKET))
+            with door(store) as path:
+                connection.connect(path)
         except (FileNotFoundError, ConnectionRefusedError):
             connection.close()
             return None

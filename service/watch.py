@@ -4,11 +4,11 @@ A condition is looked at once a second; when it begins or ends, that is a line i
 here changes anything: gc has thresholds of its own (service/cleaner.py).
 """
 
-import sys
 import time
 from typing import Any
 
 from engine import Store
+from service.log import log
 
 SPACE_LOW_SHARE = 1 / 10  # free, of free and stored
 SPACE_LOW_BYTES = 256 << 20
@@ -26,10 +26,10 @@ class Watch:
         found = dict(self._conditions())
         for kind in self._since.keys() - found.keys():
             del self._since[kind]
-            self._log(f"{kind} is over")
+            log(f"{kind} is over")
         for kind, text in found.items():
             if kind not in self._since:
-                self._log(f"{kind}: {text}")
+                log(f"{kind}: {text}")
             began = self._since[kind][0] if kind in self._since else time.time()
             self._since[kind] = began, text
 
@@ -56,10 +56,6 @@ class Watch:
             and volume.referenced_bytes > volume.quota_bytes * (1 - SPACE_LOW_SHARE)
         ]
         return found
-
-    @staticmethod
-    def _log(text: str) -> None:
-        print(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}", file=sys.stderr, flush=True)
 
     def events(self) -> list[dict[str, Any]]:
         """What holds now: kind, since when (UTC, ISO 8601), in words."""
