@@ -268,3 +268,13 @@ def test_a_second_owner_is_refused(mount: Mount) -> None:
     )  # fmt: skip
     assert second.returncode == 11
     assert "owns" in second.stderr
+
+
+def test_fio_verifies_what_it_wrote(mount: Mount) -> None:
+    command = [
+        "fio", "--name=x", f"--filename={mount.lab / 'disk.img'}", "--rw=randrw", "--size=8m",
+        "--bs=512-64k", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--randseed=1",
+        "--fallocate=none", "--ioengine=psync", "--output-format=terse",
+    ]  # fmt: skip
+    for direct in (0, 1):
+        subprocess.run([*command, f"--direct={direct}"], check=True, capture_output=True)
