@@ -323,11 +323,11 @@ def next_data(fd: int, at: int) -> tuple[int, bytes] | None:
 
 def export_file(context: Context, address: str, path: str) -> Steps[Result]:
     """Write a file out as a sparse raw image; refuses to overwrite, leaves nothing half-done."""
+    yield partial(check_new_file, context.mountpoint, path)
     volume, source = parse(context, address)
     inode = volume.hold(volume.file(volume.resolve(source).ino).ino)
     era = volume.era
     try:
-        yield partial(check_new_file, context.mountpoint, path)
         file = Path(path).open("xb")  # noqa: SIM115 - it is removed again on errors
         try:
             with file:
