@@ -1,0 +1,121 @@
+"""Run an operation: in the daemon when one serves the store, else on the store opened here.
+
+What every module of commands needs: the classes that its commands are made with, common options,
+and what turns a user's words into an operation's arguments.
+"""
+
+import os
+import re
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli.output import Progress, show
+from cli.settings import common_options, settings
+from cli.sizes import Size
+from engine import Store, errors
+from service.addresses import Context
+from service.commits import DIRTY_NODES_MAX
+from service.integrity import progress
+from service.rpc import Client
+from service.steps import run_here
+
+TEXT_BYTES_MAX = 1 << 20
+RECLAIM_S = 0.5  # what a command gives back of what it deleted, where no daemon does
+_ADDRESS = re.compile(r"[^/:]+:/")
+
+
+class Leaf(click.Command):
+    """A command that takes --json, -q and -v as well."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += common_options()
+
+
+class Branch(click.Group):
+    command_class = Leaf
+    group_class = type
+
+
+def run(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Run an operation, in the daemon if one runs; make it durable; print what it returned."""
+    path = settings().store_path
+    client = Client.connect(Path(path))
+    if client is not None:
+        result = client.call(call.__name__, *arguments)
+    else:
+        with Store.open(path) as store:
+            result = run_local(store, call, *arguments)
+    show(result)
+    return result
+
+
+def run_counted(exact: bool, call: Callable[..., Any], *arguments: Any) -> None:
+    """``run``, after an accounting pass if its figures are to be those of now."""
+    path = Path(settings().store_path)
+    client = Client.connect(path) if exact else None
+    if not exact:
+        run(call, *arguments)
+    elif client is not None:
+        client.call("account")
+        run(call, *arguments)
+    else:
+        with Store.open(path) as store:
+            store.account()
+            show(run_local(store, call, *arguments))
+
+
+def run_local(store: Store, call: Callable[..., Any], *arguments: Any) -> Any:
+    context, line = Context(store), Progress()
+
+    def between() -> None:
+        if store.dirty_nodes > DIRTY_NODES_MAX or store.strained:
+            store.commit()
+        line.tell(progress(context))
+
+    answer = call(context, *arguments)
+    if isinstance(answer, Generator):
+        answer = run_here(answer, store.commit, between)
+        line.tell(None)
+    store.commit()
+    if len(store.pool.reclaim):
+        store.reclaim(RECLAIM_S)
+        store.commit()
+    return answer
+
+
+def address(text: str) -> str:
+    """VOL:/path as it is; a path of this machine made absolute, for the daemon to place."""
+    return text if _ADDRESS.match(text) or not os.path.lexists(text) else os.path.abspath(text)
+
+
+def small_text(path: str | None) -> str | None:
+    """The text of a small file that the user named."""
+    if path is None:
+        return None
+    with Path(path).open("rb") as file:
+        data = file.read(TEXT_BYTES_MAX + 1)
+    if len(data) > TEXT_BYTES_MAX:
+        raise errors.TooLarge(f"{path} is larger than 1 MiB; is it the right file?")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise errors.InvalidArgument(f"{path} is not UTF-8 text") from None
+
+
+SIZE = Size()
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would go, remove nothing.")
+CONNECT = click.option(
+    "-c", "--connect", envvar="LIBVIRT_DEFAULT_URI", help="libvirt URI  [default: qemu:///system]"
+)
+EXACT = click.option("--exact", is_flag=True, help="Count unique and shared bytes now.")
+VIRT_TYPE = click.option("--virt-type", help="Domain type instead of the XML's: kvm, qemu.")
+USER_DATA = click.option("--user-data", help="A file with more cloud-init user-data.")
+
+
+def uri(connect: str | None) -> str:
+    settings().connect = connect
+    return settings().uri

@@ -1,0 +1,100 @@
+"""``ramet volume`` and ``ramet snapshot``."""
+
+import click
+
+from cli.running import DRY_RUN, SIZE, Branch, run
+from service import operations
+
+
+@click.group(cls=Branch)
+def volume() -> None:
+    """Volumes: the datastores of a store."""
+
+
+@volume.command("create")
+@click.argument("name")
+@click.option("--quota", type=SIZE, default=0, help="The most that its files may reference.")
+@click.option(
+    "--dedup-domain", type=click.Choice(["shared", "own"]), default="shared", show_default=True,
+    help="Own: equal blocks are found in this volume only.",
+)  # fmt: skip
+def volume_create(name: str, quota: int, dedup_domain: str) -> None:
+    """Make an empty volume.  Example: ramet volume create lab --quota 100G"""
+    run(operations.volume_create, name, quota, dedup_domain == "own")
+
+
+@volume.command("quota")
+@click.argument("name")
+@click.argument("size", type=SIZE)
+def volume_quota(name: str, size: int) -> None:
+    """Limit what a volume's files reference; 0: no limit.  Example: ramet volume quota lab 100G"""
+    run(operations.volume_quota, name, size)
+
+
+@volume.command("ls")
+def volume_ls() -> None:
+    """List volumes.  Example: ramet volume ls"""
+    run(operations.volume_ls)
+
+
+@volume.command("clone")
+@click.argument("source")
+@click.argument("name")
+def volume_clone(source: str, name: str) -> None:
+    """Clone volume or snapshot SOURCE.  Example: ramet volume clone lab@monday test"""
+    run(operations.volume_clone, source, name)
+
+
+@volume.command("rename")
+@click.argument("old")
+@click.argument("new")
+def volume_rename(old: str, new: str) -> None:
+    """Rename a volume.  Example: ramet volume rename lab old-lab"""
+    run(operations.volume_rename, old, new)
+
+
+@volume.command("rm")
+@click.argument("name")
+@DRY_RUN
+def volume_rm(name: str, dry_run: bool) -> None:
+    """Remove a volume and its snapshots.  Example: ramet volume rm test"""
+    run(operations.volume_rm, name, dry_run)
+
+
+@click.group(cls=Branch)
+def snapshot() -> None:
+    """Snapshots: read-only, point-in-time views of a volume."""
+
+
+@snapshot.command("create")
+@click.argument("volume")
+@click.argument("name")
+def snapshot_create(volume: str, name: str) -> None:
+    """Take a snapshot.  Example: ramet snapshot create lab monday"""
+    run(operations.snapshot_create, volume, name)
+
+
+@snapshot.command("ls")
+@click.argument("volume")
+def snapshot_ls(volume: str) -> None:
+    """List snapshots.  Example: ramet snapshot ls lab"""
+    run(operations.snapshot_ls, volume)
+
+
+@snapshot.command("rm")
+@click.argument("volume")
+@click.argument("name")
+@DRY_RUN
+def snapshot_rm(volume: str, name: str, dry_run: bool) -> None:
+    """Remove a snapshot.  Example: ramet snapshot rm lab monday"""
+    run(operations.snapshot_rm, volume, name, dry_run)
+
+
+@snapshot.command("restore")
+@click.argument("volume")
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Also while files are open; they go stale.")
+@DRY_RUN
+def snapshot_restore(volume: str, name: str, force: bool, dry_run: bool) -> None:
+    """Take a volume back; newer changes are lost.  Example: ramet snapshot restore lab monday"""
+    run(operations.snapshot_restore, volume, name, force, dry_run)
