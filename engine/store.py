@@ -12,11 +12,11 @@ import os
 import struct
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from engine import clones, errors, reclaim
+from engine import clones, errors, ranges, reclaim
 from engine.accounting import Accounting, Unique
 from engine.commit import Commit, write_or_fail
 from engine.creation import create_store
@@ -31,6 +31,7 @@ from engine.meta import (
     unpack_orphan_key,
 )
 from engine.pool import Change, Pool
+from engine.ranges import BlockRange
 from engine.records import Records
 from engine.reserve import Reserve
 from engine.slabs import SlabPool
@@ -256,9 +257,20 @@ class Store(Volumes):
         self, source: Volume, source_ino: int, source_offset: int,
         target: Volume, target_ino: int, target_offset: int, length: int,
     ) -> int:  # fmt: skip
-        return clones.clone_range(
+        return ranges.clone_range(
             source, source_ino, source_offset, target, target_ino, target_offset, length
         )
+
+    def clone_ranges(
+        self, source: Volume, source_ino: int, target: Volume, target_ino: int,
+        blocks: Sequence[BlockRange], *, extend: bool = False,
+    ) -> int:  # fmt: skip
+        """Clone block ranges: all or none, from the state at the start of the call.
+
+        See ``engine.ranges.clone_ranges`` for what bounds a call and what it raises; returns the
+        blocks done.
+        """
+        return ranges.clone_ranges(source, source_ino, target, target_ino, blocks, extend=extend)
 
     def clone_tree(
         self, source: Volume, source_dir: int, target: Volume, parent: int, name: bytes
