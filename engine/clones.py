@@ -92,13 +92,15 @@ def _copy_xattrs(source: Volume, source_ino: int, target: Volume, ino: int) -> N
 
 
 def clone_tree(
-    source: Volume, source_dir: int, target: Volume, parent: int, name: bytes
+    source: Volume, source_dir: int, target: Volume, parent: int, name: bytes, *,
+    freed_blocks: int = 0,
 ) -> Inode:  # fmt: skip
     """Clone a directory with all that is below it, in one atomic step.
 
     Hard links inside the directory stay hard links.  Marks are not copied: what they index (a VM)
-    is given its own.  Raises what ``clone_file`` raises, and InvalidArgument for a target inside
-    the source or a directory of more than TREE_ENTRIES_MAX entries.
+    is given its own.  ``freed_blocks``: what the caller gives back to the target's quota in the
+    same step.  Raises what ``clone_file`` raises, and InvalidArgument for a target inside the
+    source or a directory of more than TREE_ENTRIES_MAX entries.
     """
     target.check_writable()
     origin = source.directory(source_dir)
@@ -108,7 +110,7 @@ def clone_tree(
         target._check_not_below(origin, target.directory(parent))
     plan = _plan_tree(source, source_dir)
     files = {entry.ino for _, entry in plan}  # hard links once
-    target.check_quota(sum(source.inode(ino).blocks for ino in files))
+    target.check_quota(sum(source.inode(ino).blocks for ino in files) - freed_blocks)
     target.pool.check_room(tree_pages(len(plan), target.pool.superblock.records_max))
     epoch = source.pool.bump_epoch()
     top = _clone_directory(source, origin, target, parent, name)

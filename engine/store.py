@@ -33,6 +33,7 @@ from engine.meta import (
 from engine.pool import Change, Pool
 from engine.ranges import BlockRange
 from engine.records import Records
+from engine.replacement import replace_tree
 from engine.reserve import Reserve
 from engine.slabs import SlabPool
 from engine.space import Space
@@ -276,6 +277,13 @@ class Store(Volumes):
         self, source: Volume, source_dir: int, target: Volume, parent: int, name: bytes
     ) -> Inode:  # fmt: skip
         return clones.clone_tree(source, source_dir, target, parent, name)
+
+    def replace_tree(
+        self, source: Volume, source_dir: int, target: Volume, parent: int, name: bytes, *,
+        force: bool = False,
+    ) -> Inode:  # fmt: skip
+        """Put a clone of a directory where another is: see ``engine.replacement``."""
+        return replace_tree(source, source_dir, target, parent, name, force=force)
 
     def remove_tree(self, volume: Volume, parent: int, name: bytes) -> int:
         return clones.remove_tree(volume, parent, name)
