@@ -9,6 +9,8 @@ The old tree's inodes are gone afterwards: handles of NFS on them are stale.  Fi
 open stop the call, or, forced, live on without a name for those who have them open.
 """
 
+from collections.abc import Callable
+
 from engine import errors, keys
 from engine.clones import TREE_ENTRIES_MAX, clone_tree, remove_tree
 from engine.inode import Inode
@@ -18,32 +20,36 @@ from engine.volume import Volume
 
 def replace_tree(
     source: Volume, source_dir: int, target: Volume, parent: int, name: bytes, *,
-    force: bool = False,
+    force: bool = False, prepare: Callable[[Inode], object] | None = None,
 ) -> Inode:  # fmt: skip
     """Clone a directory to where another is, which goes; nothing there yet is as good.
 
-    Raises what ``clone_tree`` raises, NotADirectory for something else in its place, Busy while
-    files below it are open (unless ``force``), and InvalidArgument for a source that would go too.
+    ``prepare`` may change the clone before it is seen; what it raises takes the clone back.  Raises
+    what ``clone_tree`` raises, NotADirectory for something else in its place, Busy while files
+    below it are open (unless ``force``), and InvalidArgument for a source that would go too.
     """
     target.check_writable()
     existing = target.entry(parent, name)
-    if existing is None:
-        return clone_tree(source, source_dir, target, parent, name)
-    old = target.inode(existing.ino)
-    if not old.is_dir:
-        raise errors.NotADirectory(f"{_said(name)} is no directory; remove it first")
-    if source is target:
-        _check_survives(target, old, source_dir)
-    freed = _freed_blocks(target, old, force=force)
-    scratch = b".replacing-%d" % target.pool.state.next_ino
-    made = clone_tree(source, source_dir, target, parent, scratch, freed_blocks=freed)
-    target.rename(parent, scratch, parent, name, RENAME_EXCHANGE)
-    remove_tree(target, parent, scratch)
+    freed, built = 0, name
+    if existing is not None:
+        old = target.inode(existing.ino)
+        if not old.is_dir:
+            raise errors.NotADirectory(f"{name.decode(errors='replace')!r} is no directory")
+        if source is target:
+            _check_survives(target, old, source_dir)
+        freed = _freed_blocks(target, old, force=force)
+        built = b".replacing-%d" % target.pool.state.next_ino
+    made = clone_tree(source, source_dir, target, parent, built, freed_blocks=freed)
+    if prepare is not None:
+        try:
+            prepare(made)
+        except BaseException:
+            remove_tree(target, parent, built)
+            raise
+    if existing is not None:
+        target.rename(parent, built, parent, name, RENAME_EXCHANGE)
+        remove_tree(target, parent, built)
     return made
-
-
-def _said(name: bytes) -> str:
-    return repr(name.decode(errors="replace"))
 
 
 def _check_survives(volume: Volume, old: Inode, source_dir: int) -> None:

@@ -280,10 +280,12 @@ class Store(Volumes):
 
     def replace_tree(
         self, source: Volume, source_dir: int, target: Volume, parent: int, name: bytes, *,
-        force: bool = False,
+        force: bool = False, prepare: Callable[[Inode], object] | None = None,
     ) -> Inode:  # fmt: skip
         """Put a clone of a directory where another is: see ``engine.replacement``."""
-        return replace_tree(source, source_dir, target, parent, name, force=force)
+        return replace_tree(
+            source, source_dir, target, parent, name, force=force, prepare=prepare
+        )  # fmt: skip
 
     def remove_tree(self, volume: Volume, parent: int, name: bytes) -> int:
         return clones.remove_tree(volume, parent, name)

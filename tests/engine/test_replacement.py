@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import ROOT_INO, Store, Volume, errors, fsck
+from engine import ROOT_INO, Inode, Store, Volume, errors, fsck
 
 BLOCK = 4096
 Tree = dict[str, bytes]
@@ -160,6 +160,22 @@ def test_what_is_refused_changes_nothing(store: Store) -> None:
         store.replace_tree(lab, one, past, ROOT_INO, b"one")
     assert {e.name for e in lab.readdir(ROOT_INO)} == {b"one", b"two", b"file"}
     assert lab.resolve("/one").ino == one
+
+
+@pytest.mark.parametrize("name", [b"one", b"new"])
+def test_what_cannot_be_prepared_is_taken_back(store: Store, name: bytes) -> None:
+    lab = two_vms(store)
+    before, past = found(lab, "/one"), store.snapshot(lab, "s")
+
+    def prepare(made: Inode) -> None:
+        lab.create(made.ino, b"half", 0o644, 0, 0)
+        raise errors.NoSpace("full")
+
+    with pytest.raises(errors.NoSpace):
+        store.replace_tree(past, past.resolve("/one").ino, lab, ROOT_INO, name, prepare=prepare)
+    assert {e.name for e in lab.readdir(ROOT_INO)} == {b"one", b"two"}
+    assert found(lab, "/one") == before
+    whole(store)
 
 
 def test_hard_links_outside_keep_their_file(store: Store) -> None:
