@@ -12,9 +12,10 @@ open stop the call, or, forced, live on without a name for those who have them o
 from collections.abc import Callable
 
 from engine import errors, keys
-from engine.clones import TREE_ENTRIES_MAX, clone_tree, remove_tree
+from engine.clones import TREE_ENTRIES_MAX, clone_tree
 from engine.inode import Inode
 from engine.namespace import RENAME_EXCHANGE
+from engine.removal import remove_tree
 from engine.volume import Volume
 
 

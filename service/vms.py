@@ -189,7 +189,8 @@ def vm_rm(context: Context, address: str, force: bool, dry_run: bool) -> Steps[R
     machine = directory.machine
     if not dry_run:
         yield from _unregister(context, directory, None, force=force)
-        _remove(context, directory)
+        parent, name = directory.volume.resolve_parent(directory.path)
+        yield from context.store.removal(directory.volume, parent.ino, name)
     return told(directory, machine) | {"dry_run": dry_run}
 
 
