@@ -113,7 +113,6 @@ CONNECT = click.option(
 )
 EXACT = click.option("--exact", is_flag=True, help="Count unique and shared bytes now.")
 VIRT_TYPE = click.option("--virt-type", help="Domain type instead of the XML's: kvm, qemu.")
-USER_DATA = click.option("--user-data", help="A file with more cloud-init user-data.")
 
 
 def uri(connect: str | None) -> str:

@@ -11,13 +11,15 @@ from pathlib import PurePosixPath
 import msgspec
 
 from engine import Inode, Store, Volume, errors
-from hypervisor import domain, images, seed
+from hypervisor import domain, hardware, images, seed
 from hypervisor.customize import SEED, customize, localize, outputs
 from hypervisor.identity import Identity, check_name
+from hypervisor.wishes import Wishes
 
 XML = "domain.xml"
 MARK = b"vm"
 HEAD_BYTES = 512
+AS_IT_IS = Wishes()
 HOST_LABELS = b"trusted.libvirt."  # what libvirt notes on a file while a VM of the base uses it
 
 
@@ -187,19 +189,15 @@ def _check_disk(directory: Directory, disk: ET.Element, source: ET.Element) -> N
 
 def clone(
     store: Store, base: Directory, target: Volume, path: str, mounted: PurePosixPath | None,
-    identity: Identity, taken: Collection[str], extra: bytes | None = None,
-    virt_type: str | None = None,
+    identity: Identity, taken: Collection[str], wishes: Wishes = AS_IT_IS,
 ) -> Directory:  # fmt: skip
     """A new VM from a base VM: directory cloned, every identity rewritten, a seed of its own."""
     parent, name = target.resolve_parent(path)
     made = store.clone_tree(base.volume, base.inode.ino, target, parent.ino, name)
     try:
         directory = Directory(target, path, mounted)
-        _drop_host_labels(directory)
-        root = base.xml()
-        if virt_type is not None:
-            root.set("type", virt_type)
-        _become(directory, root, identity, taken, extra, base.mounted)
+        root = base.xml() if wishes.xml is None else domain.parse(wishes.xml)
+        _become(directory, root, identity, taken, wishes, base.mounted)
     except BaseException:
         store.remove_tree(target, parent.ino, name)
         raise
@@ -208,33 +206,65 @@ def clone(
 
 
 def renew(
-    store: Store, directory: Directory, identity: Identity, extra: bytes | None = None
+    store: Store, directory: Directory, identity: Identity, wishes: Wishes = AS_IT_IS
 ) -> Machine:  # fmt: skip
     """Give an existing VM, or a plain clone of one's directory, an identity of its own."""
     payload = directory.volume.get_mark(directory.inode.ino, MARK)
     if payload is not None and directory.machine.uri is not None:
         raise errors.Busy(f"{directory.machine.name} is registered; unregister it first")
-    _drop_host_labels(directory)
-    return _become(directory, directory.xml(), identity, taken_macs(store), extra, None)
+    root = directory.xml() if wishes.xml is None else domain.parse(wishes.xml)
+    return _become(directory, root, identity, taken_macs(store), wishes, None)
 
 
 def _become(
     directory: Directory, root: ET.Element, identity: Identity, taken: Collection[str],
-    extra: bytes | None, before: PurePosixPath | None,
+    wishes: Wishes, before: PurePosixPath | None,
 ) -> Machine:  # fmt: skip
-    for path in outputs(root):
-        relative = directory.own(path, before)
-        if relative is not None and directory.child(relative) is not None:
-            parent, name = directory.volume.resolve_parent(f"{directory.path}/{relative}")
-            directory.volume.unlink(parent.ino, name)
+    """All that can be refused is, before anything changes."""
+    old_outputs = [directory.own(path, before) for path in outputs(root)]
+    if wishes.virt_type is not None:
+        root.set("type", wishes.virt_type)
+    hardware.resize(root, wishes.memory_bytes, wishes.vcpus)
     macs = customize(
         root, identity, lambda path: directory.place(path, before), directory.where(SEED), taken
     )
+    disk = None if wishes.disk_bytes is None else _growing(directory, root, wishes.disk_bytes)
+    user_data, network = wishes.render(identity, macs)
+    image = seed.build(identity, user_data, network)
+
+    volume = directory.volume
+    _drop_host_labels(directory)
+    for relative in old_outputs:
+        if relative is not None and directory.child(relative) is not None:
+            parent, name = volume.resolve_parent(f"{directory.path}/{relative}")
+            volume.unlink(parent.ino, name)
+    if disk is not None:
+        volume.setattr(disk.ino, size=wishes.disk_bytes)
     directory.write(XML, domain.serialize(root), 0o644)
-    directory.write(SEED, seed.build(identity, extra), 0o600)
+    directory.write(SEED, image, 0o600)
     machine = Machine(identity.name, identity.uuid, macs)
     directory.set_machine(machine)
     return machine
+
+
+def _growing(directory: Directory, root: ET.Element, size: int) -> Inode:
+    """The boot disk, which a hole at its end may make larger; InvalidArgument for shrinking."""
+    disk, source = hardware.boot_disk(root)
+    path = source.get("file", "")
+    relative = directory.own(path)
+    inode = None if relative is None else directory.child(relative)
+    driver = disk.find("driver")
+    if inode is None:
+        raise errors.NotFound(f"the boot disk {path} is not in the VM's directory; import it there")
+    if driver is not None and driver.get("type", "raw") != "raw":
+        raise errors.InvalidArgument(
+            f"{path} is {driver.get('type')}; only raw disks grow: `ramet import` makes them raw"
+        )
+    if size < inode.size:
+        raise errors.InvalidArgument(
+            f"{path} has {inode.size} bytes, {size} would cut it off; disks only grow"
+        )
+    return inode
 
 
 def _drop_host_labels(directory: Directory) -> None:

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from engine import Volume, errors
 from hypervisor import domain, machines
 from hypervisor.driver import LibvirtDriver
-from hypervisor.identity import Identity, check_name
+from hypervisor.identity import Identity
 from hypervisor.machines import Directory, Machine
 from service.addresses import Address, Context, parse
-from service.operations import Operation, Result, as_of, expand_all, unique_of
+from service.clone_spec import CloneSpec
+from service.operations import Operation, Result, as_of, unique_of
 from service.steps import Steps, durable
 
 CLONES_STEP = 8
@@ -76,40 +77,40 @@ def vm_add(
     return _told(directory, machines.add(context.store, directory, body, virt_type))
 
 
-def vm_clone(
-    context: Context, source: str, target: str, count: int, start: int, register: bool, uri: str,
-    user_data: str | None, virt_type: str | None,
-) -> Steps[Result]:  # fmt: skip
-    """Clone a VM ``count`` times, each with its own identity; register them; all or none."""
+def vm_clone(context: Context, source: str, target: str, spec: dict[str, Any]) -> Steps[Result]:
+    """Clone a VM as often as ``spec`` (a ``CloneSpec``) says, each clone with its own identity;
+    register and start them; all or none.
+    """
+    wanted = CloneSpec.of(spec)
     base = _directory(context, parse(context, source))
-    _ = base.machine
-    targets = [parse(context, each) for each in expand_all(target, start, count)]
-    names = [check_name(PurePosixPath(each.path).name) for each in targets]
+    plan = wanted.plan(target, len(base.machine.macs))
+    places = [parse(context, item.address) for item in plan.items]
     taken = machines.taken_macs(context.store)
-    if register:
+    if wanted.registers:
         context.mounted_path(base.volume, base.path)
-        known, macs = yield _with_driver(uri, LibvirtDriver.names_and_macs)
-        clash = sorted(known & set(names))
+        known, macs = yield _with_driver(wanted.uri, LibvirtDriver.names_and_macs)
+        clash = sorted(known & {item.name for item in plan.items})
         if clash:
-            raise errors.AlreadyExists(f"{uri} has a domain {clash[0]!r}; choose another name")
+            raise errors.AlreadyExists(
+                f"{wanted.uri} has a domain {clash[0]!r}; choose another name"
+            )
         taken |= macs
-    extra = None if user_data is None else user_data.encode()
     made: list[Directory] = []
     try:
-        for n, (name, where) in enumerate(zip(names, targets, strict=True)):
+        for item, where in zip(plan.items, places, strict=True):
             each = machines.clone(
                 context.store, base, where.volume, where.path, _place(context, where),
-                Identity.new(name), taken, extra, virt_type,
+                Identity.new(item.name), taken, plan.wishes(item),
             )  # fmt: skip
             made.append(each)
             taken |= set(each.machine.macs)
-            if n % CLONES_STEP == CLONES_STEP - 1:
+            if len(made) % CLONES_STEP == 0:
                 yield None
-        if register:
-            yield from _register(made, uri)
+        if wanted.registers:
+            yield from _register(made, wanted.uri)
     except errors.PartlyDone:
         for each in made:
-            _note(each, uri)
+            _note(each, wanted.uri)
         raise
     except BaseException:
         for each in made:
@@ -119,7 +120,7 @@ def vm_clone(
         "source": source,
         "vms": [_told(each, each.machine) for each in made],
         "bytes_copied": 0,
-        "pool": _pool_of(made[0].volume, made[0].path) if register else None,
+        "pool": _pool_of(made[0].volume, made[0].path) if wanted.registers else None,
     }
 
 
@@ -203,11 +204,12 @@ def _unregister(
         yield _with_driver(at, lambda driver: driver.drop_pool(pool))
 
 
-def vm_customize(context: Context, address: str, name: str, user_data: str | None) -> Result:
+def vm_customize(context: Context, address: str, name: str, spec: dict[str, Any]) -> Result:
     """A new identity for an existing VM, or for a plain clone of a VM's directory."""
     directory = _directory(context, parse(context, address))
-    extra = None if user_data is None else user_data.encode()
-    made = machines.renew(context.store, directory, Identity.new(name), extra)
+    plan = CloneSpec.of(spec).plan(name)
+    wishes = plan.wishes(plan.items[0])
+    made = machines.renew(context.store, directory, Identity.new(name), wishes)
     return _told(directory, made)
 
 
