@@ -31,6 +31,10 @@ def seed_and_hardware(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--memory", "memory_bytes", type=SIZE, help="Memory, as in 2GiB."),
         click.option("--vcpus", type=int, help="Virtual CPUs."),
         click.option("--disk-size", "disk_bytes", type=SIZE, help="Grow the boot disk to this."),
+        click.option(
+            "--via", type=click.Choice(["file", "api"]), default="file", show_default=True,
+            help="Take the XML from the directory, or from libvirt.",
+        ),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -74,6 +78,8 @@ def vm_add(
 @click.option("--var", help="A .csv or .json file: a row of variables for each clone.")
 @seed_and_hardware
 @click.option("--register", is_flag=True, help="Define the clones in libvirt.")
+@click.option("--power-on", is_flag=True, help="Register and start them.")
+@click.option("--quiesce", is_flag=True, help="Freeze a running base by its guest agent.")
 @VIRT_TYPE
 @CONNECT
 def vm_clone(
@@ -88,7 +94,7 @@ def vm_clone(
     Example: ramet vm clone lab:/golden 'lab:/web-{n:03d}' --count 20 --register
 
     Example: ramet vm clone lab:/golden 'lab:/{site}-{n}' --var sites.csv --network net.yaml
-    --memory 2GiB --disk-size 20GiB --register
+    --memory 2GiB --disk-size 20GiB --power-on
     """
     text = small_text(var)
     rows = [] if var is None or text is None else variables.read(text, var)
@@ -103,6 +109,9 @@ def vm_clone(
 @CONNECT
 def vm_customize(directory: str, name: str, connect: str | None, **options: Any) -> None:
     """Give a VM a new identity.
+
+    With --via file its domain.xml is rewritten; with --via api libvirt is asked for the domain, and
+    the changed one is defined again.
 
     Example: ramet vm customize lab:/copy --name web-021 --memory 4GiB
     """

@@ -23,13 +23,26 @@ AS_IT_IS = Wishes()
 HOST_LABELS = b"trusted.libvirt."  # what libvirt notes on a file while a VM of the base uses it
 
 
-class Machine(msgspec.Struct, frozen=True):
-    """What the mark of a VM's directory says.  ``uri``: where it is registered, or None."""
+class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the mark of a VM's directory says.  ``uri``: where it is registered, or None.
+
+    ``formerly``: the UUID of the domain that it may still be there, while it becomes another.
+    """
 
     name: str
     uuid: str
     macs: list[str] = []
     uri: str | None = None
+    formerly: str | None = None
+
+    @property
+    def uuids(self) -> list[str]:
+        """All that the hypervisor may know it by."""
+        return [self.uuid] if self.formerly is None else [self.uuid, self.formerly]
+
+    def at(self, uri: str | None) -> "Machine":
+        """The same VM, registered there and nowhere else."""
+        return Machine(self.name, self.uuid, self.macs, uri)
 
 
 def read_mark(payload: bytes) -> Machine:
@@ -197,7 +210,9 @@ def clone(
     try:
         directory = Directory(target, path, mounted)
         root = base.xml() if wishes.xml is None else domain.parse(wishes.xml)
-        _become(directory, root, identity, taken, wishes, base.mounted)
+        change = prepare(directory, root, identity, taken, wishes, base.mounted)
+        change.write()
+        change.finish()
     except BaseException:
         store.remove_tree(target, parent.ino, name)
         raise
@@ -211,40 +226,103 @@ def renew(
     """Give an existing VM, or a plain clone of one's directory, an identity of its own."""
     payload = directory.volume.get_mark(directory.inode.ino, MARK)
     if payload is not None and directory.machine.uri is not None:
-        raise errors.Busy(f"{directory.machine.name} is registered; unregister it first")
-    root = directory.xml() if wishes.xml is None else domain.parse(wishes.xml)
-    return _become(directory, root, identity, taken_macs(store), wishes, None)
+        raise errors.Busy(
+            f"{directory.machine.name} is registered; unregister it first, or use --via api"
+        )
+    change = prepare(directory, directory.xml(), identity, taken_macs(store), wishes)
+    change.write()
+    change.finish()
+    return change.machine
 
 
-def _become(
+class Change:
+    """A VM's new identity, all of it known and nothing of it done.
+
+    ``write`` puts XML, seed image and mark in place, ``revert`` takes them back; ``finish`` does
+    what cannot be taken back.
+    """
+
+    def __init__(
+        self, directory: Directory, machine: Machine, files: dict[str, tuple[bytes, int]],
+        stale: list[str], grow: tuple[int, int] | None,
+    ) -> None:  # fmt: skip
+        self.directory = directory
+        self.machine = machine
+        self._files = files
+        self._stale = stale
+        self._grow = grow
+        self._before: dict[str, tuple[bytes, int] | None] = {}
+        self._mark_before = directory.volume.get_mark(directory.inode.ino, MARK)
+
+    @property
+    def text(self) -> str:
+        """The domain XML."""
+        return self._files[XML][0].decode()
+
+    def write(self, *, uri: str | None = None, formerly: str | None = None) -> None:
+        """Reversible.  ``uri``: where it is, or may be, registered; ``formerly`` as in the mark."""
+        volume = self.directory.volume
+        for name, (data, mode) in self._files.items():
+            inode = self.directory.child(name)
+            self._before[name] = None
+            if inode is not None:
+                self._before[name] = (volume.read(inode.ino, 0, inode.size), inode.mode & 0o7777)
+            self.directory.write(name, data, mode)
+        machine = self.machine
+        self.directory.set_machine(Machine(machine.name, machine.uuid, machine.macs, uri, formerly))
+
+    def revert(self) -> None:
+        """As it was before ``write``."""
+        volume, top = self.directory.volume, self.directory.inode.ino
+        for name, old in self._before.items():
+            if old is not None:
+                self.directory.write(name, *old)
+            elif self.directory.child(name) is not None:
+                volume.unlink(top, name.encode())
+        if self._mark_before is None:
+            volume.clear_mark(top, MARK)
+        else:
+            volume.set_mark(top, MARK, self._mark_before)
+
+    def finish(self) -> None:
+        """Grow the disk, drop what the old VM has put out and what libvirt noted of it."""
+        volume = self.directory.volume
+        _drop_host_labels(self.directory)
+        for relative in self._stale:
+            if self.directory.child(relative) is not None:
+                parent, name = volume.resolve_parent(f"{self.directory.path}/{relative}")
+                volume.unlink(parent.ino, name)
+        if self._grow is not None:
+            ino, size = self._grow
+            volume.setattr(ino, size=size)
+
+
+def prepare(
     directory: Directory, root: ET.Element, identity: Identity, taken: Collection[str],
-    wishes: Wishes, before: PurePosixPath | None,
-) -> Machine:  # fmt: skip
-    """All that can be refused is, before anything changes."""
-    old_outputs = [directory.own(path, before) for path in outputs(root)]
+    wishes: Wishes, before: PurePosixPath | None = None,
+) -> Change:  # fmt: skip
+    """Make the tree the XML of a new VM in ``directory``; all that can be refused is, here.
+
+    ``before``: where the directory that the XML is from was mounted.
+    """
+    stale = [directory.own(path, before) for path in outputs(root)]
     if wishes.virt_type is not None:
         root.set("type", wishes.virt_type)
     hardware.resize(root, wishes.memory_bytes, wishes.vcpus)
     macs = customize(
         root, identity, lambda path: directory.place(path, before), directory.where(SEED), taken
     )
-    disk = None if wishes.disk_bytes is None else _growing(directory, root, wishes.disk_bytes)
+    grow = None
+    if wishes.disk_bytes is not None:
+        grow = _growing(directory, root, wishes.disk_bytes).ino, wishes.disk_bytes
     user_data, network = wishes.render(identity, macs)
-    image = seed.build(identity, user_data, network)
-
-    volume = directory.volume
-    _drop_host_labels(directory)
-    for relative in old_outputs:
-        if relative is not None and directory.child(relative) is not None:
-            parent, name = volume.resolve_parent(f"{directory.path}/{relative}")
-            volume.unlink(parent.ino, name)
-    if disk is not None:
-        volume.setattr(disk.ino, size=wishes.disk_bytes)
-    directory.write(XML, domain.serialize(root), 0o644)
-    directory.write(SEED, image, 0o600)
+    secret = root.find("devices/graphics[@passwd]") is not None
+    files = {
+        XML: (domain.serialize(root), 0o600 if secret else 0o644),
+        SEED: (seed.build(identity, user_data, network), 0o600),
+    }
     machine = Machine(identity.name, identity.uuid, macs)
-    directory.set_machine(machine)
-    return machine
+    return Change(directory, machine, files, [each for each in stale if each is not None], grow)
 
 
 def _growing(directory: Directory, root: ET.Element, size: int) -> Inode:

@@ -14,7 +14,7 @@ import struct
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -23,16 +23,17 @@ from engine.accounting import Accounting
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
-from service import integrity, operations, vms
+from service import integrity, moments, operations, vms
 from service.addresses import Context
 from service.cleaner import Cleaner
 from service.commits import Committer
 from service.log import log, log_exception
 from service.rpc import OS_ERRORS, SOCKET, Answer, Request, body_length, decode_request, door, pack
-from service.steps import Beside
+from service.steps import Beside, Steps
 
 READS = {call.__name__: call for call in (*operations.READS, *vms.READS, *integrity.READS)}
 CHANGES = {call.__name__: call for call in (*operations.CHANGES, *vms.CHANGES, *integrity.CHANGES)}
+T = TypeVar("T")
 ACCEPT_PAUSE_S = 0.1
 SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 
@@ -64,6 +65,7 @@ class Daemon:
                 nursery.start_soon(self._stop_on_signal)
                 if self.mountpoint is not None:
                     await nursery.start(self._mount)
+                nursery.start_soon(self._steps, moments.recover(self.context))
                 nursery.start_soon(self._accept, listener, nursery)
                 ready()
 
@@ -158,10 +160,13 @@ class Daemon:
         with self._foreign():
             result = call(self.context, *request.arguments)
         if isinstance(result, Generator):
-            result = await Beside(self.committer.admit, self._settled, self._foreign).run(result)
+            result = await self._steps(result)
         if request.method in CHANGES:
             await self._settled()
         return result
+
+    async def _steps(self, steps: Steps[T]) -> T:
+        return await Beside(self.committer.admit, self._settled, self._foreign).run(steps)
 
     async def _settled(self) -> None:
         """What was done is on disk, and the mount shows it."""

@@ -13,11 +13,14 @@ from typing import Any, TypeVar
 
 from engine import Volume, errors
 from hypervisor import domain, machines
-from hypervisor.driver import LibvirtDriver
+from hypervisor.driver import connect
 from hypervisor.identity import Identity
+from hypervisor.interface import Hypervisor
 from hypervisor.machines import Directory, Machine
+from service import moments
 from service.addresses import Address, Context, parse
 from service.clone_spec import CloneSpec
+from service.customizing import customize_by_api
 from service.operations import Operation, Result, as_of, unique_of
 from service.steps import Steps, durable
 
@@ -45,11 +48,11 @@ def _told(directory: Directory, machine: Machine) -> dict[str, Any]:
     }
 
 
-def _with_driver(uri: str, work: Callable[[LibvirtDriver], T]) -> Callable[[], T]:
+def _with_driver(uri: str, work: Callable[[Hypervisor], T]) -> Callable[[], T]:
     """A call for a thread: connect, work, close."""
 
     def call() -> T:
-        driver = LibvirtDriver(uri)
+        driver = connect(uri)
         try:
             return work(driver)
         finally:
@@ -86,28 +89,31 @@ def vm_clone(context: Context, source: str, target: str, spec: dict[str, Any]) -
     plan = wanted.plan(target, len(base.machine.macs))
     places = [parse(context, item.address) for item in plan.items]
     taken = machines.taken_macs(context.store)
-    if wanted.registers:
+    uri = wanted.uri if wanted.registers else None
+    if uri is not None:
         context.mounted_path(base.volume, base.path)
-        known, macs = yield _with_driver(wanted.uri, LibvirtDriver.names_and_macs)
+        known, macs = yield _with_driver(uri, lambda driver: driver.names_and_macs())
         clash = sorted(known & {item.name for item in plan.items})
         if clash:
-            raise errors.AlreadyExists(
-                f"{wanted.uri} has a domain {clash[0]!r}; choose another name"
-            )
+            raise errors.AlreadyExists(f"{uri} has a domain {clash[0]!r}; choose another name")
         taken |= macs
+    xml = (yield from _asked(base, wanted.uri)) if wanted.via == "api" else None
+    moment = yield from moments.hold(context, base, uri, quiesce=wanted.quiesce)
     made: list[Directory] = []
     try:
         for item, where in zip(plan.items, places, strict=True):
             each = machines.clone(
-                context.store, base, where.volume, where.path, _place(context, where),
-                Identity.new(item.name), taken, plan.wishes(item),
+                context.store, moment.base, where.volume, where.path, _place(context, where),
+                Identity.new(item.name), taken, plan.wishes(item, xml),
             )  # fmt: skip
             made.append(each)
             taken |= set(each.machine.macs)
             if len(made) % CLONES_STEP == 0:
                 yield None
-        if wanted.registers:
-            yield from _register(made, wanted.uri)
+        if uri is not None:
+            yield from _register(made, uri)
+        if wanted.power_on:
+            yield from _power_on(made, wanted.uri)
     except errors.PartlyDone:
         for each in made:
             _note(each, wanted.uri)
@@ -116,12 +122,43 @@ def vm_clone(context: Context, source: str, target: str, spec: dict[str, Any]) -
         for each in made:
             _remove(context, each)
         raise
+    finally:
+        moments.release(context, moment)
     return {
         "source": source,
+        "consistency": moment.consistency,
         "vms": [_told(each, each.machine) for each in made],
         "bytes_copied": 0,
-        "pool": _pool_of(made[0].volume, made[0].path) if wanted.registers else None,
+        "pool": _pool_of(made[0].volume, made[0].path) if uri is not None else None,
     }
+
+
+def _asked(base: Directory, uri: str) -> Steps[bytes]:
+    """The base's XML as the hypervisor has it."""
+    machine = base.machine
+    at = machine.uri or uri
+    text: str = yield _with_driver(at, lambda driver: driver.xml_to_change(machine.uuid))
+    return text.encode()
+
+
+def _power_on(made: list[Directory], uri: str) -> Steps[None]:
+    """Start registered VMs; PartlyDone names those that did not start, which stay registered."""
+    failed = []
+    driver: Hypervisor = yield lambda: connect(uri)
+    try:
+        for each in made:
+            machine = each.machine
+            try:
+                yield partial(driver.start, machine.uuid)
+            except errors.RametError as error:
+                failed.append(f"{machine.name}: {error}")
+    finally:
+        yield driver.close
+    if failed:
+        raise errors.PartlyDone(
+            f"{len(failed)} of {len(made)} VMs did not start and are off, registered "
+            f"({'; '.join(failed[:5])}); see their logs, then `virsh start` them"
+        )
 
 
 def _remove(context: Context, directory: Directory) -> None:
@@ -139,7 +176,7 @@ def _register(made: list[Directory], uri: str) -> Steps[None]:
         if each.mounted is not None
     }
 
-    def define(driver: LibvirtDriver) -> None:
+    def define(driver: Hypervisor) -> None:
         for text in {_kind(text): text for text in texts}.values():
             driver.check_runs(text)
         driver.define_all(texts)
@@ -148,7 +185,7 @@ def _register(made: list[Directory], uri: str) -> Steps[None]:
     yield _with_driver(uri, define)
     try:
         for name, path in pools.items():
-            yield _with_driver(uri, partial(LibvirtDriver.refresh_pool, name=name, path=path))
+            yield _with_driver(uri, partial(_refresh_pool, name=name, path=path))
         for each in made:
             _note(each, uri)
     except Exception as error:
@@ -162,10 +199,13 @@ def _register(made: list[Directory], uri: str) -> Steps[None]:
         raise
 
 
+def _refresh_pool(driver: Hypervisor, name: str, path: PurePosixPath) -> None:
+    driver.refresh_pool(name, path)
+
+
 def _note(each: Directory, uri: str) -> None:
     """The VM is, or may be, registered there."""
-    old = each.machine
-    each.set_machine(Machine(old.name, old.uuid, old.macs, uri))
+    each.set_machine(each.machine.at(uri))
 
 
 def _kind(text: str) -> tuple[str, str]:
@@ -196,21 +236,31 @@ def _unregister(
     at = uri or machine.uri
     if at is None:
         return
-    yield _with_driver(at, lambda driver: driver.undefine_all([machine.uuid], stop=force))
-    directory.set_machine(Machine(machine.name, machine.uuid, machine.macs))
+    yield _with_driver(at, lambda driver: driver.undefine_all(machine.uuids, stop=force))
+    directory.set_machine(machine.at(None))
     pool = _pool_of(directory.volume, directory.path)
-    in_pool = {_pool_of(d.volume, d.path) for d, m in machines.everyone(context.store) if m.uri}
-    if pool not in in_pool:
+    if not any(m.uri and _pool_of(d.volume, d.path) == pool
+               for d, m in machines.everyone(context.store)):  # fmt: skip
         yield _with_driver(at, lambda driver: driver.drop_pool(pool))
 
 
-def vm_customize(context: Context, address: str, name: str, spec: dict[str, Any]) -> Result:
-    """A new identity for an existing VM, or for a plain clone of a VM's directory."""
+def vm_customize(
+    context: Context, address: str, name: str, spec: dict[str, Any]
+) -> Steps[Result]:  # fmt: skip
+    """A new identity for an existing VM, or for a plain clone of a VM's directory.
+
+    Via file: the stored XML is parsed and rewritten.  Via api: the hypervisor is asked for the
+    domain, and the changed one is defined there (MISSION.md, G2 and G3).
+    """
     directory = _directory(context, parse(context, address))
-    plan = CloneSpec.of(spec).plan(name)
-    wishes = plan.wishes(plan.items[0])
-    made = machines.renew(context.store, directory, Identity.new(name), wishes)
-    return _told(directory, made)
+    wanted = CloneSpec.of(spec)
+    plan = wanted.plan(name)
+    identity, wishes = Identity.new(name), plan.wishes(plan.items[0])
+    if wanted.via == "api":
+        machine = yield from customize_by_api(context, directory, identity, wishes, wanted.uri)
+    else:
+        machine = machines.renew(context.store, directory, identity, wishes)
+    return _told(directory, machine)
 
 
 def vm_ls(context: Context, volume: str | None) -> Result:

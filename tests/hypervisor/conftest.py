@@ -25,7 +25,7 @@ class Lab:
     """A mounted store with a base VM whose disk is random bytes."""
 
     def __init__(self, root: Path, uri: str) -> None:
-        self.root = root
+        self.root, self.uri = root, uri
         self.ramet = Ramet(root / "store")
         self.mount = root / "mnt"
         self.disk = os.urandom(1 << 20)
