@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import build
 import libvirt
 import libvirtd
 import pytest
@@ -19,6 +20,11 @@ BASE_XML = Path(__file__).parents[1] / "guest" / "golden.xml"
 def uri() -> Iterator[str]:
     with libvirtd.running() as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build.build(tmp_path_factory.mktemp("guest"), Path(".venv/guest-cache"))
 
 
 class Lab:
