@@ -12,6 +12,8 @@ from service import moments
 from service.addresses import Context
 from service.steps import run_here
 
+GOLDEN_UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c9"
+
 
 @pytest.fixture
 def context(tmp_path: Path) -> Iterator[Context]:
@@ -21,7 +23,7 @@ def context(tmp_path: Path) -> Iterator[Context]:
         top = lab.mkdir(ROOT_INO, b"golden", 0o755, 0, 0)
         disk = lab.create(top.ino, b"disk.raw", 0o644, 0, 0)
         lab.write(disk.ino, 0, os.urandom(8192))
-        Directory(lab, "/golden", None).set_machine(Machine("golden", "6ba7b810-9dad-11d1-80b4-00c04fd430c9"))
+        Directory(lab, "/golden", None).set_machine(Machine("golden", GOLDEN_UUID))
         yield Context(store)
 
 
