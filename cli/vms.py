@@ -18,9 +18,11 @@ from cli.running import (
     small_text,
     uri,
 )
+from cli.waiting import job_options, run_job
 from hypervisor import variables
 from service import vms
 from service.clone_spec import CloneSpec
+from service.vm_batch import ON_ERROR
 
 
 def seed_and_hardware(command: Callable[..., None]) -> Callable[..., None]:
@@ -82,11 +84,18 @@ def vm_add(
 @click.option("--quiesce", is_flag=True, help="Freeze a running base by its guest agent.")
 @VIRT_TYPE
 @CONNECT
+@click.option(
+    "--on-error", type=click.Choice(ON_ERROR), default="undo", show_default=True,
+    help="When one fails: undo all, stop and keep, or continue.",
+)  # fmt: skip
+@job_options
 def vm_clone(
     source: str, target: str, count: int | None, start: int, step: int, var: str | None,
-    connect: str | None, **options: Any,
+    connect: str | None, wait: bool, after: tuple[int, ...], **options: Any,
 ) -> None:  # fmt: skip
-    """Clone a VM, each clone with its own identity; all or none.
+    """Clone a VM, each clone with its own identity; all or none, unless --on-error says so.
+
+    A clone that fails is undone whatever it says; exit code 3: some failed, the others stay.
 
     TARGET may have {n}, {n:03d} and the columns of --var; --user-data and --network may have
     {{ n }}, {{ name }}, {{ mac }}, {{ column }}, or {{ column | tojson }} in YAML quotes.
@@ -99,7 +108,7 @@ def vm_clone(
     text = small_text(var)
     rows = [] if var is None or text is None else variables.read(text, var)
     spec = clone_spec(count=count, start=start, step=step, rows=rows, uri=uri(connect), **options)
-    run(vms.vm_clone, address(source), address(target), spec)
+    run_job(vms.vm_clone, address(source), address(target), spec, wait=wait, after=after)
 
 
 @vm.command("customize")

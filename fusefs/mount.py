@@ -32,9 +32,14 @@ async def serve(
     durable: Callable[[], Awaitable[None]],
     admit: Callable[[], Awaitable[None]],
     real_blocks: bool = False,
+    before_close: Callable[[], None] = lambda: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Mount, say so, and answer requests until the mount goes away or the task is cancelled."""
+    """Mount, say so, and answer requests until the mount goes away or the task is cancelled.
+
+    ``before_close`` ends what still uses the session: closing frees it, and its descriptor's number
+    may be another file's at once.
+    """
     check_mountpoint(mountpoint)
     operations = Operations(
         store, volume=volume, durable=durable, admit=admit, real_blocks=real_blocks
@@ -46,4 +51,5 @@ async def serve(
         task_status.started()
         await pyfuse3.main()
     finally:
+        before_close()
         pyfuse3.close(unmount=True)

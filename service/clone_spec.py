@@ -35,6 +35,7 @@ class Item(NamedTuple):
 class CloneSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """``count`` None: one for each of ``rows``, or one.  Sizes in bytes; None: as in the base.
 
+    ``on_error``: what one that fails means for the others (``service.vm_batch``).
     ``via``: where the domain XML comes from, the base's directory (file) or libvirt (api).
     ``user_data``, ``network``: templates (``hypervisor.template``).  ``quiesce``: freeze the file
     systems of a running base by its guest agent while it is copied.
@@ -54,6 +55,7 @@ class CloneSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, 
     register: bool = False
     power_on: bool = False
     quiesce: bool = False
+    on_error: Literal["undo", "stop", "continue"] = "undo"
     uri: str = "qemu:///system"
 
     @classmethod

@@ -11,13 +11,13 @@ from pathlib import PurePosixPath
 
 from engine import errors
 from hypervisor import domain, machines
-from hypervisor.driver import connect
 from hypervisor.identity import Identity
 from hypervisor.interface import Hypervisor
 from hypervisor.machines import MARK, Change, Directory, Machine, read_mark
 from hypervisor.wishes import Wishes
 from service.addresses import Context
-from service.steps import Steps, durable
+from service.libvirt_calls import connected
+from service.steps import HypervisorCall, Steps, durable
 
 
 def customize_by_api(
@@ -31,21 +31,25 @@ def customize_by_api(
     known = domain.text_of(directory.xml(), "uuid")
     payload = directory.volume.get_mark(directory.inode.ino, MARK)
     at = (None if payload is None else read_mark(payload).uri) or uri
-    hypervisor: Hypervisor = yield partial(connect, at)
-    try:
-        text: str = yield partial(hypervisor.xml_to_change, known)
-        root = domain.parse(text.encode())
-        own = _is_of(root, directory.mounted)
-        state: str = yield partial(hypervisor.state, known)
-        if own and state == "running":
-            raise errors.Busy(f"{domain.name_of(root)} is running; shut it down first")
-        _, macs = yield hypervisor.names_and_macs
-        taken = macs | machines.taken_macs(context.store)
-        change = machines.prepare(directory, root, identity, taken, wishes)
-        yield from _define(hypervisor, change, known if own else None, at)
-    finally:
-        yield hypervisor.close
+    yield from connected(at, partial(_customize, context, directory, identity, wishes, known))
     return directory.machine
+
+
+def _customize(
+    context: Context, directory: Directory, identity: Identity, wishes: Wishes, known: str,
+    hypervisor: Hypervisor,
+) -> Steps[None]:  # fmt: skip
+    text: str = yield HypervisorCall(partial(hypervisor.xml_to_change, known))
+    root = domain.parse(text.encode())
+    assert directory.mounted is not None
+    own = _is_of(root, directory.mounted)
+    state: str = yield HypervisorCall(partial(hypervisor.state, known))
+    if own and state == "running":
+        raise errors.Busy(f"{domain.name_of(root)} is running; shut it down first")
+    _, macs = yield HypervisorCall(hypervisor.names_and_macs)
+    taken = macs | machines.taken_macs(context.store)
+    change = machines.prepare(directory, root, identity, taken, wishes)
+    yield from _define(hypervisor, change, known if own else None)
 
 
 def _is_of(root: ET.Element, mounted: PurePosixPath) -> bool:
@@ -54,15 +58,16 @@ def _is_of(root: ET.Element, mounted: PurePosixPath) -> bool:
     return any(path.is_relative_to(mounted) for path in paths)
 
 
-def _define(hypervisor: Hypervisor, change: Change, old: str | None, uri: str) -> Steps[None]:
+def _define(hypervisor: Hypervisor, change: Change, old: str | None) -> Steps[None]:
+    uri = hypervisor.uri
     change.write(uri=uri, formerly=old)
     try:
         yield durable
-        yield partial(hypervisor.check_runs, change.text)
+        yield HypervisorCall(partial(hypervisor.check_runs, change.text))
         if old is None:
-            yield partial(hypervisor.define_all, [change.text])
+            yield HypervisorCall(partial(hypervisor.define_all, [change.text]))
         else:
-            yield partial(hypervisor.replace, old, change.text)
+            yield HypervisorCall(partial(hypervisor.replace, old, change.text))
     except errors.PartlyDone:
         raise  # nobody knows what the hypervisor has: the mark names both
     except BaseException:

@@ -15,6 +15,7 @@ that may be frozen: ``recover`` removes what a crash left and thaws what it left
 import uuid as uuids
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -26,7 +27,7 @@ from hypervisor.machines import Directory
 from hypervisor.quiesce import LIMIT_S, Frozen, freeze
 from service.addresses import Context
 from service.log import log
-from service.steps import Steps, durable
+from service.steps import HypervisorCall, Steps, Stopping, durable
 
 PREFIX = "moment/"
 
@@ -68,13 +69,13 @@ def hold(context: Context, base: Directory, uri: str | None, *, quiesce: bool) -
             )
         return Moment(base, "unknown")
     try:
-        hypervisor: Hypervisor = yield lambda: connect(at)
-    except errors.RametError:
-        if quiesce:
+        hypervisor: Hypervisor = yield HypervisorCall(partial(connect, at))
+    except errors.RametError as error:
+        if quiesce or isinstance(error, Stopping):
             raise
         return _snapshot(context, base, "crash")  # it may run
     try:
-        if (yield lambda: hypervisor.state(machine.uuid)) != "running":
+        if (yield HypervisorCall(partial(hypervisor.state, machine.uuid))) != "running":
             return Moment(base, "off")
         if not quiesce:
             return _snapshot(context, base, "crash")
@@ -89,7 +90,9 @@ def _quiesced(context: Context, base: Directory, hypervisor: Hypervisor) -> Step
     moment: Moment | None = None
     yield durable  # whatever happens from here on, the guest is thawed
     try:
-        frozen: Frozen = yield lambda: freeze(hypervisor, machine.uuid, machine.name)
+        frozen: Frozen = yield HypervisorCall(
+            partial(freeze, hypervisor, machine.uuid, machine.name)
+        )
         try:
             moment = _snapshot(context, base, "quiesced")
         finally:
@@ -106,9 +109,9 @@ def _quiesced(context: Context, base: Directory, hypervisor: Hypervisor) -> Step
 def _insist(work: Callable[[], object]) -> Steps[None]:
     """Also when the daemon is told to stop while it waits for its turn."""
     try:
-        yield work
-    except errors.Busy:
-        yield work
+        yield HypervisorCall(work)
+    except Stopping:
+        yield HypervisorCall(work)
 
 
 def _snapshot(context: Context, base: Directory, consistency: str) -> Moment:
@@ -148,19 +151,16 @@ def recover(context: Context) -> Steps[None]:
         record = msgspec.msgpack.decode(value, type=Record)
         _forget(context, key)
         if record.uri:
-            yield _attempt(record)
+            yield HypervisorCall(partial(_thaw, record))
 
 
-def _attempt(record: Record) -> Callable[[], None]:
-    def thaw() -> None:
+def _thaw(record: Record) -> None:
+    try:
+        hypervisor = connect(record.uri)
         try:
-            hypervisor = connect(record.uri)
-            try:
-                count = hypervisor.thaw(record.uuid, LIMIT_S)
-            finally:
-                hypervisor.close()
-            log(f"thawed {count} file systems of {record.uuid}, frozen when the daemon ended")
-        except errors.RametError as error:
-            log(f"cannot thaw {record.uuid}: {error}; `virsh domfsthaw` it if it hangs")
-
-    return thaw
+            count = hypervisor.thaw(record.uuid, LIMIT_S)
+        finally:
+            hypervisor.close()
+        log(f"thawed {count} file systems of {record.uuid}, frozen when the daemon ended")
+    except errors.RametError as error:
+        log(f"cannot thaw {record.uuid}: {error}; `virsh domfsthaw` it if it hangs")

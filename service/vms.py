@@ -6,26 +6,25 @@ cannot be taken back, the files stay, and the VMs are noted as registered: no do
 its files, and `vm rm` finishes the work.
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
-from engine import Volume, errors
+from engine import errors
 from hypervisor import domain, machines
-from hypervisor.driver import connect
 from hypervisor.identity import Identity
 from hypervisor.interface import Hypervisor
 from hypervisor.machines import Directory, Machine
 from service import moments
 from service.addresses import Address, Context, parse
-from service.clone_spec import CloneSpec
+from service.clone_spec import CloneSpec, Item
 from service.customizing import customize_by_api
+from service.libvirt_calls import connected, kind_of, pool_of, with_driver
 from service.operations import Operation, Result, as_of, unique_of
-from service.steps import Steps, durable
-
-CLONES_STEP = 8
-T = TypeVar("T")
+from service.steps import HypervisorCall, Steps, Stopping, durable
+from service.undo import note
+from service.vm_batch import Batch, tree_blocks
+from service.work import JobCommand, Work
 
 
 def _directory(context: Context, address: Address) -> Directory:
@@ -48,25 +47,6 @@ def _told(directory: Directory, machine: Machine) -> dict[str, Any]:
     }
 
 
-def _with_driver(uri: str, work: Callable[[Hypervisor], T]) -> Callable[[], T]:
-    """A call for a thread: connect, work, close."""
-
-    def call() -> T:
-        driver = connect(uri)
-        try:
-            return work(driver)
-        finally:
-            driver.close()
-
-    return call
-
-
-def _pool_of(volume: Volume, path: str) -> str:
-    """The name of the directory pool for the directory that holds a VM's."""
-    inside = path.strip("/").split("/")[:-1]
-    return "-".join(["ramet", volume.name, *inside])
-
-
 def vm_add(
     context: Context, address: str, text: str | None, from_domain: str | None, uri: str,
     virt_type: str | None,
@@ -74,62 +54,57 @@ def vm_add(
     """Make a directory a VM: XML given, or asked of libvirt, or already in it."""
     where = parse(context, address)
     if from_domain is not None:
-        text = yield _with_driver(uri, lambda driver: driver.xml(from_domain))
+        text = yield with_driver(uri, lambda driver: driver.xml(from_domain))
     directory = _directory(context, where)
     body = None if text is None else text.encode()
     return _told(directory, machines.add(context.store, directory, body, virt_type))
 
 
-def vm_clone(context: Context, source: str, target: str, spec: dict[str, Any]) -> Steps[Result]:
+def vm_clone(
+    context: Context, work: Work, source: str, target: str, spec: dict[str, Any]
+) -> Steps[dict[str, Any]]:  # fmt: skip
     """Clone a VM as often as ``spec`` (a ``CloneSpec``) says, each clone with its own identity;
-    register and start them; all or none.
+    register and start them.
     """
     wanted = CloneSpec.of(spec)
     base = _directory(context, parse(context, source))
     plan = wanted.plan(target, len(base.machine.macs))
     places = [parse(context, item.address) for item in plan.items]
-    taken = machines.taken_macs(context.store)
     uri = wanted.uri if wanted.registers else None
-    if uri is not None:
-        context.mounted_path(base.volume, base.path)
-        known, macs = yield _with_driver(uri, lambda driver: driver.names_and_macs())
-        clash = sorted(known & {item.name for item in plan.items})
-        if clash:
-            raise errors.AlreadyExists(f"{uri} has a domain {clash[0]!r}; choose another name")
-        taken |= macs
-    xml = (yield from _asked(base, wanted.uri)) if wanted.via == "api" else None
-    moment = yield from moments.hold(context, base, uri, quiesce=wanted.quiesce)
-    made: list[Directory] = []
-    try:
-        for item, where in zip(plan.items, places, strict=True):
-            each = machines.clone(
+    batch = Batch(context, work, uri, wanted.on_error)
+    work.plan(len(places), len(places) * tree_blocks(base.volume, base.inode))
+    with batch.macs() as taken:
+        if uri is not None:
+            context.mounted_path(base.volume, base.path)
+            known, macs = yield with_driver(uri, lambda driver: driver.names_and_macs())
+            clash = sorted(known & {item.name for item in plan.items})
+            if clash:
+                raise errors.AlreadyExists(f"{uri} has a domain {clash[0]!r}; choose another name")
+            taken.update(macs)
+        xml = (yield from _asked(base, wanted.uri)) if wanted.via == "api" else None
+        moment = yield from moments.hold(context, base, uri, quiesce=wanted.quiesce)
+
+        def make(item: Item, where: Address) -> Directory:
+            return machines.clone(
                 context.store, moment.base, where.volume, where.path, _place(context, where),
                 Identity.new(item.name), taken, plan.wishes(item, xml),
             )  # fmt: skip
-            made.append(each)
-            taken |= set(each.machine.macs)
-            if len(made) % CLONES_STEP == 0:
-                yield None
-        if uri is not None:
-            yield from _register(made, uri)
-        if wanted.power_on:
-            yield from _power_on(made, wanted.uri)
-    except errors.PartlyDone:
-        for each in made:
-            _note(each, wanted.uri)
-        raise
-    except BaseException:
-        for each in made:
-            _remove(context, each)
-        raise
-    finally:
-        moments.release(context, moment)
+
+        try:
+            made = yield from batch.run(
+                (item.name, partial(make, item, where))
+                for item, where in zip(plan.items, places, strict=True)
+            )
+        finally:
+            moments.release(context, moment)
+    if wanted.power_on:
+        yield from _power_on(work, made, wanted.uri)
     return {
         "source": source,
         "consistency": moment.consistency,
         "vms": [_told(each, each.machine) for each in made],
         "bytes_copied": 0,
-        "pool": _pool_of(made[0].volume, made[0].path) if uri is not None else None,
+        "pool": pool_of(made[0].volume, made[0].path) if uri is not None else None,
     }
 
 
@@ -137,28 +112,26 @@ def _asked(base: Directory, uri: str) -> Steps[bytes]:
     """The base's XML as the hypervisor has it."""
     machine = base.machine
     at = machine.uri or uri
-    text: str = yield _with_driver(at, lambda driver: driver.xml_to_change(machine.uuid))
+    text: str = yield with_driver(at, lambda driver: driver.xml_to_change(machine.uuid))
     return text.encode()
 
 
-def _power_on(made: list[Directory], uri: str) -> Steps[None]:
-    """Start registered VMs; PartlyDone names those that did not start, which stay registered."""
-    failed = []
-    driver: Hypervisor = yield lambda: connect(uri)
-    try:
-        for each in made:
-            machine = each.machine
-            try:
-                yield partial(driver.start, machine.uuid)
-            except errors.RametError as error:
-                failed.append(f"{machine.name}: {error}")
-    finally:
-        yield driver.close
-    if failed:
-        raise errors.PartlyDone(
-            f"{len(failed)} of {len(made)} VMs did not start and are off, registered "
-            f"({'; '.join(failed[:5])}); see their logs, then `virsh start` them"
-        )
+def _power_on(work: Work, made: list[Directory], uri: str) -> Steps[None]:
+    """Start registered VMs; those that do not start have failed, and stay registered."""
+    work.registers(uri, powers=True)
+    yield durable
+    yield from connected(uri, partial(_start_all, work, made))
+
+
+def _start_all(work: Work, made: list[Directory], driver: Hypervisor) -> Steps[None]:
+    for each in made:
+        machine = each.machine
+        try:
+            yield HypervisorCall(partial(driver.start, machine.uuid))
+        except Stopping:
+            raise
+        except errors.RametError as error:
+            work.failed(machine.name, error)
 
 
 def _remove(context: Context, directory: Directory) -> None:
@@ -166,31 +139,35 @@ def _remove(context: Context, directory: Directory) -> None:
     context.store.remove_tree(directory.volume, parent.ino, name)
 
 
+def _shown(driver: Hypervisor, name: str, path: PurePosixPath) -> None:
+    driver.refresh_pool(name, path)
+
+
 def _register(made: list[Directory], uri: str) -> Steps[None]:
     """Define all, note it, show them in a pool; undone in libvirt when any of it fails."""
     texts = [each.local_xml() for each in made]
     uuids = [each.machine.uuid for each in made]
     pools = {
-        _pool_of(each.volume, each.path): each.mounted.parent
+        pool_of(each.volume, each.path): each.mounted.parent
         for each in made
         if each.mounted is not None
     }
 
     def define(driver: Hypervisor) -> None:
-        for text in {_kind(text): text for text in texts}.values():
+        for text in {kind_of(text): text for text in texts}.values():
             driver.check_runs(text)
         driver.define_all(texts)
 
     yield durable  # no domain without its files, whatever happens next
-    yield _with_driver(uri, define)
+    yield with_driver(uri, define)
     try:
         for name, path in pools.items():
-            yield _with_driver(uri, partial(_refresh_pool, name=name, path=path))
+            yield with_driver(uri, partial(_shown, name=name, path=path))
         for each in made:
-            _note(each, uri)
+            note(each, uri)
     except Exception as error:
         try:
-            yield _with_driver(uri, lambda driver: driver.undefine_all(uuids))
+            yield with_driver(uri, lambda driver: driver.undefine_all(uuids))
         except errors.RametError as again:
             raise errors.PartlyDone(
                 f"{error}; and the domains could not be taken back: {again}; "
@@ -199,25 +176,12 @@ def _register(made: list[Directory], uri: str) -> Steps[None]:
         raise
 
 
-def _refresh_pool(driver: Hypervisor, name: str, path: PurePosixPath) -> None:
-    driver.refresh_pool(name, path)
-
-
-def _note(each: Directory, uri: str) -> None:
-    """The VM is, or may be, registered there."""
-    each.set_machine(each.machine.at(uri))
-
-
-def _kind(text: str) -> tuple[str, str]:
-    root = domain.parse(text.encode())
-    os_type = root.find("os/type")
-    return root.get("type", ""), "" if os_type is None else os_type.get("arch", "")
-
-
 def vm_register(context: Context, address: str, uri: str) -> Steps[Result]:
     """Define a VM where it is mounted now; again is as good."""
     directory = _directory(context, parse(context, address))
-    _ = directory.machine
+    formerly = directory.machine.formerly
+    if formerly is not None:  # it was to become this VM, and that was cut short
+        yield with_driver(uri, lambda driver: driver.undefine_all([formerly]))
     yield from _register([directory], uri)
     return _told(directory, directory.machine)
 
@@ -236,12 +200,12 @@ def _unregister(
     at = uri or machine.uri
     if at is None:
         return
-    yield _with_driver(at, lambda driver: driver.undefine_all(machine.uuids, stop=force))
+    yield with_driver(at, lambda driver: driver.undefine_all(machine.uuids, stop=force))
     directory.set_machine(machine.at(None))
-    pool = _pool_of(directory.volume, directory.path)
-    if not any(m.uri and _pool_of(d.volume, d.path) == pool
+    pool = pool_of(directory.volume, directory.path)
+    if not any(m.uri and pool_of(d.volume, d.path) == pool
                for d, m in machines.everyone(context.store)):  # fmt: skip
-        yield _with_driver(at, lambda driver: driver.drop_pool(pool))
+        yield with_driver(at, lambda driver: driver.drop_pool(pool))
 
 
 def vm_customize(
@@ -282,7 +246,7 @@ def vm_show(context: Context, address: str) -> Steps[Result]:
     machine = directory.machine
     state = "not registered"
     if machine.uri is not None:
-        state = yield _with_driver(machine.uri, lambda driver: driver.state(machine.uuid))
+        state = yield with_driver(machine.uri, lambda driver: driver.state(machine.uuid))
     xml = domain.serialize(directory.xml()) if directory.mounted is None else directory.local_xml()
     return _told(directory, machine) | {
         "state": state,
@@ -296,11 +260,13 @@ def vm_rm(context: Context, address: str, force: bool, dry_run: bool) -> Steps[R
     machine = directory.machine
     if not dry_run:
         yield from _unregister(context, directory, None, force=force)
-        _remove(context, directory)
+        parent, name = directory.volume.resolve_parent(directory.path)
+        yield from context.store.removal(directory.volume, parent.ino, name)
     return _told(directory, machine) | {"dry_run": dry_run}
 
 
 READS: tuple[Operation, ...] = (vm_ls, vm_show)
 CHANGES: tuple[Operation, ...] = (
-    vm_add, vm_clone, vm_register, vm_unregister, vm_customize, vm_rm,
+    vm_add, vm_register, vm_unregister, vm_customize, vm_rm,
 )  # fmt: skip
+JOBS: tuple[JobCommand, ...] = (vm_clone,)

@@ -180,5 +180,5 @@ def nothing_keeps_a_guest_frozen(lab: "Lab", guest: Guest, uuid: str) -> None:
     # and what a daemon has noted it lets go when it starts again
     assert hypervisor.freeze(uuid, 10) > 0
     hypervisor.close()
-    moments._attempt(moments.Record(uri=lab.uri, uuid=uuid))()
+    moments._thaw(moments.Record(uri=lab.uri, uuid=uuid))
     assert not guest.frozen()
