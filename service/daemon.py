@@ -26,7 +26,7 @@ from engine.accounting import Accounting
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
-from service import clones, integrity, job_commands, operations, vms
+from service import clones, integrity, job_commands, moments, operations, vms
 from service.addresses import Context
 from service.cleaner import Cleaner
 from service.commits import Committer
@@ -95,6 +95,7 @@ class Daemon:
             nursery.start_soon(self.cleaner.run)
             await nursery.start(self.runner.run)
             nursery.start_soon(self.runner.recover, remote)
+            nursery.start_soon(self._beside().run, moments.recover(self.context))
             nursery.start_soon(self._accept, listener, nursery)
             ready()
 

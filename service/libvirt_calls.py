@@ -6,17 +6,18 @@ from typing import TypeVar
 
 from engine import Volume
 from hypervisor import domain
-from hypervisor.driver import LibvirtDriver
+from hypervisor.driver import connect
+from hypervisor.interface import Hypervisor
 from service.steps import HypervisorCall, Steps
 
 T = TypeVar("T")
 
 
-def with_driver(uri: str, work: Callable[[LibvirtDriver], T]) -> Callable[[], T]:
+def with_driver(uri: str, work: Callable[[Hypervisor], T]) -> Callable[[], T]:
     """A call for a thread: connect, work, close."""
 
     def call() -> T:
-        driver = LibvirtDriver(uri)
+        driver = connect(uri)
         try:
             return work(driver)
         finally:
@@ -25,9 +26,9 @@ def with_driver(uri: str, work: Callable[[LibvirtDriver], T]) -> Callable[[], T]
     return HypervisorCall(call)
 
 
-def connected(uri: str, use: Callable[[LibvirtDriver], Steps[T]]) -> Steps[T]:
+def connected(uri: str, use: Callable[[Hypervisor], Steps[T]]) -> Steps[T]:
     """Steps that share one connection."""
-    driver: LibvirtDriver = yield HypervisorCall(partial(LibvirtDriver, uri))
+    driver: Hypervisor = yield HypervisorCall(partial(connect, uri))
     try:
         result = yield from use(driver)
     except Exception:
@@ -50,6 +51,6 @@ def kind_of(text: str) -> tuple[str, str]:
     return root.get("type", ""), "" if os_type is None else os_type.get("arch", "")
 
 
-def drop_pools(driver: LibvirtDriver, names: Iterable[str]) -> None:
+def drop_pools(driver: Hypervisor, names: Iterable[str]) -> None:
     for name in sorted(names):
         driver.drop_pool(name)
