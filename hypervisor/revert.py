@@ -55,7 +55,7 @@ def revert(
     """Put the directory's earlier state in its place.  Raises what ``replace_tree`` raises."""
     machine = now.machine
     then = check_same(past, machine)
-    kept = Machine(then.name, then.uuid, then.macs, machine.uri)
+    kept = Machine(then.name, then.uuid, then.macs, machine.uri, home=now.volume.id)
 
     def prepare(made: Inode) -> None:
         where = now.volume.path_of(made.ino)

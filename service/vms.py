@@ -126,6 +126,8 @@ def _shown(driver: Hypervisor, name: str, path: PurePosixPath) -> None:
 
 def _register(made: list[Directory], uri: str) -> Steps[None]:
     """Define all, note it, show them in a pool; undone in libvirt when any of it fails."""
+    for each in made:
+        each.check_own()
     texts = [each.local_xml() for each in made]
     uuids = [each.machine.uuid for each in made]
     pools = {
@@ -181,6 +183,7 @@ def _unregister(
     at = uri or machine.uri
     if at is None:
         return
+    directory.check_own()
     yield with_driver(at, lambda driver: driver.undefine_all(machine.uuids, stop=force))
     directory.set_machine(machine.at(None))
     pool = pool_of(directory.volume, directory.path)
