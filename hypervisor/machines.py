@@ -27,8 +27,8 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the mark of a VM's directory says.  ``uri``: where it is registered, or None.
 
     ``formerly``: the UUID of the domain that it may still be there, while it becomes another.
-    ``home``: the number of the volume in which it was given its identity.  A mark is cloned with its
-    volume, in no time, and is then a *copy's*: the identity, and the domain, are the original's.
+    ``home``: the number of the volume in which it was given its identity.  A mark is cloned with
+    its volume, in no time, and is then a *copy's*: identity and domain are the original's.
     """
 
     name: str

@@ -26,7 +26,7 @@ from engine.accounting import Accounting
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
-from service import clones, integrity, job_commands, moments, operations, vms
+from service import clones, datastores, integrity, job_commands, moments, operations, vms
 from service.addresses import Context
 from service.cleaner import Cleaner
 from service.commits import Committer
@@ -36,10 +36,10 @@ from service.rpc import OS_ERRORS, SOCKET, Answer, Request, body_length, decode_
 from service.runner import Runner, Tell
 from service.steps import Beside
 
-MODULES = (operations, vms, integrity, job_commands)
+MODULES = (operations, vms, datastores, integrity, job_commands)
 READS = {call.__name__: call for module in MODULES for call in module.READS}
 CHANGES = {call.__name__: call for module in MODULES for call in module.CHANGES}
-JOBS = {call.__name__: call for call in (*clones.JOBS, *vms.JOBS)}
+JOBS = {call.__name__: call for call in (*clones.JOBS, *vms.JOBS, *datastores.JOBS)}
 ACCEPT_PAUSE_S = 0.1
 SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 

@@ -19,7 +19,7 @@ from service import moments
 from service.addresses import Address, Context, parse
 from service.clone_spec import CloneSpec, Item
 from service.customizing import customize_by_api
-from service.libvirt_calls import connected, kind_of, pool_of, with_driver
+from service.libvirt_calls import connected, drop_pools, kind_of, pool_of, with_driver
 from service.operations import Operation, Result, as_of, unique_of
 from service.steps import HypervisorCall, Steps, Stopping, durable
 from service.undo import note
@@ -79,7 +79,7 @@ def vm_clone(
         finally:
             moments.release(context, moment)
     if wanted.power_on:
-        yield from _power_on(work, made, wanted.uri)
+        yield from power_on(work, made, wanted.uri)
     return {
         "source": source,
         "consistency": moment.consistency,
@@ -97,7 +97,7 @@ def _asked(base: Directory, uri: str) -> Steps[bytes]:
     return text.encode()
 
 
-def _power_on(work: Work, made: list[Directory], uri: str) -> Steps[None]:
+def power_on(work: Work, made: list[Directory], uri: str) -> Steps[None]:
     """Start registered VMs; those that do not start have failed, and stay registered."""
     work.registers(uri, powers=True)
     yield durable
@@ -124,7 +124,7 @@ def _shown(driver: Hypervisor, name: str, path: PurePosixPath) -> None:
     driver.refresh_pool(name, path)
 
 
-def _register(made: list[Directory], uri: str) -> Steps[None]:
+def register(made: list[Directory], uri: str) -> Steps[None]:
     """Define all, note it, show them in a pool; undone in libvirt when any of it fails."""
     for each in made:
         each.check_own()
@@ -165,31 +165,44 @@ def vm_register(context: Context, address: str, uri: str) -> Steps[Result]:
     formerly = directory.machine.formerly
     if formerly is not None:  # it was to become this VM, and that was cut short
         yield with_driver(uri, lambda driver: driver.undefine_all([formerly]))
-    yield from _register([directory], uri)
+    yield from register([directory], uri)
     return told(directory, directory.machine)
 
 
 def vm_unregister(context: Context, address: str, uri: str | None, force: bool) -> Steps[Result]:
     """Undefine a VM and keep its files."""
     directory = directory_at(context, parse(context, address))
-    yield from _unregister(context, directory, uri, force=force)
+    yield from unregister(context, [directory], uri, force=force)
     return told(directory, directory.machine)
 
 
-def _unregister(
-    context: Context, directory: Directory, uri: str | None, *, force: bool
+def unregister(
+    context: Context, found: list[Directory], uri: str | None, *, force: bool
 ) -> Steps[None]:  # fmt: skip
-    machine = directory.machine
-    at = uri or machine.uri
-    if at is None:
-        return
-    directory.check_own()
-    yield with_driver(at, lambda driver: driver.undefine_all(machine.uuids, stop=force))
-    directory.set_machine(machine.at(None))
-    pool = pool_of(directory.volume, directory.path)
-    if not any(m.uri and pool_of(d.volume, d.path) == pool
-               for d, m in machines.everyone(context.store)):  # fmt: skip
-        yield with_driver(at, lambda driver: driver.drop_pool(pool))
+    """Undefine VMs where they are registered, or at ``uri``, and drop the pools that none needs.
+
+    Busy when one runs, unless ``force``; then no VM of its hypervisor is touched.
+    """
+    at: dict[str, list[Directory]] = {}
+    for each in found:
+        where = uri or each.machine.uri
+        if where is not None:
+            each.check_own()
+            at.setdefault(where, []).append(each)
+    for where, group in at.items():
+        uuids = [uuid for each in group for uuid in each.machine.uuids]
+        yield with_driver(where, partial(_undefine, uuids=uuids, stop=force))
+        for each in group:
+            each.set_machine(each.machine.at(None))
+        pools = {pool_of(each.volume, each.path) for each in group}
+        for d, m in machines.everyone(context.store):
+            if m.uri is not None:
+                pools.discard(pool_of(d.volume, d.path))
+        yield with_driver(where, partial(drop_pools, names=pools))
+
+
+def _undefine(driver: Hypervisor, uuids: list[str], *, stop: bool) -> None:
+    driver.undefine_all(uuids, stop=stop)
 
 
 def vm_customize(
@@ -243,7 +256,7 @@ def vm_rm(context: Context, address: str, force: bool, dry_run: bool) -> Steps[R
     directory = directory_at(context, parse(context, address))
     machine = directory.machine
     if not dry_run:
-        yield from _unregister(context, directory, None, force=force)
+        yield from unregister(context, [directory], None, force=force)
         parent, name = directory.volume.resolve_parent(directory.path)
         yield from context.store.removal(directory.volume, parent.ino, name)
     return told(directory, machine) | {"dry_run": dry_run}
