@@ -12,8 +12,9 @@ import msgspec
 
 from engine import Inode, Store, Volume, errors
 from hypervisor import domain, hardware, images, seed
-from hypervisor.customize import SEED, customize, localize, outputs
+from hypervisor.customize import SEED, customize
 from hypervisor.identity import Identity, check_name
+from hypervisor.placing import localize, outputs
 from hypervisor.wishes import Wishes
 
 XML = "domain.xml"
