@@ -328,7 +328,7 @@ class Change:
     def finish(self) -> None:
         """Grow the disk, drop what the old VM has put out and what libvirt noted of it."""
         volume = self.directory.volume
-        _drop_host_labels(self.directory)
+        drop_host_labels(self.directory)
         for relative in self._stale:
             if self.directory.child(relative) is not None:
                 parent, name = volume.resolve_parent(f"{self.directory.path}/{relative}")
@@ -386,7 +386,7 @@ def _growing(directory: Directory, root: ET.Element, size: int) -> Inode:
     return inode
 
 
-def _drop_host_labels(directory: Directory) -> None:
+def drop_host_labels(directory: Directory) -> None:
     """A base VM that runs has libvirt's notes on its disks; they are not the clone's."""
     volume, pending = directory.volume, [directory.inode.ino]
     while pending:

@@ -14,7 +14,7 @@ from engine import errors
 from hypervisor import domain, machines
 from hypervisor.identity import Identity
 from hypervisor.interface import Hypervisor
-from hypervisor.machines import Directory, Machine
+from hypervisor.machines import Directory
 from service import moments
 from service.addresses import Address, Context, parse
 from service.clone_spec import CloneSpec, Item
@@ -24,27 +24,8 @@ from service.operations import Operation, Result, as_of, unique_of
 from service.steps import HypervisorCall, Steps, Stopping, durable
 from service.undo import note
 from service.vm_batch import Batch, tree_blocks
+from service.vm_places import directory_at, place_of, told
 from service.work import JobCommand, Work
-
-
-def _directory(context: Context, address: Address) -> Directory:
-    return Directory(address.volume, address.path.rstrip("/") or "/", _place(context, address))
-
-
-def _place(context: Context, address: Address) -> PurePosixPath | None:
-    if context.mountpoint is None:
-        return None
-    return PurePosixPath(context.mounted_path(address.volume, address.path))
-
-
-def _told(directory: Directory, machine: Machine) -> dict[str, Any]:
-    return {
-        "name": machine.name,
-        "address": f"{directory.volume}:{directory.path}",
-        "uuid": machine.uuid,
-        "macs": machine.macs,
-        "registered": machine.uri,
-    }
 
 
 def vm_add(
@@ -55,9 +36,9 @@ def vm_add(
     where = parse(context, address)
     if from_domain is not None:
         text = yield with_driver(uri, lambda driver: driver.xml(from_domain))
-    directory = _directory(context, where)
+    directory = directory_at(context, where)
     body = None if text is None else text.encode()
-    return _told(directory, machines.add(context.store, directory, body, virt_type))
+    return told(directory, machines.add(context.store, directory, body, virt_type))
 
 
 def vm_clone(
@@ -67,7 +48,7 @@ def vm_clone(
     register and start them.
     """
     wanted = CloneSpec.of(spec)
-    base = _directory(context, parse(context, source))
+    base = directory_at(context, parse(context, source))
     plan = wanted.plan(target, len(base.machine.macs))
     places = [parse(context, item.address) for item in plan.items]
     uri = wanted.uri if wanted.registers else None
@@ -86,7 +67,7 @@ def vm_clone(
 
         def make(item: Item, where: Address) -> Directory:
             return machines.clone(
-                context.store, moment.base, where.volume, where.path, _place(context, where),
+                context.store, moment.base, where.volume, where.path, place_of(context, where),
                 Identity.new(item.name), taken, plan.wishes(item, xml),
             )  # fmt: skip
 
@@ -102,7 +83,7 @@ def vm_clone(
     return {
         "source": source,
         "consistency": moment.consistency,
-        "vms": [_told(each, each.machine) for each in made],
+        "vms": [told(each, each.machine) for each in made],
         "bytes_copied": 0,
         "pool": pool_of(made[0].volume, made[0].path) if uri is not None else None,
     }
@@ -178,19 +159,19 @@ def _register(made: list[Directory], uri: str) -> Steps[None]:
 
 def vm_register(context: Context, address: str, uri: str) -> Steps[Result]:
     """Define a VM where it is mounted now; again is as good."""
-    directory = _directory(context, parse(context, address))
+    directory = directory_at(context, parse(context, address))
     formerly = directory.machine.formerly
     if formerly is not None:  # it was to become this VM, and that was cut short
         yield with_driver(uri, lambda driver: driver.undefine_all([formerly]))
     yield from _register([directory], uri)
-    return _told(directory, directory.machine)
+    return told(directory, directory.machine)
 
 
 def vm_unregister(context: Context, address: str, uri: str | None, force: bool) -> Steps[Result]:
     """Undefine a VM and keep its files."""
-    directory = _directory(context, parse(context, address))
+    directory = directory_at(context, parse(context, address))
     yield from _unregister(context, directory, uri, force=force)
-    return _told(directory, directory.machine)
+    return told(directory, directory.machine)
 
 
 def _unregister(
@@ -216,7 +197,7 @@ def vm_customize(
     Via file: the stored XML is parsed and rewritten.  Via api: the hypervisor is asked for the
     domain, and the changed one is defined there (MISSION.md, G2 and G3).
     """
-    directory = _directory(context, parse(context, address))
+    directory = directory_at(context, parse(context, address))
     wanted = CloneSpec.of(spec)
     plan = wanted.plan(name)
     identity, wishes = Identity.new(name), plan.wishes(plan.items[0])
@@ -224,12 +205,12 @@ def vm_customize(
         machine = yield from customize_by_api(context, directory, identity, wishes, wanted.uri)
     else:
         machine = machines.renew(context.store, directory, identity, wishes)
-    return _told(directory, machine)
+    return told(directory, machine)
 
 
 def vm_ls(context: Context, volume: str | None) -> Result:
     rows = [
-        _told(directory, machine)
+        told(directory, machine)
         | {
             "unique_bytes": unique_of(context, directory.volume, directory.inode),
             "as_of": as_of(context),
@@ -242,13 +223,13 @@ def vm_ls(context: Context, volume: str | None) -> Result:
 
 def vm_show(context: Context, address: str) -> Steps[Result]:
     """What the store and libvirt say of a VM, and the XML that `vm register` would define."""
-    directory = _directory(context, parse(context, address))
+    directory = directory_at(context, parse(context, address))
     machine = directory.machine
     state = "not registered"
     if machine.uri is not None:
         state = yield with_driver(machine.uri, lambda driver: driver.state(machine.uuid))
     xml = domain.serialize(directory.xml()) if directory.mounted is None else directory.local_xml()
-    return _told(directory, machine) | {
+    return told(directory, machine) | {
         "state": state,
         "xml": xml if isinstance(xml, str) else xml.decode(),
     }
@@ -256,13 +237,13 @@ def vm_show(context: Context, address: str) -> Steps[Result]:
 
 def vm_rm(context: Context, address: str, force: bool, dry_run: bool) -> Steps[Result]:
     """Undefine a VM and remove its directory."""
-    directory = _directory(context, parse(context, address))
+    directory = directory_at(context, parse(context, address))
     machine = directory.machine
     if not dry_run:
         yield from _unregister(context, directory, None, force=force)
         parent, name = directory.volume.resolve_parent(directory.path)
         yield from context.store.removal(directory.volume, parent.ino, name)
-    return _told(directory, machine) | {"dry_run": dry_run}
+    return told(directory, machine) | {"dry_run": dry_run}
 
 
 READS: tuple[Operation, ...] = (vm_ls, vm_show)
