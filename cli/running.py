@@ -6,6 +6,7 @@ and what turns a user's words into an operation's arguments.
 
 import os
 import re
+import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -68,17 +69,49 @@ def run_counted(exact: bool, call: Callable[..., Any], *arguments: Any) -> None:
             show(run_local(store, call, *arguments))
 
 
+class Interrupts:
+    """Ctrl-C while steps run: an error at their next yield, so that they undo what they did.
+
+    A pass over the store ends as well.  Ctrl-C again ends the command where it is, as a crash
+    would: what was committed stays, what was to be undone is not.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._came = self._told = False
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGINT, self._note)
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, _number: int, _frame: object) -> None:
+        self._came = True
+        self._store.pool.meta.interrupt()
+        signal.signal(signal.SIGINT, self._before)
+
+    def check(self) -> None:
+        """Busy, once: the steps that are told so may have steps to undo what they did."""
+        if self._came and not self._told:
+            self._told = True
+            raise errors.Busy("interrupted; what was half done is undone")
+
+
 def run_local(store: Store, call: Callable[..., Any], *arguments: Any) -> Any:
-    context, line = Context(store), Progress()
+    context, line, interrupts = Context(store), Progress(), Interrupts(store)
 
     def between() -> None:
+        interrupts.check()
         if store.dirty_nodes > DIRTY_NODES_MAX or store.strained:
             store.commit()
         line.tell(progress(context))
 
     answer = call(context, *arguments)
     if isinstance(answer, Generator):
-        answer = run_here(answer, store.commit, between)
+        with interrupts:
+            answer = run_here(answer, store.commit, between)
         line.tell(None)
     store.commit()
     if len(store.pool.reclaim):
