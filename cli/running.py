@@ -9,7 +9,7 @@ import re
 import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -21,8 +21,10 @@ from service.addresses import Context
 from service.commits import DIRTY_NODES_MAX
 from service.integrity import progress
 from service.rpc import Client
-from service.steps import run_here
+from service.steps import Steps, Stopping, run_here
+from service.work import recover
 
+T = TypeVar("T")
 TEXT_BYTES_MAX = 1 << 20
 RECLAIM_S = 0.5  # what a command gives back of what it deleted, where no daemon does
 _ADDRESS = re.compile(r"[^/:]+:/")
@@ -93,31 +95,56 @@ class Interrupts:
         signal.signal(signal.SIGINT, self._before)
 
     def check(self) -> None:
-        """Busy, once: the steps that are told so may have steps to undo what they did."""
+        """Stopping, once: the steps that are told so may have steps to undo what they did."""
         if self._came and not self._told:
             self._told = True
-            raise errors.Busy("interrupted; what was half done is undone")
+            raise Stopping("interrupted; what was half done is undone")
+
+    def check_swallowed(self) -> None:
+        """For steps that went on to their end, because they were undoing something already."""
+        if self._told:
+            raise Stopping("interrupted; run it again")
 
 
 def run_local(store: Store, call: Callable[..., Any], *arguments: Any) -> Any:
-    context, line, interrupts = Context(store), Progress(), Interrupts(store)
-
-    def between() -> None:
-        interrupts.check()
-        if store.dirty_nodes > DIRTY_NODES_MAX or store.strained:
-            store.commit()
-        line.tell(progress(context))
-
+    """On a store opened here, whose earlier owner's jobs are ended first."""
+    context, line = Context(store), Progress()
+    settle(context)
     answer = call(context, *arguments)
     if isinstance(answer, Generator):
-        with interrupts:
-            answer = run_here(answer, store.commit, between)
+        answer = run_steps(store, answer, lambda: line.tell(progress(context)))
         line.tell(None)
     store.commit()
     if len(store.pool.reclaim):
         store.reclaim(RECLAIM_S)
         store.commit()
     return answer
+
+
+def run_steps(store: Store, steps: Steps[T], tell: Callable[[], None]) -> T:
+    """Run steps to their end, and make it durable."""
+
+    interrupts = Interrupts(store)
+
+    def between() -> None:
+        interrupts.check()
+        if store.dirty_nodes > DIRTY_NODES_MAX or store.strained:
+            store.commit()
+        tell()
+
+    with interrupts:
+        result = run_here(steps, store.commit, between)
+    store.commit()
+    interrupts.check_swallowed()
+    return result
+
+
+def settle(context: Context) -> None:
+    """End the jobs that an earlier owner of the store left running: nothing, as a rule."""
+    interrupted = context.jobs.interrupted()
+    if interrupted:
+        run_steps(context.store, recover(context, interrupted), lambda: None)
+        context.jobs.unsettled.clear()
 
 
 def address(text: str) -> str:

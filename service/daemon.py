@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,20 @@ from engine.accounting import Accounting
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
-from service import integrity, operations, vms
+from service import clones, integrity, job_commands, operations, vms
 from service.addresses import Context
 from service.cleaner import Cleaner
 from service.commits import Committer
+from service.jobs import Job
 from service.log import log, log_exception
 from service.rpc import OS_ERRORS, SOCKET, Answer, Request, body_length, decode_request, door, pack
+from service.runner import Runner, Tell
 from service.steps import Beside
 
-READS = {call.__name__: call for call in (*operations.READS, *vms.READS, *integrity.READS)}
-CHANGES = {call.__name__: call for call in (*operations.CHANGES, *vms.CHANGES, *integrity.CHANGES)}
+MODULES = (operations, vms, integrity, job_commands)
+READS = {call.__name__: call for module in MODULES for call in module.READS}
+CHANGES = {call.__name__: call for module in MODULES for call in module.CHANGES}
+JOBS = {call.__name__: call for call in (*clones.JOBS, *vms.JOBS)}
 ACCEPT_PAUSE_S = 0.1
 SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 
@@ -49,10 +54,12 @@ class Daemon:
         self.committer = Committer(store)
         self.cleaner = Cleaner(store, self.committer)
         self.invalidator: Invalidator | None = None
+        self.runner = Runner(self.context, self._beside, self._settled)
         self._scope = trio.CancelScope()
         self._farewells: list[socket.socket] = []
         self._own: dict[str, Callable[..., Any]] = {
             "status": self._status, "gc": self._gc, "account": self._account,
+            "job_cancel": self._job_cancel,
         }  # fmt: skip
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -64,18 +71,30 @@ class Daemon:
                 commits.start_soon(self.committer.run)
                 async with trio.open_nursery() as mounts:
                     with self._scope:
+                        remote = await self._recover()
                         if self.mountpoint is not None:
                             await mounts.start(self._mount)
-                        await self._work(listener, ready)
+                        await self._work(listener, remote, ready)
                     await self._stop_notices()
                     mounts.cancel_scope.cancel()
                 commits.cancel_scope.cancel()
 
-    async def _work(self, listener: socket.socket, ready: Callable[[], None]) -> None:
+    async def _recover(self) -> list[Job]:
+        """Undo what a crash has left half-done, before anybody sees it; returns the jobs for which
+        a hypervisor must be asked."""
+        interrupted = self.context.jobs.interrupted()
+        await self.runner.recover(job for job in interrupted if not job.uri)
+        return [*(job for job in interrupted if job.uri), *self.context.jobs.with_leftovers()]
+
+    async def _work(
+        self, listener: socket.socket, remote: list[Job], ready: Callable[[], None]
+    ) -> None:  # fmt: skip
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stop_on_signal)
             nursery.start_soon(self._interrupt_passes)
             nursery.start_soon(self.cleaner.run)
+            await nursery.start(self.runner.run)
+            nursery.start_soon(self.runner.recover, remote)
             nursery.start_soon(self._accept, listener, nursery)
             ready()
 
@@ -150,6 +169,10 @@ class Daemon:
                     )
                 await stream.send_all(frame)
 
+    @staticmethod
+    async def _tell(stream: trio.SocketStream, progress: dict[str, Any]) -> None:
+        await stream.send_all(pack(Answer(progress, more=True)))
+
     def farewell(self, error: BaseException | None) -> None:
         """The store is closed: answer who asked for that."""
         answer = Answer({"stopped": os.getpid()}) if error is None else _failed(error)
@@ -165,7 +188,10 @@ class Daemon:
             request = decode_request(body)
             if request.method == "shutdown":
                 return None
-            return Answer(await self._perform(request))
+            tell = partial(self._tell, stream) if request.progress else None
+            return Answer(await self._perform(request, tell))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise  # nobody is there to be answered; a job goes on
         except Exception as error:
             # Arguments of a wrong type, mostly. One request must not take the mount down with it.
             if not isinstance(error, errors.RametError | OSError):
@@ -179,7 +205,12 @@ class Daemon:
         if uid not in (0, os.geteuid()):
             raise errors.NotPermitted("only the store's owner may use its daemon")
 
-    async def _perform(self, request: Request) -> Any:
+    async def _perform(self, request: Request, tell: Tell | None) -> Any:
+        if request.method in JOBS:
+            return await self._job(request, tell)
+        if request.method == "job_wait":
+            (number,) = request.arguments
+            return self.context.jobs.told(await self.runner.wait(number, tell))
         own = self._own.get(request.method)
         if own is not None:
             return await own(*request.arguments)
@@ -190,10 +221,28 @@ class Daemon:
         with self._foreign():
             result = call(self.context, *request.arguments)
         if isinstance(result, Generator):
-            result = await Beside(self.committer.admit, self._settled, self._foreign).run(result)
+            result = await self._beside().run(result)
         if request.method in CHANGES:
             await self._settled()
         return result
+
+    def _beside(self) -> Beside:
+        return Beside(self.committer.admit, self._settled, self._foreign)
+
+    async def _job(self, request: Request, tell: Tell | None) -> dict[str, Any]:
+        """Its result when it has ended, or, if nobody wants to wait, what it is as it starts."""
+        await self.committer.admit()
+        running = self.runner.start(JOBS[request.method], request.arguments, request.after)
+        if not request.wait:
+            await self._settled()
+            return self.context.jobs.told(running.job)
+        await self.runner.wait(running.job.id, tell)
+        if running.error is not None:
+            raise running.error
+        return running.result
+
+    async def _job_cancel(self, number: int) -> dict[str, Any]:
+        return self.context.jobs.told(await self.runner.cancel(number))
 
     async def _settled(self) -> None:
         """What was done is on disk, and the mount shows it."""
