@@ -171,6 +171,10 @@ class InodeTable:
     def held(self) -> bool:
         return bool(self._holds)
 
+    def is_held(self, ino: int) -> bool:
+        """Whether somebody has the inode open."""
+        return ino in self._holds
+
     def make_orphan(self, inode: Inode) -> None:
         """Unlinked while open (or staged): keep it, with the epoch that is in force for it now."""
         inode.shared_epoch = max(inode.shared_epoch, self.tree.shared_epoch)

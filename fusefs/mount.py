@@ -44,12 +44,15 @@ async def serve(
     operations = Operations(
         store, volume=volume, durable=durable, admit=admit, real_blocks=real_blocks
     )
-    extra.set_calls(*operations.callbacks())
+    calls = extra.Calls(admit, *operations.callbacks())
     options = OPTIONS | {f"fsname=ramet:{store.path}", "subtype=ramet"}
     pyfuse3.init(operations, str(mountpoint), options)
     try:
-        task_status.started()
-        await pyfuse3.main()
+        async with trio.open_nursery() as nursery:
+            calls.nursery = nursery
+            task_status.started()
+            await pyfuse3.main()
+            nursery.cancel_scope.cancel()  # who still waits is answered, before the session goes
     finally:
         before_close()
         pyfuse3.close(unmount=True)
