@@ -28,19 +28,16 @@ def clone(
         raise errors.InvalidArgument("--replace works on files; remove the directory first")
     names = expand_all(target, start, count)
     work.plan(count, 0 if inode.is_dir else inode.blocks * count)
-    store = context.store
+    store, places = context.store, Places(context)
     for n, each in enumerate(names):
         try:
-            volume, to = parse(context, each)
-            parent, name = volume.resolve_parent(to)
+            volume, parent, name = places.find(each)
             before = volume.record.blocks
             if inode.is_dir:
-                twin = store.clone_tree(origin, inode.ino, volume, parent.ino, name)
+                twin = store.clone_tree(origin, inode.ino, volume, parent, name)
                 blocks = volume.record.blocks - before
             else:
-                twin = store.clone_file(
-                    origin, inode.ino, volume, parent.ino, name, replace=replace
-                )
+                twin = store.clone_file(origin, inode.ino, volume, parent, name, replace=replace)
                 blocks = twin.blocks
         except errors.RametError as error:
             work.failed(each, error)
@@ -48,13 +45,36 @@ def clone(
                 raise errors.PartlyDone(f"{error}; {n} of {count} were replaced already") from error
             raise
         if not replace:  # what was replaced is gone; the new clones stay
-            work.made(volume, twin, parent.ino, name)
+            work.made(volume, twin, parent, name)
         if not n:
             work.plan(count, blocks * count)
         work.done(blocks)
         if n % CLONES_STEP == CLONES_STEP - 1:
+            places.forget()
             yield None
     return {"source": source, "clones": names, "bytes_copied": 0}
+
+
+class Places:
+    """Where targets go: a directory is looked up once, until others have had a turn."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.forget()
+
+    def forget(self) -> None:
+        self._head: str | None = None
+
+    def find(self, address: str) -> tuple[Volume, int, bytes]:
+        """The volume, the directory and the name in it.  NotFound, InvalidArgument."""
+        head, _, last = address.rpartition("/")
+        if head == self._head and last not in ("", ".", ".."):
+            return self._volume, self._parent, last.encode(errors="surrogateescape")
+        self._volume, path = parse(self._context, address)
+        directory, name = self._volume.resolve_parent(path)
+        self._head = head if last not in ("", ".", "..") else None
+        self._parent = directory.ino
+        return self._volume, directory.ino, name
 
 
 def volume_clone(
