@@ -60,21 +60,21 @@ class Places:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.forget()
+        self._found: tuple[str, Volume, int] | None = None
 
     def forget(self) -> None:
-        self._head: str | None = None
+        self._found = None
 
     def find(self, address: str) -> tuple[Volume, int, bytes]:
         """The volume, the directory and the name in it.  NotFound, InvalidArgument."""
         head, _, last = address.rpartition("/")
-        if head == self._head and last not in ("", ".", ".."):
-            return self._volume, self._parent, last.encode(errors="surrogateescape")
-        self._volume, path = parse(self._context, address)
-        directory, name = self._volume.resolve_parent(path)
-        self._head = head if last not in ("", ".", "..") else None
-        self._parent = directory.ino
-        return self._volume, directory.ino, name
+        plain = last not in ("", ".", "..")
+        if plain and self._found is not None and self._found[0] == head:
+            return self._found[1], self._found[2], last.encode(errors="surrogateescape")
+        volume, path = parse(self._context, address)
+        directory, name = volume.resolve_parent(path)
+        self._found = (head, volume, directory.ino) if plain else None
+        return volume, directory.ino, name
 
 
 def volume_clone(
