@@ -158,7 +158,10 @@ class JobMachine(RuleBasedStateMachine):
     # --- others, meanwhile
 
     def _clones(self) -> list[str]:
-        return sorted(name for name, at in self.model.owners.items() if at != USER)
+        """Those of jobs that run come first: they may have to be found again."""
+        running = [number for number, state in self.model.jobs.items() if state == RUNNING]
+        names = sorted(name for name, at in self.model.owners.items() if at in running)
+        return names or sorted(name for name, at in self.model.owners.items() if at != USER)
 
     @precondition(lambda self: self._clones())
     @rule(pick=PICK)
@@ -234,4 +237,5 @@ class JobMachine(RuleBasedStateMachine):
             assert report.clean, report.findings
             self.store.close()
         finally:
+            self.store.abandon()
             shutil.rmtree(self.path)
