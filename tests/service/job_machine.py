@@ -211,6 +211,8 @@ class JobMachine(RuleBasedStateMachine):
                     del self.model.owners[name]
                 job = self.context.jobs.get(number)
                 assert ("ended" in job.error, job.items_done, job.left) == (True, 0, "")
+        if commits:
+            self.commit()
 
     def _crash(self) -> None:
         self.store.abandon()
