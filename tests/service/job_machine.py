@@ -164,13 +164,17 @@ class JobMachine(RuleBasedStateMachine):
         return names or sorted(name for name, at in self.model.owners.items() if at != USER)
 
     @precondition(lambda self: self._clones())
-    @rule(pick=PICK)
-    def somebody_moves_a_clone(self, pick: int) -> None:
+    @rule(pick=PICK, instead=st.booleans())
+    def somebody_moves_a_clone(self, pick: int, instead: bool) -> None:
+        """``instead``: and puts a file of its own where it was."""
         name = self._clones()[pick % len(self._clones())]
         self.serial += 1
         moved = f"moved-{self.serial}"
         self.store.volume("lab").rename(ROOT_INO, name.encode(), ROOT_INO, moved.encode())
         self.model.owners[moved] = self.model.owners.pop(name)
+        if instead:
+            self.store.volume("lab").create(ROOT_INO, name.encode(), 0o644, 0, 0)
+            self.model.owners[name] = USER
 
     @precondition(lambda self: self._clones())
     @rule(pick=PICK)

@@ -29,7 +29,7 @@ def step(machine: JobMachine, rng: random.Random) -> None:
     elif chosen == "crash":
         machine.crash(interrupted_after=rng.choice([None, 0, 1, 2, 4]), commits=rng.random() < 0.5)
     elif chosen == "move" and machine._clones():
-        machine.somebody_moves_a_clone(pick=pick)
+        machine.somebody_moves_a_clone(pick=pick, instead=rng.random() < 0.5)
     elif chosen == "replace" and machine._clones():
         machine.somebody_puts_a_file_in_its_place(pick=pick)
     elif chosen == "cancel" and machine.live:
