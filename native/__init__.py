@@ -31,11 +31,15 @@ Buffer = bytes | bytearray | memoryview
 
 
 class Extent(NamedTuple):
-    """``count`` logical blocks from ``block`` lie in slots ``address`` and on."""
+    """``count`` logical blocks from ``block`` lie in slots ``address`` and on, of one slab.
+
+    ``shared``: another file, snapshot or clone may have them; False: certainly none has.
+    """
 
     block: int
     address: int
     count: int  # type: ignore[assignment]
+    shared: bool
 
 
 class WriteResult(NamedTuple):
@@ -274,7 +278,9 @@ class Core:
             if status:
                 self._again(status)
                 continue
-            extents += [Extent(e.block, e.address, e.count) for e in out[0 : found[0]]]
+            extents += [
+                Extent(e.block, e.address, e.count, bool(e.shared)) for e in out[0 : found[0]]
+            ]
             first = following[0]
         return extents[:limit]
 
