@@ -1,4 +1,4 @@
-"""What is said of a file's extents: the slots have its bytes, the pages add up, shared is shared."""
+"""A file's extents: the slots have its bytes, the pages add up, what is shared is told."""
 
 import itertools
 import tempfile
