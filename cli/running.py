@@ -40,8 +40,13 @@ class Branch(click.Group):
     group_class = type
 
 
-def run(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Run an operation, in the daemon if one runs; make it durable; print what it returned."""
+def run(
+    call: Callable[..., Any], *arguments: Any, display: Callable[[Any], None] | None = None
+) -> Any:
+    """Run an operation, in the daemon if one runs; make it durable; print what it returned.
+
+    ``display``: how it looks to people, if not as everything does.
+    """
     path = settings().store_path
     client = Client.connect(Path(path))
     if client is not None:
@@ -49,7 +54,7 @@ def run(call: Callable[..., Any], *arguments: Any) -> Any:
     else:
         with Store.open(path) as store:
             result = run_local(store, call, *arguments)
-    show(result)
+    (show if display is None or settings().as_json else display)(result)
     return result
 
 

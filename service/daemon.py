@@ -23,7 +23,7 @@ from engine.accounting import Accounting
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
-from service import integrity, operations, vms
+from service import hosts, integrity, operations, rescan, vms
 from service.addresses import Context
 from service.cleaner import Cleaner
 from service.commits import Committer
@@ -31,8 +31,9 @@ from service.log import log, log_exception
 from service.rpc import OS_ERRORS, SOCKET, Answer, Request, body_length, decode_request, door, pack
 from service.steps import Beside
 
-READS = {call.__name__: call for call in (*operations.READS, *vms.READS, *integrity.READS)}
-CHANGES = {call.__name__: call for call in (*operations.CHANGES, *vms.CHANGES, *integrity.CHANGES)}
+ROOMS = (operations, vms, integrity, hosts, rescan)
+READS = {call.__name__: call for room in ROOMS for call in room.READS}
+CHANGES = {call.__name__: call for room in ROOMS for call in room.CHANGES}
 ACCEPT_PAUSE_S = 0.1
 SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 

@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
-from engine import Volume, errors
+from engine import errors
 from hypervisor import domain, machines
 from hypervisor.driver import LibvirtDriver
 from hypervisor.identity import Identity, check_name
 from hypervisor.machines import Directory, Machine
+from hypervisor.pools import Pool, Pools
+from service import hosts
 from service.addresses import Address, Context, parse
 from service.operations import Operation, Result, as_of, expand_all, unique_of
 from service.steps import Steps, durable
@@ -24,14 +26,10 @@ CLONES_STEP = 8
 T = TypeVar("T")
 
 
-def _directory(context: Context, address: Address) -> Directory:
-    return Directory(address.volume, address.path.rstrip("/") or "/", _place(context, address))
-
-
-def _place(context: Context, address: Address) -> PurePosixPath | None:
-    if context.mountpoint is None:
-        return None
-    return PurePosixPath(context.mounted_path(address.volume, address.path))
+def _directory(context: Context, address: Address, uri: str | None = None) -> Directory:
+    """A VM's directory, and where the host at ``uri`` (or this one) has it."""
+    place = hosts.place(context, uri, address.volume, address.path)
+    return Directory(address.volume, address.path.rstrip("/") or "/", place)
 
 
 def _told(directory: Directory, machine: Machine) -> dict[str, Any]:
@@ -55,12 +53,6 @@ def _with_driver(uri: str, work: Callable[[LibvirtDriver], T]) -> Callable[[], T
             driver.close()
 
     return call
-
-
-def _pool_of(volume: Volume, path: str) -> str:
-    """The name of the directory pool for the directory that holds a VM's."""
-    inside = path.strip("/").split("/")[:-1]
-    return "-".join(["ramet", volume.name, *inside])
 
 
 def vm_add(
@@ -94,11 +86,12 @@ def vm_clone(
             raise errors.AlreadyExists(f"{uri} has a domain {clash[0]!r}; choose another name")
         taken |= macs
     extra = None if user_data is None else user_data.encode()
+    at = uri if register else None
     made: list[Directory] = []
     try:
         for n, (name, where) in enumerate(zip(names, targets, strict=True)):
             each = machines.clone(
-                context.store, base, where.volume, where.path, _place(context, where),
+                context.store, base, where.volume, where.path, hosts.place(context, at, *where),
                 Identity.new(name), taken, extra, virt_type,
             )  # fmt: skip
             made.append(each)
@@ -106,7 +99,7 @@ def vm_clone(
             if n % CLONES_STEP == CLONES_STEP - 1:
                 yield None
         if register:
-            yield from _register(made, uri)
+            yield from _register(context, made, uri)
     except errors.PartlyDone:
         for each in made:
             _note(each, uri)
@@ -119,7 +112,7 @@ def vm_clone(
         "source": source,
         "vms": [_told(each, each.machine) for each in made],
         "bytes_copied": 0,
-        "pool": _pool_of(made[0].volume, made[0].path) if register else None,
+        "pool": _pools_of(context, made[:1], uri)[0].name if register else None,
     }
 
 
@@ -128,15 +121,18 @@ def _remove(context: Context, directory: Directory) -> None:
     context.store.remove_tree(directory.volume, parent.ino, name)
 
 
-def _register(made: list[Directory], uri: str) -> Steps[None]:
+def _pools_of(context: Context, made: list[Directory], uri: str) -> list[Pool]:
+    """The pools that show these VMs' directories on the host."""
+    root = hosts.mount_path(context, hosts.at(context.store, uri))
+    assert root is not None, "what is to be registered is mounted"
+    return sorted({hosts.pool_of_vm(root, each.volume, each.path) for each in made})
+
+
+def _register(context: Context, made: list[Directory], uri: str) -> Steps[None]:
     """Define all, note it, show them in a pool; undone in libvirt when any of it fails."""
     texts = [each.local_xml() for each in made]
     uuids = [each.machine.uuid for each in made]
-    pools = {
-        _pool_of(each.volume, each.path): each.mounted.parent
-        for each in made
-        if each.mounted is not None
-    }
+    pools = _pools_of(context, made, uri)
 
     def define(driver: LibvirtDriver) -> None:
         for text in {_kind(text): text for text in texts}.values():
@@ -146,8 +142,8 @@ def _register(made: list[Directory], uri: str) -> Steps[None]:
     yield durable  # no domain without its files, whatever happens next
     yield _with_driver(uri, define)
     try:
-        for name, path in pools.items():
-            yield _with_driver(uri, partial(LibvirtDriver.refresh_pool, name=name, path=path))
+        for pool in pools:
+            yield hosts.on_pools(uri, context.store, partial(Pools.present, pool=pool))
         for each in made:
             _note(each, uri)
     except Exception as error:
@@ -175,9 +171,9 @@ def _kind(text: str) -> tuple[str, str]:
 
 def vm_register(context: Context, address: str, uri: str) -> Steps[Result]:
     """Define a VM where it is mounted now; again is as good."""
-    directory = _directory(context, parse(context, address))
+    directory = _directory(context, parse(context, address), uri)
     _ = directory.machine
-    yield from _register([directory], uri)
+    yield from _register(context, [directory], uri)
     return _told(directory, directory.machine)
 
 
@@ -197,10 +193,15 @@ def _unregister(
         return
     yield _with_driver(at, lambda driver: driver.undefine_all([machine.uuid], stop=force))
     directory.set_machine(Machine(machine.name, machine.uuid, machine.macs))
-    pool = _pool_of(directory.volume, directory.path)
-    in_pool = {_pool_of(d.volume, d.path) for d, m in machines.everyone(context.store) if m.uri}
-    if pool not in in_pool:
-        yield _with_driver(at, lambda driver: driver.drop_pool(pool))
+    if hosts.at(context.store, at) is None:  # else a rescan of it decides
+        pool = _pool_name(directory)
+        in_use = {_pool_name(d) for d, m in machines.everyone(context.store) if m.uri == at}
+        if pool not in in_use:
+            yield hosts.on_pools(at, context.store, lambda pools: pools.drop(pool))
+
+
+def _pool_name(directory: Directory) -> str:
+    return hosts.pool_of_vm(PurePosixPath("/"), directory.volume, directory.path).name
 
 
 def vm_customize(context: Context, address: str, name: str, user_data: str | None) -> Result:
@@ -226,8 +227,9 @@ def vm_ls(context: Context, volume: str | None) -> Result:
 
 def vm_show(context: Context, address: str) -> Steps[Result]:
     """What the store and libvirt say of a VM, and the XML that `vm register` would define."""
-    directory = _directory(context, parse(context, address))
-    machine = directory.machine
+    where = parse(context, address)
+    machine = _directory(context, where).machine
+    directory = _directory(context, where, machine.uri)
     state = "not registered"
     if machine.uri is not None:
         state = yield _with_driver(machine.uri, lambda driver: driver.state(machine.uuid))
