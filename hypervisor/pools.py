@@ -14,6 +14,7 @@ Sources: libvirt's "Storage pool XML format" (formatstorage.html) and "Storage m
 """
 
 import hashlib
+import re
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
@@ -24,8 +25,10 @@ from urllib.parse import quote
 
 import libvirt
 
+from engine import errors
 from hypervisor.connection import or_none, translated
 
+_NO_XML = re.compile("[^\t\n -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 NAME_BYTES_MAX = 200  # libvirt keeps a pool in a file of its name
 
 
@@ -117,8 +120,10 @@ class Pools:
     def present(self, pool: Pool) -> Presented:
         """Make the host show a pool as it is now: define it, start it, read it again.
 
-        RametError when libvirt refuses; a pool that did not start is not left behind.
+        RametError when libvirt refuses, InvalidArgument when its XML cannot hold the place; a pool
+        that did not start is not left behind.
         """
+        _check_text(pool.source)
         with translated(f"storage pool {pool.name}"):
             found = self._find(pool.name)
             if found is not None and not _is_at(_read(found), pool):
@@ -255,6 +260,14 @@ class Pools:
         secret.setValue((target.password or "").encode())
 
 
+def _check_text(place: str) -> None:
+    """InvalidArgument for a name that no XML document can hold."""
+    if _NO_XML.search(place):
+        raise errors.InvalidArgument(
+            f"{place!r} has characters that libvirt cannot be told; rename it to show it in a pool"
+        )
+
+
 def _read(pool: "libvirt.virStoragePool") -> ET.Element:
     return ET.fromstring(pool.XMLDesc())  # noqa: S314 - libvirt's own
 
@@ -280,9 +293,16 @@ def _attribute(root: ET.Element, path: str, name: str) -> str:
 
 
 def _volumes(pool: "libvirt.virStoragePool") -> dict[str, StorageVolume]:
+    """The pool's volumes, but not the controller that tgt shows as LUN 0, which has no blocks.
+
+    libvirt 9.0 takes the last block's number of a LUN for their count: its capacity there is one
+    block short.
+    """
+    luns = _read(pool).get("type") == "iscsi-direct"
     found: dict[str, StorageVolume] = {}
     for each in pool.listAllVolumes():
         with suppress(libvirt.libvirtError):  # removed since the pool was read
             _, capacity, allocation = each.info()
-            found[each.name()] = StorageVolume(capacity, allocation)
+            if capacity or not luns:
+                found[each.name()] = StorageVolume(capacity, allocation)
     return found
