@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cli import files, hosts, integrity, vms, volumes
+from cli import files, hosts, integrity, maps, vms, volumes
 from cli.output import show
 from cli.running import EXACT, Branch, run, run_counted
 from cli.settings import Settings, settings
@@ -121,3 +121,5 @@ for command in (
     *integrity.COMMANDS,
 ):  # fmt: skip
     main.add_command(command)
+vms.vm.add_command(maps.vm_map)
+volumes.volume.add_command(maps.volume_map)

@@ -4,9 +4,10 @@ What every module of commands needs: the classes that its commands are made with
 and what turns a user's words into an operation's arguments.
 """
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,31 @@ def run(
             result = run_local(store, call, *arguments)
     (show if display is None or settings().as_json else display)(result)
     return result
+
+
+@contextlib.contextmanager
+def session(*, exact: bool = False) -> Iterator[Callable[..., Any]]:
+    """``call(operation, *arguments)`` for commands that need several: each in the daemon if one
+    runs, else all on the store opened here once.  ``exact``: after an accounting pass."""
+    path = Path(settings().store_path)
+    client = Client.connect(path)
+    if client is not None:
+        client.close()
+        if exact:
+            _served(path).call("account")
+        yield lambda call, *arguments: _served(path).call(call.__name__, *arguments)
+        return
+    with Store.open(path) as store:
+        if exact:
+            store.account()
+        yield lambda call, *arguments: run_local(store, call, *arguments)
+
+
+def _served(path: Path) -> Client:
+    client = Client.connect(path)
+    if client is None:
+        raise errors.RametError("the daemon went away meanwhile; try again")
+    return client
 
 
 def run_counted(exact: bool, call: Callable[..., Any], *arguments: Any) -> None:

@@ -23,7 +23,16 @@ from engine.accounting import Accounting
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
-from service import hosts, integrity, operations, rescan, vms
+from service import (
+    extents,
+    hosts,
+    integrity,
+    maps,
+    operations,
+    rescan,
+    vms,
+    volume_maps,
+)
 from service.addresses import Context
 from service.cleaner import Cleaner
 from service.commits import Committer
@@ -31,7 +40,7 @@ from service.log import log, log_exception
 from service.rpc import OS_ERRORS, SOCKET, Answer, Request, body_length, decode_request, door, pack
 from service.steps import Beside
 
-ROOMS = (operations, vms, integrity, hosts, rescan)
+ROOMS = (operations, vms, integrity, hosts, rescan, extents, maps, volume_maps)
 READS = {call.__name__: call for room in ROOMS for call in room.READS}
 CHANGES = {call.__name__: call for room in ROOMS for call in room.CHANGES}
 ACCEPT_PAUSE_S = 0.1
