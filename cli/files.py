@@ -5,7 +5,8 @@ import os
 import click
 
 from cli.running import DRY_RUN, EXACT, Leaf, address, run, run_counted
-from service import operations
+from cli.waiting import job_options, run_job
+from service import clones, operations
 
 
 @click.command("import", cls=Leaf)
@@ -32,9 +33,16 @@ def export_file(source: str, file: str) -> None:
 @click.option("--count", default=1, show_default=True, help="How many; TARGET then has {n}.")
 @click.option("--start", default=1, show_default=True, help="The first n.")
 @click.option("--replace", is_flag=True, help="Replace TARGET if it is there (files).")
-def clone(source: str, target: str, count: int, start: int, replace: bool) -> None:
+@job_options
+def clone(
+    source: str, target: str, count: int, start: int, replace: bool, wait: bool,
+    after: tuple[int, ...],
+) -> None:  # fmt: skip
     """Clone a file or directory.  Example: ramet clone lab:/golden 'lab:/web-{n:03d}' --count 20"""
-    run(operations.clone, address(source), address(target), count, start, replace)
+    run_job(
+        clones.clone, address(source), address(target), count, start, replace, wait=wait,
+        after=after,
+    )  # fmt: skip
 
 
 @click.command(cls=Leaf)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cli import files, hosts, integrity, maps, vms, volumes
+from cli import files, hosts, integrity, jobs, maps, vms, volumes
 from cli.output import show
 from cli.running import EXACT, Branch, run, run_counted
 from cli.settings import Settings, settings
@@ -117,7 +117,7 @@ def gc() -> None:
 
 
 for command in (
-    volumes.volume, volumes.snapshot, vms.vm, *files.COMMANDS, *hosts.COMMANDS,
+    volumes.volume, volumes.snapshot, vms.vm, jobs.job, *files.COMMANDS, *hosts.COMMANDS,
     *integrity.COMMANDS,
 ):  # fmt: skip
     main.add_command(command)

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -21,8 +21,10 @@ from service.addresses import Context
 from service.commits import DIRTY_NODES_MAX
 from service.integrity import progress
 from service.rpc import Client
-from service.steps import run_here
+from service.steps import Steps, run_here
+from service.work import recover
 
+T = TypeVar("T")
 TEXT_BYTES_MAX = 1 << 20
 RECLAIM_S = 0.5  # what a command gives back of what it deleted, where no daemon does
 _ADDRESS = re.compile(r"[^/:]+:/")
@@ -100,22 +102,39 @@ def run_counted(exact: bool, call: Callable[..., Any], *arguments: Any) -> None:
 
 
 def run_local(store: Store, call: Callable[..., Any], *arguments: Any) -> Any:
+    """On a store opened here, whose earlier owner's jobs are ended first."""
     context, line = Context(store), Progress()
-
-    def between() -> None:
-        if store.dirty_nodes > DIRTY_NODES_MAX or store.strained:
-            store.commit()
-        line.tell(progress(context))
-
+    settle(context)
     answer = call(context, *arguments)
     if isinstance(answer, Generator):
-        answer = run_here(answer, store.commit, between)
+        answer = run_steps(store, answer, lambda: line.tell(progress(context)))
         line.tell(None)
     store.commit()
     if len(store.pool.reclaim):
         store.reclaim(RECLAIM_S)
         store.commit()
     return answer
+
+
+def run_steps(store: Store, steps: Steps[T], tell: Callable[[], None]) -> T:
+    """Run steps to their end, and make it durable."""
+
+    def between() -> None:
+        if store.dirty_nodes > DIRTY_NODES_MAX or store.strained:
+            store.commit()
+        tell()
+
+    result = run_here(steps, store.commit, between)
+    store.commit()
+    return result
+
+
+def settle(context: Context) -> None:
+    """End the jobs that an earlier owner of the store left running: nothing, as a rule."""
+    interrupted = context.jobs.interrupted()
+    if interrupted:
+        run_steps(context.store, recover(context, interrupted), lambda: None)
+        context.jobs.unsettled.clear()
 
 
 def address(text: str) -> str:

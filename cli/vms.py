@@ -15,7 +15,9 @@ from cli.running import (
     small_text,
     uri,
 )
+from cli.waiting import job_options, run_job
 from service import vms
+from service.vm_batch import ON_ERROR
 
 
 @click.group(cls=Branch)
@@ -49,17 +51,24 @@ def vm_add(
 @USER_DATA
 @VIRT_TYPE
 @CONNECT
+@click.option(
+    "--on-error", type=click.Choice(ON_ERROR), default="undo", show_default=True,
+    help="When one fails: undo all, stop and keep, or continue.",
+)  # fmt: skip
+@job_options
 def vm_clone(
     source: str, target: str, count: int, start: int, register: bool, user_data: str | None,
-    virt_type: str | None, connect: str | None,
+    virt_type: str | None, connect: str | None, on_error: str, wait: bool, after: tuple[int, ...],
 ) -> None:  # fmt: skip
-    """Clone a VM, each clone with its own identity; all or none.
+    """Clone a VM, each clone with its own identity; all or none, unless --on-error says so.
+
+    A clone that fails is undone whatever it says; exit code 3: some failed, the others stay.
 
     Example: ramet vm clone lab:/golden 'lab:/web-{n:03d}' --count 20 --register
     """
-    run(
+    run_job(
         vms.vm_clone, address(source), address(target), count, start, register, uri(connect),
-        small_text(user_data), virt_type,
+        small_text(user_data), virt_type, on_error, wait=wait, after=after,
     )  # fmt: skip
 
 

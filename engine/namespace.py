@@ -237,15 +237,20 @@ class Namespace(InodeTable):
                 inode = self.inode(ino)
             except errors.Stale:
                 return None
-            value = self.tree.get(keys.cookie_key(inode.parent, inode.parent_cookie))
-            if value is None:
+            name = self.last_name(inode)
+            if name is None:
                 return None
-            found = keys.unpack_by_cookie(keys.cookie_key(0, 0), value)
-            if found.ino != ino:
-                return None
-            parts.append(found.name.decode(errors="surrogateescape"))
+            parts.append(name.decode(errors="surrogateescape"))
             ino = inode.parent
         return "/" + "/".join(reversed(parts))
+
+    def last_name(self, inode: Inode) -> bytes | None:
+        """The last name made for an inode, in its ``parent``; None when that is gone."""
+        value = self.tree.get(keys.cookie_key(inode.parent, inode.parent_cookie))
+        if value is None:
+            return None
+        found = keys.unpack_by_cookie(keys.cookie_key(0, 0), value)
+        return found.name if found.ino == inode.ino else None
 
     def _check_new(self, parent: int, name: bytes) -> Inode:
         self.check_writable()

@@ -3,6 +3,7 @@
 The thread matters twice: libvirt may look at files on our own mount while it answers.
 """
 
+import uuid
 import xml.etree.ElementTree as ET
 from contextlib import suppress
 
@@ -11,6 +12,7 @@ import libvirt
 from engine import errors
 from hypervisor import domain
 from hypervisor.connection import open_connection, or_none, translated
+from hypervisor.pools import Pools
 
 UNDEFINE_FLAGS: int = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
@@ -30,6 +32,10 @@ class LibvirtDriver:
     def close(self) -> None:
         with suppress(libvirt.libvirtError):
             self._connection.close()
+
+    def pools(self, store: uuid.UUID) -> Pools:
+        """The host's storage pools, as a store sees them."""
+        return Pools(self._connection, store)
 
     def names_and_macs(self) -> tuple[set[str], set[str]]:
         """What is taken on this host."""

@@ -151,6 +151,10 @@ class Pools:
                 self._forget(found)
             return found is not None
 
+    def drop_all(self, names: Iterable[str]) -> None:
+        for name in sorted(names):
+            self.drop(name)
+
     def sources(self, kind: str, host: str) -> list[str]:
         """What a server offers as sources of pools: NFS exports for ``netfs``.
 

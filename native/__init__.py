@@ -486,6 +486,11 @@ class Core:
         return self._state.total  # type: ignore[no-any-return]
 
     @property
+    def taken_slots(self) -> int:
+        """Slots taken since the core was made; only grows."""
+        return self._state.taken  # type: ignore[no-any-return]
+
+    @property
     def trimmable_slots(self) -> int:
         """Free slots that were not punched since they were used last: they may take space."""
         return self.free_slots - self._state.holes  # type: ignore[no-any-return]

@@ -97,6 +97,7 @@ typedef struct {
   uint64_t cuts;    /* waiting for rmt_take_cuts */
   uint64_t debt;    /* blocks that were let go of and may be garbage now: only gc can tell */
   uint64_t dirty_chunks;
+  uint64_t taken; /* slots taken since the core was made */
 } rmt_shared;
 
 rmt_core *rmt_new(uint32_t fanout, uint32_t slab_slots, uint64_t seed, uint64_t cache_nodes,

@@ -5,6 +5,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from engine import Store, Volume, errors
+from service.jobs import Jobs
 
 SNAPSHOTS = ".snapshots"
 
@@ -13,12 +14,16 @@ SNAPSHOTS = ".snapshots"
 class Context:
     """What a command works on: the store, and where it is mounted (None: nowhere).
 
-    ``running`` has what goes on at the moment, for ``status``.
+    ``running`` has what goes on at the moment, for ``status``; ``jobs`` is the store's table.
     """
 
     store: Store
     mountpoint: Path | None = None
     running: dict[str, object] = field(default_factory=dict)
+    jobs: Jobs = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "jobs", Jobs(self.store))
 
     def mounted_path(self, volume: Volume, path: str) -> Path:
         """The path of a file on the mount; InvalidArgument when the store is not mounted."""

@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
 from service import (
+    clones,
     extents,
     hosts,
     integrity,
+    job_commands,
     maps,
     operations,
     rescan,
@@ -38,11 +41,15 @@ from service.cleaner import Cleaner
 from service.commits import Committer
 from service.log import log, log_exception
 from service.rpc import OS_ERRORS, SOCKET, Answer, Request, body_length, decode_request, door, pack
+from service.runner import Runner, Tell
 from service.steps import Beside
 
-ROOMS = (operations, vms, integrity, hosts, rescan, extents, maps, volume_maps)
-READS = {call.__name__: call for room in ROOMS for call in room.READS}
-CHANGES = {call.__name__: call for room in ROOMS for call in room.CHANGES}
+MODULES = (
+    operations, vms, integrity, job_commands, hosts, rescan, extents, maps, volume_maps,
+)  # fmt: skip
+READS = {call.__name__: call for module in MODULES for call in module.READS}
+CHANGES = {call.__name__: call for module in MODULES for call in module.CHANGES}
+JOBS = {call.__name__: call for call in (*clones.JOBS, *vms.JOBS)}
 ACCEPT_PAUSE_S = 0.1
 SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 
@@ -57,25 +64,38 @@ class Daemon:
         self.committer = Committer(store)
         self.cleaner = Cleaner(store, self.committer)
         self.invalidator: Invalidator | None = None
+        self.runner = Runner(self.context, self._beside, self._settled)
         self._scope = trio.CancelScope()
         self._own: dict[str, Callable[..., Any]] = {
             "status": self._status, "shutdown": self._shutdown, "gc": self._gc,
-            "account": self._account,
+            "account": self._account, "job_cancel": self._job_cancel,
         }  # fmt: skip
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until told to stop; ``ready`` is called when every door is open."""
         if self.mountpoint is not None:
             check_mountpoint(self.mountpoint)
-        with self._listen() as listener, self._scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.committer.run)
-                nursery.start_soon(self.cleaner.run)
-                nursery.start_soon(self._stop_on_signal)
-                if self.mountpoint is not None:
-                    await nursery.start(self._mount)
-                nursery.start_soon(self._accept, listener, nursery)
-                ready()
+        with self._listen() as listener:
+            async with trio.open_nursery() as beneath:  # what the others need until their end
+                beneath.start_soon(self.committer.run)
+                with self._scope:
+                    await self._serve_all(listener, ready)
+                beneath.cancel_scope.cancel()
+
+    async def _serve_all(self, listener: socket.socket, ready: Callable[[], None]) -> None:
+        """Nobody sees what a crash has left half-done, but where a hypervisor must be asked."""
+        interrupted = self.context.jobs.interrupted()
+        remote = [*(job for job in interrupted if job.uri), *self.context.jobs.with_leftovers()]
+        await self.runner.recover(job for job in interrupted if not job.uri)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.cleaner.run)
+            nursery.start_soon(self._stop_on_signal)
+            if self.mountpoint is not None:
+                await nursery.start(self._mount)
+            await nursery.start(self.runner.run)
+            nursery.start_soon(self.runner.recover, remote)
+            nursery.start_soon(self._accept, listener, nursery)
+            ready()
 
     def _listen(self) -> socket.socket:
         """The socket, for its owner only.  A crashed daemon's is in the way: the lock is ours."""
@@ -134,17 +154,24 @@ class Daemon:
                     )
                 await stream.send_all(frame)
 
+    @staticmethod
+    async def _tell(stream: trio.SocketStream, progress: dict[str, Any]) -> None:
+        await stream.send_all(pack(Answer(progress, more=True)))
+
     async def _answer(self, stream: trio.SocketStream) -> Answer:
         try:
             self._check_peer(stream)
             body = await _receive(stream, body_length(await _receive(stream, 4)))
             request = decode_request(body)
-            return Answer(await self._perform(request))
+            tell = partial(self._tell, stream) if request.progress else None
+            return Answer(await self._perform(request, tell))
         except errors.RametError as error:
             return Answer(kind=type(error).__name__, message=str(error))
         except OSError as error:
             kind = OS_ERRORS.get(error.errno or 0, errors.RametError)
             return Answer(kind=kind.__name__, message=str(error))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise  # nobody is there to be answered; a job goes on
         except Exception as error:
             # Arguments of a wrong type, mostly. One request must not take the mount down with it.
             log_exception()
@@ -157,7 +184,12 @@ class Daemon:
         if uid not in (0, os.geteuid()):
             raise errors.NotPermitted("only the store's owner may use its daemon")
 
-    async def _perform(self, request: Request) -> Any:
+    async def _perform(self, request: Request, tell: Tell | None) -> Any:
+        if request.method in JOBS:
+            return await self._job(request, tell)
+        if request.method == "job_wait":
+            (number,) = request.arguments
+            return self.context.jobs.told(await self.runner.wait(number, tell))
         own = self._own.get(request.method)
         if own is not None:
             return await own(*request.arguments)
@@ -168,10 +200,28 @@ class Daemon:
         with self._foreign():
             result = call(self.context, *request.arguments)
         if isinstance(result, Generator):
-            result = await Beside(self.committer.admit, self._settled, self._foreign).run(result)
+            result = await self._beside().run(result)
         if request.method in CHANGES:
             await self._settled()
         return result
+
+    def _beside(self) -> Beside:
+        return Beside(self.committer.admit, self._settled, self._foreign)
+
+    async def _job(self, request: Request, tell: Tell | None) -> dict[str, Any]:
+        """Its result when it has ended, or, if nobody wants to wait, what it is as it starts."""
+        await self.committer.admit()
+        running = self.runner.start(JOBS[request.method], request.arguments, request.after)
+        if not request.wait:
+            await self._settled()
+            return self.context.jobs.told(running.job)
+        await self.runner.wait(running.job.id, tell)
+        if running.error is not None:
+            raise running.error
+        return running.result
+
+    async def _job_cancel(self, number: int) -> dict[str, Any]:
+        return self.context.jobs.told(await self.runner.cancel(number))
 
     async def _settled(self) -> None:
         """What was done is on disk, and the mount shows it."""

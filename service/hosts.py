@@ -12,7 +12,7 @@ Invariants:
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -23,11 +23,12 @@ from engine import Store, Volume, errors
 from hypervisor import machines
 from hypervisor.connection import connected, translated
 from hypervisor.identity import check_name
+from hypervisor.machines import Directory
 from hypervisor.pools import Pool, Pools, StorageVolume, pool_name
 from service.addresses import Context
 from service.deadline import within
 from service.operations import Operation, Result, iso
-from service.steps import Steps
+from service.steps import HypervisorCall, Steps
 
 ANSWER_S = 30.0
 CHUNK_BYTES = 3000  # a record is a page of LMDB at most
@@ -136,6 +137,26 @@ def pool_of_vm(root: PurePosixPath, volume: Volume, path: str) -> Pool:
     return directory_pool(root, volume, path.strip("/").rpartition("/")[0])
 
 
+def pool_name_of_vm(volume: Volume, path: str) -> str:
+    return pool_of_vm(PurePosixPath("/"), volume, path).name
+
+
+def pools_of_vms(context: Context, vms: Iterable[Directory], uri: str) -> list[Pool]:
+    """The pools that show these VMs to the host at ``uri``; the store is mounted."""
+    root = mount_path(context, at(context.store, uri))
+    assert root is not None, "what is to be registered is mounted"
+    return sorted({pool_of_vm(root, each.volume, each.path) for each in vms})
+
+
+def pools_in_use(store: Store, uri: str, *, but: Container[str] = ()) -> set[str]:
+    """The names of the pools that show VMs registered at ``uri``, other than those UUIDs."""
+    return {
+        pool_name_of_vm(where.volume, where.path)
+        for where, machine in machines.everyone(store)
+        if machine.uri == uri and machine.uuid not in but
+    }
+
+
 def wanted(context: Context, host: Host) -> list[Pool]:
     """A pool for each volume and each directory that holds VMs; none while nothing is mounted."""
     root = mount_path(context, host)
@@ -157,7 +178,12 @@ def on_pools(uri: str, store: Store, work: Callable[[Pools], R]) -> Callable[[],
         with connected(uri) as connection:
             return work(Pools(connection, uuid))
 
-    return call
+    return HypervisorCall(call)
+
+
+def answered(work: Callable[[], Any]) -> HypervisorCall:
+    """A call of a hypervisor for a thread, given up when nothing comes of it."""
+    return HypervisorCall(partial(within, ANSWER_S, work))
 
 
 # --- commands
@@ -183,7 +209,7 @@ def host_add(
     if mount is not None and not mount.startswith("/"):
         raise errors.InvalidArgument(f"the mount path {mount!r} is not absolute; write /DIR")
     try:
-        found = yield partial(within, ANSWER_S, lambda: _hostname(uri))
+        found = yield answered(lambda: _hostname(uri))
     except errors.RametError as error:
         raise errors.RametError(f"{uri} is not added: {error}") from None
     host = Host(check_name(name or found), uri, mount and str(PurePosixPath(mount)), nfs_server)
@@ -210,27 +236,26 @@ def host_rm(context: Context, name: str, force: bool, dry_run: bool) -> Steps[Re
     ``force``: also when it does not answer; then its pools stay.
     """
     host = find(context.store, name)
-    answered, dropped = True, []
+    reached, dropped = True, []
     try:
-        call = on_pools(host.uri, context.store, lambda pools: _drop_all(pools, dry_run=dry_run))
-        dropped = yield partial(within, ANSWER_S, call)
+        call = on_pools(host.uri, context.store, partial(_drop_ours, dry_run=dry_run))
+        dropped = yield answered(call)
     except errors.RametError as error:
         if not force:
             raise errors.Busy(
                 f"host {name}: {error}; with --force it is forgotten and its pools stay"
             ) from None
-        answered = False
+        reached = False
     if not dry_run:
         remember(context.store, name, None)
         context.store.records.delete(HOST + name)
-    return {"removed": name, "answered": answered, "pools": dropped, "dry_run": dry_run}
+    return {"removed": name, "answered": reached, "pools": dropped, "dry_run": dry_run}
 
 
-def _drop_all(pools: Pools, *, dry_run: bool) -> list[str]:
+def _drop_ours(pools: Pools, *, dry_run: bool) -> list[str]:
     found = sorted(pools.ours())
     if not dry_run:
-        for name in found:
-            pools.drop(name)
+        pools.drop_all(found)
     return found
 
 

@@ -17,7 +17,6 @@ from hypervisor.machines import Directory
 from hypervisor.sources import Image, Place
 from service import hosts
 from service.addresses import Address, Context, from_mount, parse
-from service.deadline import within
 from service.extents import Row, file_row, slabs
 from service.operations import Operation, Result
 from service.steps import Steps
@@ -39,7 +38,7 @@ def vm_map(
 ) -> Steps[Result]:  # fmt: skip
     """The images of a VM of ours, or of any domain at ``uri``."""
     if address is None:
-        told = yield partial(within, hosts.ANSWER_S, partial(sources.ask, uri, domain_name))
+        told = yield hosts.answered(partial(sources.ask, uri, domain_name))
         head = {"name": told.name, "uuid": told.uuid, "state": told.state, "address": None,
                 "connect": uri}  # fmt: skip
         rows = yield from _rows(context, uri, told.images)
@@ -50,9 +49,7 @@ def vm_map(
     head = {"name": machine.name, "uuid": machine.uuid, "state": "not registered",
             "address": str(where), "connect": machine.uri}  # fmt: skip
     if machine.uri is not None:
-        told = yield partial(
-            within, hosts.ANSWER_S, partial(sources.ask, machine.uri, None, machine.uuid)
-        )
+        told = yield hosts.answered(partial(sources.ask, machine.uri, None, machine.uuid))
         head["state"], images, at = told.state, told.images, machine.uri
     else:
         images = [_inside(context, directory, each) for each in _stored_images(directory)]

@@ -5,7 +5,6 @@ Each takes a context and plain values and returns what ``--json`` prints, or the
 about to report.
 """
 
-import contextlib
 import os
 import stat
 from collections.abc import Callable
@@ -17,14 +16,12 @@ from typing import Any
 from engine import Inode, Volume, errors
 from engine.gc import GcResult
 from hypervisor import images
-from service.addresses import Context, parse, parse_volume
+from service.addresses import Context, parse
 from service.host_files import check_host_file, check_new_file
 from service.steps import Steps
 
 Result = dict[str, Any] | list[dict[str, Any]]
 COPY_BYTES = 1 << 20
-CLONES_MAX = 100_000
-CLONES_STEP = 256
 
 
 def iso(time_ns: int) -> str:
@@ -34,7 +31,7 @@ def iso(time_ns: int) -> str:
 # --- volumes and snapshots
 
 
-def _volume(volume: Volume) -> dict[str, Any]:
+def told_volume(volume: Volume) -> dict[str, Any]:
     return {
         "name": str(volume),
         "files": volume.files,
@@ -55,30 +52,26 @@ def as_of(context: Context) -> str | None:
 def _with_unique(context: Context, volume: Volume) -> dict[str, Any]:
     unique = context.store.unique
     found = None if unique is None else unique.of_volume(volume.id)
-    return _volume(volume) | {"unique_bytes": found, "as_of": as_of(context)}
+    return told_volume(volume) | {"unique_bytes": found, "as_of": as_of(context)}
 
 
 def volume_create(context: Context, name: str, quota_bytes: int, own_domain: bool) -> Result:
     made = context.store.create_volume(name, quota_bytes=quota_bytes, own_domain=own_domain)
-    return _volume(made)
+    return told_volume(made)
 
 
 def volume_quota(context: Context, name: str, quota_bytes: int) -> Result:
     context.store.set_quota(name, quota_bytes)
-    return _volume(context.store.volume(name))
+    return told_volume(context.store.volume(name))
 
 
 def volume_ls(context: Context) -> Result:
     return [_with_unique(context, v) for v in context.store.volumes()]
 
 
-def volume_clone(context: Context, source: str, name: str) -> Result:
-    return _volume(context.store.clone_volume(parse_volume(context, source), name))
-
-
 def volume_rename(context: Context, old: str, new: str) -> Result:
     context.store.rename_volume(old, new)
-    return _volume(context.store.volume(new))
+    return told_volume(context.store.volume(new))
 
 
 def volume_rm(context: Context, name: str, dry_run: bool) -> Result:
@@ -90,11 +83,11 @@ def volume_rm(context: Context, name: str, dry_run: bool) -> Result:
 
 
 def snapshot_create(context: Context, volume: str, name: str) -> Result:
-    return _volume(context.store.create_snapshot(context.store.volume(volume), name))
+    return told_volume(context.store.create_snapshot(context.store.volume(volume), name))
 
 
 def snapshot_ls(context: Context, volume: str) -> Result:
-    return [_volume(s) for s in context.store.snapshots(context.store.volume(volume))]
+    return [told_volume(s) for s in context.store.snapshots(context.store.volume(volume))]
 
 
 def snapshot_rm(context: Context, volume: str, name: str, dry_run: bool) -> Result:
@@ -112,7 +105,7 @@ def snapshot_restore(
     snapshot = store.snapshot(store.volume(volume), name)
     if not dry_run:
         store.restore(store.volume(volume), name, force=force)
-    return _volume(store.volume(volume)) | {"restored": str(snapshot), "dry_run": dry_run}
+    return told_volume(store.volume(volume)) | {"restored": str(snapshot), "dry_run": dry_run}
 
 
 # --- files
@@ -210,69 +203,6 @@ def make_parents(volume: Volume, path: str) -> None:
         except errors.NotFound:
             parent, name = volume.resolve_parent(at)
             volume.mkdir(parent.ino, name, 0o755, 0, 0)
-
-
-def clone(
-    context: Context, source: str, target: str, count: int, start: int, replace: bool
-) -> Steps[Result]:
-    """Clone a file or directory; with ``{n}`` in the target, ``count`` times: all or none."""
-    origin, path = parse(context, source)
-    inode = origin.resolve(path)
-    if inode.is_dir and replace:
-        raise errors.InvalidArgument("--replace works on files; remove the directory first")
-    names = expand_all(target, start, count)
-    store = context.store
-    made: list[tuple[Volume, int, bytes, int]] = []
-    try:
-        for n, each in enumerate(names):
-            volume, to = parse(context, each)
-            parent, name = volume.resolve_parent(to)
-            if inode.is_dir:
-                twin = store.clone_tree(origin, inode.ino, volume, parent.ino, name)
-            else:
-                twin = store.clone_file(
-                    origin, inode.ino, volume, parent.ino, name, replace=replace
-                )
-            made.append((volume, parent.ino, name, twin.ino))
-            if n % CLONES_STEP == CLONES_STEP - 1:
-                yield None
-    except BaseException:
-        if not replace:  # what was replaced is gone; the new clones stay
-            for volume, directory, name, ino in made:
-                _take_back(context, volume, directory, name, ino)
-        raise
-    return {"source": source, "clones": names, "bytes_copied": 0}
-
-
-def _take_back(context: Context, volume: Volume, directory: int, name: bytes, ino: int) -> None:
-    """Remove what a command has made, if it is still there and still what was made."""
-    with contextlib.suppress(errors.NotFound, errors.Stale, errors.NotADirectory):
-        entry = volume.entry(directory, name)
-        if entry is not None and entry.ino == ino:
-            context.store.remove_tree(volume, directory, name)
-
-
-def expand_all(pattern: str, start: int, count: int) -> list[str]:
-    """The targets of a batch; InvalidArgument when they are not all different."""
-    if not 1 <= count <= CLONES_MAX or start < 0:
-        raise errors.InvalidArgument(f"count must be 1 to {CLONES_MAX}, start 0 or more")
-    names = [expand(pattern, n) for n in range(start, start + count)]
-    if len(set(names)) < count:
-        raise errors.InvalidArgument("the target needs {n}, as in lab:/web-{n:03d}")
-    return names
-
-
-def expand(pattern: str, n: int) -> str:
-    """Replace ``{n}`` and ``{n:03d}``; no other field, no attribute, no index."""
-    head, brace, rest = pattern.partition("{n")
-    if not brace:
-        return pattern
-    form, closing, tail = rest.partition("}")
-    digits = form[1:].removesuffix("d")
-    if not closing or (form and (form[0] != ":" or not digits.isdecimal() or len(digits) > 2)):
-        raise errors.InvalidArgument(f"{pattern!r}: write {{n}} or {{n:03d}}")
-    width = int(digits) if digits else 0
-    return f"{head}{n:0{width}d}{tail}"
 
 
 # --- in and out
@@ -410,6 +340,6 @@ def gc_figures(result: GcResult) -> dict[str, Any]:
 Operation = Callable[..., Result | Steps[Result]]
 READS: tuple[Operation, ...] = (volume_ls, snapshot_ls, ls, du, df, tree, export_file)
 CHANGES: tuple[Operation, ...] = (
-    volume_create, volume_quota, volume_clone, volume_rename, volume_rm, snapshot_create,
-    snapshot_rm, snapshot_restore, rm, clone, import_file,
+    volume_create, volume_quota, volume_rename, volume_rm, snapshot_create, snapshot_rm,
+    snapshot_restore, rm, import_file,
 )  # fmt: skip

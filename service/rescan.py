@@ -16,7 +16,7 @@ from service.addresses import Context
 from service.deadline import Tick, beside
 from service.hosts import Host, Seen
 from service.operations import Operation, Result, iso
-from service.steps import Steps
+from service.steps import HypervisorCall, Steps
 
 
 class Plan(NamedTuple):
@@ -47,7 +47,7 @@ def host_rescan(context: Context, name: str | None, silent_s: float) -> Steps[Re
     mounted = context.mountpoint is not None
     plans = [Plan(host, hosts.wanted(context, host), mounted) for host in chosen]
     works = {plan.host.name: partial(_visit, plan, store.uuid) for plan in plans}
-    scans: dict[str, Scan | Exception] = yield lambda: beside(works, silent_s)
+    scans: dict[str, Scan | Exception] = yield HypervisorCall(partial(beside, works, silent_s))
     rows = [_settle(context, plan, scans[plan.host.name]) for plan in plans]
     return {
         "hosts": rows,

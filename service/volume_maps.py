@@ -11,7 +11,6 @@ from engine import Inode, Volume, errors
 from hypervisor import machines, sources
 from service import hosts
 from service.addresses import Context, parse, parse_volume
-from service.deadline import within
 from service.extents import Call, Row, file_row, slabs
 from service.maps import device_of, find
 from service.operations import Operation, Result
@@ -103,7 +102,7 @@ def volume_domains(context: Context, name: str) -> Steps[Result]:
     silent: list[str] = []
     for host in hosts.everyone(context.store):
         try:
-            found = yield partial(within, hosts.ANSWER_S, partial(sources.everyone, host.uri))
+            found = yield hosts.answered(partial(sources.everyone, host.uri))
         except errors.RametError as error:
             silent.append(f"{host.name}: {error}")
             continue
