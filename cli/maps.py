@@ -56,7 +56,9 @@ def vm_map(
 def volume_map(ctx: click.Context, name: str, every: bool, ask: bool, exact: bool) -> None:
     """Where a volume's files, or one file, are presented, and where their bytes lie.
 
-    Examples: ramet volume map lab --hosts; ramet volume map lab:/web.raw --extents
+    A file: ramet volume map lab:/web.raw --extents
+
+    Example: ramet volume map lab --hosts
     """
     one = ":" in name or name.startswith("/")
     if (one and ask) or (every and not one and not settings().as_json):
