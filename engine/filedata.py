@@ -120,16 +120,22 @@ class FileData(Attributes):
         return end - first - self.mapped_blocks(inode, offset, length)
 
     def mapped_blocks(self, inode: Inode, offset: int, length: int) -> int:
-        """Blocks mapped in the blocks that a byte range touches."""
+        """Blocks mapped in the blocks that a byte range touches; O(height)."""
         first, end = offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)
-        found = self.pool.core.lookup(self.data_tree(inode), first, end - first, end - first)
-        return sum(extent.count for extent in found)
+        with self.sound_nodes(inode):
+            return self.pool.core.mapped(self.data_tree(inode), first, end)
 
     def _write(self, inode: Inode, offset: int, data: memoryview) -> None:
+        try:
+            self.write_tree(inode, self.data_tree(inode), offset, data)
+        finally:
+            self._take_tree(inode)
+
+    def write_tree(self, inode: Inode, tree: native.Tree, offset: int, data: memoryview) -> None:
+        """Write into a map of the inode's: the one in force, or a draft (engine/ranges.py)."""
         first, head = divmod(offset, BLOCK_BYTES)
         end = offset + len(data)
         tail = end % BLOCK_BYTES
-        tree = self.data_tree(inode)
         try:
             if head or tail:
                 data = self._patched(tree, first, head, data)
@@ -138,8 +144,6 @@ class FileData(Attributes):
             raise errors.Corrupt(self._name_block(inode, error)) from error
         except native.CorruptNode as error:
             raise errors.Corrupt(f"{self}: inode {inode.ino}: {error}; run `ramet fsck`") from error
-        finally:
-            self._take_tree(inode)
 
     def _patched(self, tree: native.Tree, first: int, head: int, data: memoryview) -> memoryview:
         """``data`` widened to whole blocks with what the file has there now."""

@@ -119,6 +119,7 @@ class Scrub:
         self._window = None
 
     def _read(self, slab: int, start: int, count: int) -> int:
+        self._source.meta.check_going_on()
         window, begun = self.window, time.monotonic()
         fd = self._fd(slab)
         if fd is None:

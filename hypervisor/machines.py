@@ -195,7 +195,7 @@ def clone(
     made = store.clone_tree(base.volume, base.inode.ino, target, parent.ino, name)
     try:
         directory = Directory(target, path, mounted)
-        _drop_host_labels(directory)
+        drop_host_labels(directory)
         root = base.xml()
         if virt_type is not None:
             root.set("type", virt_type)
@@ -214,7 +214,7 @@ def renew(
     payload = directory.volume.get_mark(directory.inode.ino, MARK)
     if payload is not None and directory.machine.uri is not None:
         raise errors.Busy(f"{directory.machine.name} is registered; unregister it first")
-    _drop_host_labels(directory)
+    drop_host_labels(directory)
     return _become(directory, directory.xml(), identity, taken_macs(store), extra, None)
 
 
@@ -237,7 +237,7 @@ def _become(
     return machine
 
 
-def _drop_host_labels(directory: Directory) -> None:
+def drop_host_labels(directory: Directory) -> None:
     """A base VM that runs has libvirt's notes on its disks; they are not the clone's."""
     volume, pending = directory.volume, [directory.inode.ino]
     while pending:

@@ -297,6 +297,15 @@ class Core:
             self._again(status)
         return self._number[0]  # type: ignore[no-any-return]
 
+    def mapped(self, tree: Tree, first: int, end: int) -> int:
+        """How many blocks of a range are mapped, in O(height)."""
+        counts = []
+        for block in (first, end):
+            while status := lib.rmt_mapped_before(self._core, tree.c, block, self._number):
+                self._again(status)
+            counts.append(self._number[0])
+        return counts[1] - counts[0]  # type: ignore[no-any-return]
+
     def read_into(self, tree: Tree, offset: int, buffer: Buffer) -> None:
         """Fill the buffer from a byte offset.  CorruptBlock, CorruptNode, OSError."""
         view = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)

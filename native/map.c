@@ -143,6 +143,29 @@ int rmt_next_hole(rmt_core *core, const rmt_tree *tree, uint64_t block, uint64_t
   return status;
 }
 
+int rmt_mapped_before(rmt_core *core, const rmt_tree *tree, uint64_t end, uint64_t *out) {
+  *out = 0;
+  if (!tree->root || !end) return RMT_OK;
+  if (end >= level_span(core, tree->height - 1)) {
+    *out = tree->blocks;
+    return RMT_OK;
+  }
+  uint64_t mapped = 0;
+  entry e = {tree->root, tree->blocks};
+  for (uint32_t level = tree->height; level-- && e.word;) {
+    node *n;
+    int status = open_node(core, e.word, level, e.value, &n);
+    if (status != RMT_OK) return status;
+    const entry *entries = node_entries(n);
+    uint32_t last = index_at(core, level, end);
+    for (uint32_t i = 0; i < last; i++)
+      if (entries[i].word) mapped += level ? entries[i].value : 1;
+    e = entries[last];
+  }
+  *out = mapped;
+  return RMT_OK;
+}
+
 /* Whether an overwrite would leave the entry's slot to others: not written here alone since the
  * tree was last shared. */
 static bool may_be_shared(const rmt_core *core, const rmt_tree *tree, node *leaf, uint64_t word) {

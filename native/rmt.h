@@ -132,6 +132,8 @@ int rmt_lookup(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t co
                rmt_extent *out, uint64_t capacity, uint64_t *found, uint64_t *next);
 int rmt_next_data(rmt_core *core, const rmt_tree *tree, uint64_t block, uint64_t *out);
 int rmt_next_hole(rmt_core *core, const rmt_tree *tree, uint64_t block, uint64_t *out);
+/* How many blocks before `end` are mapped, in O(height). */
+int rmt_mapped_before(rmt_core *core, const rmt_tree *tree, uint64_t end, uint64_t *out);
 int rmt_punch(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count);
 int rmt_share(rmt_core *core, rmt_tree *dst, uint64_t *dst_first, const rmt_tree *src,
               uint64_t *src_first, uint64_t *count);

@@ -5,8 +5,10 @@ made.  A clone is one atomic change; between some of them others have their turn
 """
 
 from engine import Volume, errors
-from service.addresses import Context, parse, parse_volume
+from engine.ranges import BlockRange
+from service.addresses import Address, Context, parse, parse_volume
 from service.operations import told_volume
+from service.reverts import replace_directory
 from service.steps import Steps
 from service.work import JobCommand, Result, Work
 
@@ -16,16 +18,22 @@ VOLUMES_STEP = 64
 
 
 def clone(
-    context: Context, work: Work, source: str, target: str, count: int, start: int, replace: bool
-) -> Steps[Result]:
+    context: Context, work: Work, source: str, target: str, count: int, start: int, replace: bool,
+    force: bool = False,
+) -> Steps[Result]:  # fmt: skip
     """Clone a file or directory; with ``{n}`` in the target, ``count`` times: all or none.
 
     What was replaced cannot be brought back: a batch that fails with ``replace`` is PartlyDone.
+    A directory is replaced alone, in one step (service/reverts.py, which asks ``force``).
     """
     origin, path = parse(context, source)
     inode = origin.resolve(path)
     if inode.is_dir and replace:
-        raise errors.InvalidArgument("--replace works on files; remove the directory first")
+        if count != 1:
+            raise errors.InvalidArgument("--replace puts back one directory; give one target")
+        return (
+            yield from replace_directory(context, work, Address(origin, path), target, force)
+        )  # fmt: skip
     names = expand_all(target, start, count)
     work.plan(count, 0 if inode.is_dir else inode.blocks * count)
     store = context.store
@@ -81,6 +89,40 @@ def volume_clone(
     return {"source": source, "volumes": [told_volume(each) for each in made], "bytes_copied": 0}
 
 
+def clone_ranges(
+    context: Context, work: Work, source: str, target: str, ranges: list[list[int]], extend: bool
+) -> Steps[Result]:
+    """Clone block ranges (source block, target block, count) into a file: all or none, in one step.
+
+    The target keeps its size unless ``extend``, which also makes it if it is not there.
+    """
+    origin, path = parse(context, source)
+    volume, to = parse(context, target)
+    blocks = [BlockRange(*each) for each in ranges]
+    work.plan(1, sum(each.count for each in blocks))
+    parent, name = volume.resolve_parent(to)
+    new = volume.entry(parent.ino, name) is None
+    if new and not extend:
+        raise errors.NotFound(f"{target} is not there; --extend makes it")
+    try:
+        ino = (volume.create(parent.ino, name, 0o644, 0, 0) if new else volume.resolve(to)).ino
+        done = context.store.clone_ranges(
+            origin, origin.resolve(path).ino, volume, ino, blocks, extend=extend
+        )
+    except errors.RametError as error:
+        if new and volume.entry(parent.ino, name) is not None:
+            volume.unlink(parent.ino, name)
+        work.failed(target, error)
+        raise
+    work.done(done)
+    yield None
+    size = volume.inode(ino).size
+    return {
+        "source": source, "target": target, "ranges": len(blocks), "blocks": done,
+        "size_bytes": size, "bytes_copied": 0,
+    }  # fmt: skip
+
+
 def expand_all(pattern: str, start: int, count: int) -> list[str]:
     """The targets of a batch; InvalidArgument when they are not all different."""
     if not 1 <= count <= CLONES_MAX or start < 0:
@@ -104,4 +146,4 @@ def expand(pattern: str, n: int) -> str:
     return f"{head}{n:0{width}d}{tail}"
 
 
-JOBS: tuple[JobCommand, ...] = (clone, volume_clone)
+JOBS: tuple[JobCommand, ...] = (clone, clone_ranges, volume_clone)

@@ -182,14 +182,15 @@ def unique_of(context: Context, volume: Volume, inode: Inode) -> int | None:
     return 0 if found is None and empty else found
 
 
-def rm(context: Context, address: str, recursive: bool, dry_run: bool) -> Result:
+def rm(context: Context, address: str, recursive: bool, dry_run: bool) -> Steps[Result]:
+    """Remove a name, with all below it if ``recursive``; stopped half-way, the rest is there."""
     volume, path = parse(context, address)
     parent, name = volume.resolve_parent(path)
     if volume.lookup(parent.ino, name).is_dir and not recursive:
         raise errors.IsADirectory(f"{address} is a directory; use -r to remove all below it")
     if dry_run:
         return {"removed": address, "dry_run": True}
-    names = context.store.remove_tree(volume, parent.ino, name)
+    names = yield from context.store.removal(volume, parent.ino, name)
     return {"removed": address, "names": names, "dry_run": False}
 
 

@@ -24,23 +24,8 @@ from service.operations import Operation, Result, as_of, unique_of
 from service.steps import Steps, durable
 from service.undo import note
 from service.vm_batch import Batch, tree_blocks
+from service.vm_places import directory_at, place_of, told
 from service.work import JobCommand, Work
-
-
-def _directory(context: Context, address: Address, uri: str | None = None) -> Directory:
-    """A VM's directory, and where the host at ``uri`` (or this one) has it."""
-    place = hosts.place(context, uri, address.volume, address.path)
-    return Directory(address.volume, address.path.rstrip("/") or "/", place)
-
-
-def _told(directory: Directory, machine: Machine) -> dict[str, Any]:
-    return {
-        "name": machine.name,
-        "address": f"{directory.volume}:{directory.path}",
-        "uuid": machine.uuid,
-        "macs": machine.macs,
-        "registered": machine.uri,
-    }
 
 
 def vm_add(
@@ -51,9 +36,9 @@ def vm_add(
     where = parse(context, address)
     if from_domain is not None:
         text = yield with_driver(uri, lambda driver: driver.xml(from_domain))
-    directory = _directory(context, where)
+    directory = directory_at(context, where)
     body = None if text is None else text.encode()
-    return _told(directory, machines.add(context.store, directory, body, virt_type))
+    return told(directory, machines.add(context.store, directory, body, virt_type))
 
 
 def vm_clone(
@@ -64,7 +49,7 @@ def vm_clone(
 
     ``on_error`` (service/vm_batch.py): undo all, or stop or continue with what was made.
     """
-    base = _directory(context, parse(context, source))
+    base = directory_at(context, parse(context, source))
     _ = base.machine
     targets = [parse(context, each) for each in expand_all(target, start, count)]
     names = [check_name(PurePosixPath(each.path).name) for each in targets]
@@ -83,7 +68,7 @@ def vm_clone(
 
         def make(name: str, where: Address) -> Directory:
             return machines.clone(
-                context.store, base, where.volume, where.path, hosts.place(context, at, *where),
+                context.store, base, where.volume, where.path, place_of(context, where, at),
                 Identity.new(name), taken, extra, virt_type,
             )  # fmt: skip
 
@@ -92,15 +77,10 @@ def vm_clone(
         )
     return {
         "source": source,
-        "vms": [_told(each, each.machine) for each in made],
+        "vms": [told(each, each.machine) for each in made],
         "bytes_copied": 0,
         "pool": hosts.pool_name_of_vm(made[0].volume, made[0].path) if register else None,
     }
-
-
-def _remove(context: Context, directory: Directory) -> None:
-    parent, name = directory.volume.resolve_parent(directory.path)
-    context.store.remove_tree(directory.volume, parent.ino, name)
 
 
 def _register(context: Context, made: list[Directory], uri: str) -> Steps[None]:
@@ -134,17 +114,17 @@ def _register(context: Context, made: list[Directory], uri: str) -> Steps[None]:
 
 def vm_register(context: Context, address: str, uri: str) -> Steps[Result]:
     """Define a VM where it is mounted now; again is as good."""
-    directory = _directory(context, parse(context, address), uri)
+    directory = directory_at(context, parse(context, address), uri)
     _ = directory.machine
     yield from _register(context, [directory], uri)
-    return _told(directory, directory.machine)
+    return told(directory, directory.machine)
 
 
 def vm_unregister(context: Context, address: str, uri: str | None, force: bool) -> Steps[Result]:
     """Undefine a VM and keep its files."""
-    directory = _directory(context, parse(context, address))
+    directory = directory_at(context, parse(context, address))
     yield from _unregister(context, directory, uri, force=force)
-    return _told(directory, directory.machine)
+    return told(directory, directory.machine)
 
 
 def _unregister(
@@ -164,15 +144,15 @@ def _unregister(
 
 def vm_customize(context: Context, address: str, name: str, user_data: str | None) -> Result:
     """A new identity for an existing VM, or for a plain clone of a VM's directory."""
-    directory = _directory(context, parse(context, address))
+    directory = directory_at(context, parse(context, address))
     extra = None if user_data is None else user_data.encode()
     made = machines.renew(context.store, directory, Identity.new(name), extra)
-    return _told(directory, made)
+    return told(directory, made)
 
 
 def vm_ls(context: Context, volume: str | None) -> Result:
     rows = [
-        _told(directory, machine)
+        told(directory, machine)
         | {
             "unique_bytes": unique_of(context, directory.volume, directory.inode),
             "as_of": as_of(context),
@@ -186,13 +166,13 @@ def vm_ls(context: Context, volume: str | None) -> Result:
 def vm_show(context: Context, address: str) -> Steps[Result]:
     """What the store and libvirt say of a VM, and the XML that `vm register` would define."""
     where = parse(context, address)
-    machine = _directory(context, where).machine
-    directory = _directory(context, where, machine.uri)
+    machine = directory_at(context, where).machine
+    directory = directory_at(context, where, machine.uri)
     state = "not registered"
     if machine.uri is not None:
         state = yield with_driver(machine.uri, lambda driver: driver.state(machine.uuid))
     xml = domain.serialize(directory.xml()) if directory.mounted is None else directory.local_xml()
-    return _told(directory, machine) | {
+    return told(directory, machine) | {
         "state": state,
         "xml": xml if isinstance(xml, str) else xml.decode(),
     }
@@ -200,12 +180,13 @@ def vm_show(context: Context, address: str) -> Steps[Result]:
 
 def vm_rm(context: Context, address: str, force: bool, dry_run: bool) -> Steps[Result]:
     """Undefine a VM and remove its directory."""
-    directory = _directory(context, parse(context, address))
+    directory = directory_at(context, parse(context, address))
     machine = directory.machine
     if not dry_run:
         yield from _unregister(context, directory, None, force=force)
-        _remove(context, directory)
-    return _told(directory, machine) | {"dry_run": dry_run}
+        parent, name = directory.volume.resolve_parent(directory.path)
+        yield from context.store.removal(directory.volume, parent.ino, name)
+    return told(directory, machine) | {"dry_run": dry_run}
 
 
 READS: tuple[Operation, ...] = (vm_ls, vm_show)

@@ -149,6 +149,36 @@ def test_no_name_outlives_a_restore_or_a_rename_of_its_volume(served: Served) ->
     assert (served.root / "den" / "b").read_bytes() == b"other file"
 
 
+def test_no_name_of_an_open_file_outlives_a_forced_restore(served: Served) -> None:
+    lab = served.root / "lab"
+    (lab / "d").mkdir()
+    (lab / "f").write_bytes(b"f")
+    (lab / "d" / "g").write_bytes(b"g")
+    served.run("snapshot", "create", "lab", "one")
+    (lab / "f").rename(lab / "new")
+    (lab / "d").rename(lab / "e")
+    watching = threading.Event()
+
+    def watch() -> None:  # the kernel's memory of these names stays warm
+        while not watching.is_set():
+            (lab / "new").exists(), (lab / "e" / "g").exists()
+
+    with (lab / "new").open("rb") as f, (lab / "e" / "g").open("rb") as g, \
+            ThreadPoolExecutor() as pool:  # fmt: skip
+        pool.submit(watch)
+        try:
+            served.run("snapshot", "restore", "lab", "one", "--force")
+            there = [path.exists() for path in (lab / "new", lab / "e" / "g", lab / "e")]
+        finally:
+            watching.set()
+        assert there == [False, False, False]
+        for file in (f, g):
+            with pytest.raises(OSError, match="Stale"):
+                file.read()
+    assert (lab / "f").read_bytes() == b"f"
+    assert (lab / "d" / "g").read_bytes() == b"g"
+
+
 def test_a_second_daemon_is_refused(served: Served) -> None:
     served.run("serve", code=11)
     served.run("mount", served.root, code=11)

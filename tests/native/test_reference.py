@@ -146,6 +146,8 @@ class Machine(RuleBasedStateMachine):
         assert self.core.next_data(tree, block) == (mapped[0] if mapped else None)
         hole = next(b for b in range(block, top) if self.reference.address(model, b) is None)
         assert self.core.next_hole(tree, block) == hole
+        assert self.core.mapped(tree, block, top) == len(mapped)
+        assert self.core.mapped(tree, 0, block) == tree.blocks - len(mapped)
 
     @invariant()
     def same(self) -> None:
