@@ -3,10 +3,10 @@
 The thread matters twice: libvirt may look at files on our own mount while it answers.
 """
 
+import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import PurePosixPath
 from typing import TypeVar
 
 import libvirt
@@ -16,6 +16,7 @@ from hypervisor import capabilities, domain
 from hypervisor.capabilities import Capabilities, DomainCapabilities
 from hypervisor.connection import open_connection, or_none, translated
 from hypervisor.interface import Agent, Hypervisor
+from hypervisor.pools import Pools
 
 UNDEFINE_FLAGS: int = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
@@ -40,6 +41,10 @@ class LibvirtDriver:
     def close(self) -> None:
         with suppress(libvirt.libvirtError):
             self._connection.close()
+
+    def pools(self, store: uuid.UUID) -> Pools:
+        """The host's storage pools, as a store sees them."""
+        return Pools(self._connection, store)
 
     def names_and_macs(self) -> tuple[set[str], set[str]]:
         """What is taken on this host."""
@@ -196,38 +201,6 @@ class LibvirtDriver:
             _unless_unsupported(lambda: found.agentSetResponseTimeout(limit_s, 0))
             return int(found.fsThaw(None, 0))
 
-    def refresh_pool(self, name: str, path: PurePosixPath) -> None:
-        """A directory pool on ``path``, started, and read again."""
-        with translated(f"storage pool {name}"):
-            pool = self._pool(name)
-            if pool is not None and not _is_at(pool, path):
-                self._drop(pool)
-                pool = None
-            if pool is None:
-                pool = self._connection.storagePoolDefineXML(_pool_xml(name, path))
-            if not pool.isActive():
-                pool.create()
-            pool.refresh()
-
-    def drop_pool(self, name: str) -> None:
-        """Forget a pool; the files stay."""
-        with translated(f"storage pool {name}"):
-            pool = self._pool(name)
-            if pool is not None:
-                self._drop(pool)
-
-    @staticmethod
-    def _drop(pool: "libvirt.virStoragePool") -> None:
-        if pool.isActive():
-            pool.destroy()
-        pool.undefine()
-
-    def _pool(self, name: str) -> "libvirt.virStoragePool | None":
-        return or_none(
-            lambda: self._connection.storagePoolLookupByName(name),
-            libvirt.VIR_ERR_NO_STORAGE_POOL,
-        )
-
     def _find(self, uuid: str) -> "libvirt.virDomain | None":
         with translated("cannot look for a domain"):
             return or_none(
@@ -301,15 +274,3 @@ def _unless_unsupported(ask: Callable[[], T]) -> T | None:
         if error.get_error_code() in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_INVALID_ARG):
             return None
         raise
-
-
-def _pool_xml(name: str, path: PurePosixPath) -> str:
-    pool = ET.Element("pool", {"type": "dir"})
-    ET.SubElement(pool, "name").text = name
-    ET.SubElement(ET.SubElement(pool, "target"), "path").text = str(path)
-    return ET.tostring(pool, encoding="unicode")
-
-
-def _is_at(pool: "libvirt.virStoragePool", path: PurePosixPath) -> bool:
-    root = ET.fromstring(pool.XMLDesc())  # noqa: S314 - libvirt's own
-    return (root.findtext("target/path") or "") == str(path)

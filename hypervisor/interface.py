@@ -4,10 +4,11 @@ Every call blocks and belongs on a thread.  Errors are Ramet's own; `driver.conn
 implementation for a URI.
 """
 
-from pathlib import PurePosixPath
+import uuid as uuids
 from typing import Literal, Protocol
 
 from hypervisor.capabilities import Capabilities
+from hypervisor.pools import Pools
 
 Agent = Literal["connected", "disconnected", "none"]
 
@@ -57,8 +58,5 @@ class Hypervisor(Protocol):
     def thaw(self, uuid: str, limit_s: int) -> int:
         """How many were frozen until now."""
 
-    def refresh_pool(self, name: str, path: PurePosixPath) -> None:
-        """Show a directory's images as a storage pool."""
-
-    def drop_pool(self, name: str) -> None:
-        """Forget a pool; its files stay."""
+    def pools(self, store: uuids.UUID) -> Pools:
+        """Its storage pools, as a store sees them."""

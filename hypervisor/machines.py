@@ -4,6 +4,7 @@ Everything here is synchronous and on the engine's thread; one call is one atomi
 a hypervisor are in ``driver`` and belong on another thread.
 """
 
+import copy
 import xml.etree.ElementTree as ET
 from collections.abc import Collection, Iterator
 from pathlib import PurePosixPath
@@ -12,13 +13,16 @@ import msgspec
 
 from engine import Inode, Store, Volume, errors
 from hypervisor import domain, hardware, images, seed
-from hypervisor.customize import SEED, customize, localize, outputs
+from hypervisor.customize import SEED, customize
 from hypervisor.identity import Identity, check_name
+from hypervisor.placing import localize, outputs
 from hypervisor.wishes import Wishes
 
 XML = "domain.xml"
 MARK = b"vm"
+SYMLINK = 0o120000
 HEAD_BYTES = 512
+Stamp = tuple[int, int, int]
 AS_IT_IS = Wishes()
 HOST_LABELS = b"trusted.libvirt."  # what libvirt notes on a file while a VM of the base uses it
 
@@ -72,6 +76,8 @@ class Directory:
         self.path = path
         self.inode: Inode = volume.directory(volume.resolve(path).ino)
         self.mounted = mounted
+        self._parsed: tuple[Stamp, ET.Element] | None = None
+        self._local: tuple[Stamp, str] | None = None
 
     @property
     def machine(self) -> Machine:
@@ -102,6 +108,17 @@ class Directory:
         self.volume.set_mark(self.inode.ino, MARK, msgspec.msgpack.encode(here))
 
     def child(self, relative: str) -> Inode | None:
+        ino = self.inode.ino
+        for part in relative.encode(errors="surrogateescape").split(b"/"):
+            entry = self.volume.entry(ino, part)
+            if entry is None:
+                return None
+            if entry.kind == SYMLINK:
+                return self._resolved(relative)
+            ino = entry.ino
+        return self.volume.inode(ino)
+
+    def _resolved(self, relative: str) -> Inode | None:
         try:
             return self.volume.resolve(f"{self.path}/{relative}")
         except (errors.NotFound, errors.NotADirectory):
@@ -114,21 +131,22 @@ class Directory:
     def own(self, path: str, before: PurePosixPath | None = None) -> str | None:
         """``path`` relative to this directory, if it names a file of it, wherever it was before.
 
-        The longest tail of the path that exists here counts; a relative path, and one below where
-        the directory was mounted ``before``, counts even if nothing is there yet.
+        Below where the directory is mounted, or was ``before``, a path counts even if nothing is
+        there yet, and so does a relative one; elsewhere its longest tail that exists here does.
         """
-        parts = PurePosixPath(path).parts
-        if not path or ".." in parts:
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        if not parts or ".." in parts:
             return None
         if not path.startswith("/"):
-            return str(PurePosixPath(path))
+            return "/".join(parts)
+        plain = "/" + "/".join(parts)
+        for root in (self.mounted, before):
+            if root is not None and plain.startswith(f"{root}/"):
+                return plain[len(str(root)) + 1 :]
         for n in range(1, len(parts)):
             tail = "/".join(parts[n:])
             if self.child(tail) is not None:
                 return tail
-        for root in (before, self.mounted):
-            if root is not None and PurePosixPath(path).is_relative_to(root):
-                return str(PurePosixPath(path).relative_to(root))
         return None
 
     def place(self, path: str, before: PurePosixPath | None = None) -> str | None:
@@ -136,18 +154,33 @@ class Directory:
         return None if relative is None else self.where(relative)
 
     def xml(self) -> ET.Element:
+        """A tree of one's own; read and parsed again when the file has changed."""
         inode = self.child(XML)
         if inode is None or inode.is_dir:
             raise errors.NotFound(f"{self.volume}:{self.path} has no {XML}; give one with --xml")
-        return domain.parse(self.volume.read(inode.ino, 0, domain.XML_BYTES_MAX + 1))
+        stamp = _stamp(inode)
+        if self._parsed is None or self._parsed[0] != stamp:
+            text = self.volume.read(inode.ino, 0, domain.XML_BYTES_MAX + 1)
+            self._parsed = stamp, domain.parse(text)
+        return copy.deepcopy(self._parsed[1])
 
     def local_xml(self) -> str:
         """The XML to register: the VM's own files are where the mount is now."""
         if self.mounted is None:
             raise errors.InvalidArgument("the store is not mounted; run `ramet mount DIR` first")
+        inode = self.child(XML)
+        if inode is not None and self._local is not None and self._local[0] == _stamp(inode):
+            return self._local[1]
         root = self.xml()
         localize(root, self.place)
         return domain.serialize(root).decode()
+
+    def write_xml(self, text: bytes, mode: int) -> None:
+        """XML whose paths are those of the mount."""
+        self.write(XML, text, mode)
+        inode = self.child(XML)
+        assert inode is not None
+        self._local = _stamp(inode), text.decode()
 
     def write(self, name: str, data: bytes, mode: int) -> None:
         """Put a whole file, in one step."""
@@ -158,6 +191,11 @@ class Directory:
         except BaseException:
             self.volume.release(staged.ino)
             raise
+
+
+def _stamp(inode: Inode) -> Stamp:
+    """Another one whenever another file, or other contents, are there."""
+    return inode.ino, inode.generation, inode.change
 
 
 def everyone(store: Store) -> Iterator[tuple[Directory, Machine]]:
@@ -293,7 +331,10 @@ class Change:
             self._before[name] = None
             if inode is not None:
                 self._before[name] = (volume.read(inode.ino, 0, inode.size), inode.mode & 0o7777)
-            self.directory.write(name, data, mode)
+            if name == XML:
+                self.directory.write_xml(data, mode)
+            else:
+                self.directory.write(name, data, mode)
         machine = self.machine
         self.directory.set_machine(Machine(machine.name, machine.uuid, machine.macs, uri, formerly))
 

@@ -12,7 +12,7 @@ import msgspec
 
 from engine import errors
 from hypervisor import hardware
-from hypervisor.identity import Identity, check_name
+from hypervisor.identity import Identity, check_name, hostname_of
 from hypervisor.patterns import Value, expand
 from hypervisor.template import Template
 from hypervisor.variables import ROWS_MAX, Row
@@ -91,6 +91,11 @@ class CloneSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, 
             raise errors.InvalidArgument(
                 "two clones would have the same name; put {n} into the target, as in "
                 "lab:/web-{n:03d}, or a column whose values all differ"
+            )
+        if len({hostname_of(item.name) for item in plan.items}) < len(plan.items):
+            raise errors.InvalidArgument(
+                "two clones would have the same host name, in which case and other signs than "
+                "letters and digits do not count; choose names that differ in more"
             )
         plan.check_templates(interfaces)
         return plan

@@ -13,8 +13,9 @@ from engine import errors
 from hypervisor import domain, machines
 from hypervisor.identity import Identity
 from hypervisor.interface import Hypervisor
-from hypervisor.machines import MARK, Change, Directory, Machine, read_mark
+from hypervisor.machines import Change, Directory, Machine
 from hypervisor.wishes import Wishes
+from service import hosts
 from service.addresses import Context
 from service.libvirt_calls import connected
 from service.steps import HypervisorCall, Steps, durable
@@ -29,9 +30,7 @@ def customize_by_api(
     if directory.mounted is None:
         raise errors.InvalidArgument("the store is not mounted; run `ramet mount DIR` first")
     known = domain.text_of(directory.xml(), "uuid")
-    payload = directory.volume.get_mark(directory.inode.ino, MARK)
-    at = (None if payload is None else read_mark(payload).uri) or uri
-    yield from connected(at, partial(_customize, context, directory, identity, wishes, known))
+    yield from connected(uri, partial(_customize, context, directory, identity, wishes, known))
     return directory.machine
 
 
@@ -50,6 +49,9 @@ def _customize(
     taken = macs | machines.taken_macs(context.store)
     change = machines.prepare(directory, root, identity, taken, wishes)
     yield from _define(hypervisor, change, known if own else None)
+    pools = hypervisor.pools(context.store.uuid)
+    for pool in hosts.pools_of_vms(context, [directory], hypervisor.uri):
+        yield HypervisorCall(partial(pools.present, pool))
 
 
 def _is_of(root: ET.Element, mounted: PurePosixPath) -> bool:

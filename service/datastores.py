@@ -41,11 +41,11 @@ class Renaming(NamedTuple):
     item: Item
 
 
-def vms_of(context: Context, volume: Volume) -> Iterator[Directory]:
-    """The VMs of a volume, by path."""
+def vms_of(context: Context, volume: Volume, uri: str | None = None) -> Iterator[Directory]:
+    """The VMs of a volume, by path, placed where the host of ``uri`` has the mount."""
     paths = [volume.path_of(ino) for ino, _ in volume.marks(MARK)]
     for path in sorted(path for path in paths if path is not None):
-        yield directory_at(context, Address(volume, path))
+        yield directory_at(context, Address(volume, path), uri)
 
 
 def renamings(
@@ -55,7 +55,8 @@ def renamings(
 
     InvalidArgument for names or templates that do not fit, told before anything is changed.
     """
-    copies = [each for each in vms_of(context, volume) if each.is_copy]
+    uri = spec.uri if spec.registers else None
+    copies = [each for each in vms_of(context, volume, uri) if each.is_copy]
     if not copies:
         return []
     found = [each.machine for each in copies]
@@ -209,9 +210,9 @@ def vm_customize_all(
 def vm_register_all(context: Context, address: str, uri: str) -> Steps[Result]:
     """Define every VM of a volume that is not registered; all or none."""
     volume = _volume(context, address)
-    found = [each for each in vms_of(context, volume) if each.machine.uri is None]
+    found = [each for each in vms_of(context, volume, uri) if each.machine.uri is None]
     if found:
-        yield from vms.register(found, uri)
+        yield from vms.register(context, found, uri)
     return [told(each, each.machine) for each in found]
 
 
@@ -244,10 +245,11 @@ def volume_rm(context: Context, name: str, dry_run: bool, force: bool = False) -
             f"{len(registered)} VMs of {name} are registered, {first.name} first; "
             f"`ramet vm unregister {name}: --all`, or --force"
         )
+    *snapshots, _ = store.check_remove_volume(name, force=force)
     answer = {
         "removed": name,
         "files": volume.files,
-        "snapshots": [str(each) for each in store.snapshots(volume)],
+        "snapshots": [str(each) for each in snapshots],
         "unregistered": [each.machine.name for each in registered],
         "dry_run": dry_run,
     }

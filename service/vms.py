@@ -7,7 +7,6 @@ its files, and `vm rm` finishes the work.
 """
 
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Any
 
 from engine import errors
@@ -15,11 +14,13 @@ from hypervisor import domain, machines
 from hypervisor.identity import Identity
 from hypervisor.interface import Hypervisor
 from hypervisor.machines import Directory
-from service import moments
+from hypervisor.pools import Pools
+from hypervisor.revert import machine_at
+from service import hosts, moments
 from service.addresses import Address, Context, parse
 from service.clone_spec import CloneSpec, Item
 from service.customizing import customize_by_api
-from service.libvirt_calls import connected, drop_pools, kind_of, pool_of, with_driver
+from service.libvirt_calls import connected, kind_of, with_driver
 from service.operations import Operation, Result, as_of, unique_of
 from service.steps import HypervisorCall, Steps, Stopping, durable
 from service.undo import note
@@ -67,7 +68,7 @@ def vm_clone(
 
         def make(item: Item, where: Address) -> Directory:
             return machines.clone(
-                context.store, moment.base, where.volume, where.path, place_of(context, where),
+                context.store, moment.base, where.volume, where.path, place_of(context, where, uri),
                 Identity.new(item.name), taken, plan.wishes(item, xml),
             )  # fmt: skip
 
@@ -85,7 +86,7 @@ def vm_clone(
         "consistency": moment.consistency,
         "vms": [told(each, each.machine) for each in made],
         "bytes_copied": 0,
-        "pool": pool_of(made[0].volume, made[0].path) if uri is not None else None,
+        "pool": hosts.pool_name_of_vm(made[0].volume, made[0].path) if uri is not None else None,
     }
 
 
@@ -115,26 +116,13 @@ def _start_all(work: Work, made: list[Directory], driver: Hypervisor) -> Steps[N
             work.failed(machine.name, error)
 
 
-def _remove(context: Context, directory: Directory) -> None:
-    parent, name = directory.volume.resolve_parent(directory.path)
-    context.store.remove_tree(directory.volume, parent.ino, name)
-
-
-def _shown(driver: Hypervisor, name: str, path: PurePosixPath) -> None:
-    driver.refresh_pool(name, path)
-
-
-def register(made: list[Directory], uri: str) -> Steps[None]:
+def register(context: Context, made: list[Directory], uri: str) -> Steps[None]:
     """Define all, note it, show them in a pool; undone in libvirt when any of it fails."""
     for each in made:
         each.check_own()
     texts = [each.local_xml() for each in made]
     uuids = [each.machine.uuid for each in made]
-    pools = {
-        pool_of(each.volume, each.path): each.mounted.parent
-        for each in made
-        if each.mounted is not None
-    }
+    pools = hosts.pools_of_vms(context, made, uri)
 
     def define(driver: Hypervisor) -> None:
         for text in {kind_of(text): text for text in texts}.values():
@@ -144,8 +132,8 @@ def register(made: list[Directory], uri: str) -> Steps[None]:
     yield durable  # no domain without its files, whatever happens next
     yield with_driver(uri, define)
     try:
-        for name, path in pools.items():
-            yield with_driver(uri, partial(_shown, name=name, path=path))
+        for pool in pools:
+            yield hosts.on_pools(uri, context.store, partial(Pools.present, pool=pool))
         for each in made:
             note(each, uri)
     except Exception as error:
@@ -161,11 +149,11 @@ def register(made: list[Directory], uri: str) -> Steps[None]:
 
 def vm_register(context: Context, address: str, uri: str) -> Steps[Result]:
     """Define a VM where it is mounted now; again is as good."""
-    directory = directory_at(context, parse(context, address))
+    directory = directory_at(context, parse(context, address), uri)
     formerly = directory.machine.formerly
     if formerly is not None:  # it was to become this VM, and that was cut short
         yield with_driver(uri, lambda driver: driver.undefine_all([formerly]))
-    yield from register([directory], uri)
+    yield from register(context, [directory], uri)
     return told(directory, directory.machine)
 
 
@@ -194,15 +182,19 @@ def unregister(
         yield with_driver(where, partial(_undefine, uuids=uuids, stop=force))
         for each in group:
             each.set_machine(each.machine.at(None))
-        pools = {pool_of(each.volume, each.path) for each in group}
-        for d, m in machines.everyone(context.store):
-            if m.uri is not None:
-                pools.discard(pool_of(d.volume, d.path))
-        yield with_driver(where, partial(drop_pools, names=pools))
+        if hosts.at(context.store, where) is None:  # else a rescan of it decides
+            pools = {hosts.pool_name_of_vm(each.volume, each.path) for each in group}
+            unused = pools - hosts.pools_in_use(context.store, where)
+            yield hosts.on_pools(where, context.store, partial(_drop_all, names=unused))
 
 
 def _undefine(driver: Hypervisor, uuids: list[str], *, stop: bool) -> None:
     driver.undefine_all(uuids, stop=stop)
+
+
+def _drop_all(pools: Pools, names: set[str]) -> None:
+    for name in sorted(names):
+        pools.drop(name)
 
 
 def vm_customize(
@@ -213,12 +205,16 @@ def vm_customize(
     Via file: the stored XML is parsed and rewritten.  Via api: the hypervisor is asked for the
     domain, and the changed one is defined there (MISSION.md, G2 and G3).
     """
-    directory = directory_at(context, parse(context, address))
+    where = parse(context, address)
+    directory = directory_at(context, where)
     wanted = CloneSpec.of(spec)
     plan = wanted.plan(name)
     identity, wishes = Identity.new(name), plan.wishes(plan.items[0])
     if wanted.via == "api":
-        machine = yield from customize_by_api(context, directory, identity, wishes, wanted.uri)
+        known = machine_at(directory)
+        uri = (None if known is None else known.uri) or wanted.uri
+        directory = directory_at(context, where, uri)
+        machine = yield from customize_by_api(context, directory, identity, wishes, uri)
     else:
         machine = machines.renew(context.store, directory, identity, wishes)
     return told(directory, machine)
@@ -239,8 +235,9 @@ def vm_ls(context: Context, volume: str | None) -> Result:
 
 def vm_show(context: Context, address: str) -> Steps[Result]:
     """What the store and libvirt say of a VM, and the XML that `vm register` would define."""
-    directory = directory_at(context, parse(context, address))
-    machine = directory.machine
+    where = parse(context, address)
+    machine = directory_at(context, where).machine
+    directory = directory_at(context, where, machine.uri)
     state = "not registered"
     if machine.uri is not None:
         state = yield with_driver(machine.uri, lambda driver: driver.state(machine.uuid))
