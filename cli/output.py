@@ -1,8 +1,10 @@
 """How results look: JSON for programs, lines and tables in IEC units for people."""
 
+import itertools
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -31,6 +33,24 @@ def show(result: Result) -> None:
                 table(value)
             elif value is not None:
                 lines(key, value)
+
+
+class Stream(list[Any]):
+    """A list of a JSON document that is made while it is written, and never held whole."""
+
+    def __init__(self, rows: Iterator[Any]) -> None:
+        super().__init__(itertools.islice(rows, 1))
+        self._more = rows
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.chain(super().__iter__(), self._more)
+
+
+def stream_json(document: dict[str, Any]) -> None:
+    """Print a document with ``Stream`` lists in it; its parts are asked for in their order."""
+    for piece in json.JSONEncoder().iterencode(document):
+        sys.stdout.write(piece)
+    click.echo()
 
 
 class Progress:

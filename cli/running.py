@@ -4,10 +4,11 @@ What every module of commands needs: the classes that its commands are made with
 and what turns a user's words into an operation's arguments.
 """
 
+import contextlib
 import os
 import re
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,8 +44,13 @@ class Branch(click.Group):
     group_class = type
 
 
-def run(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Run an operation, in the daemon if one runs; make it durable; print what it returned."""
+def run(
+    call: Callable[..., Any], *arguments: Any, display: Callable[[Any], None] | None = None
+) -> Any:
+    """Run an operation, in the daemon if one runs; make it durable; print what it returned.
+
+    ``display``: how it looks to people, if not as everything does.
+    """
     path = settings().store_path
     client = Client.connect(Path(path))
     if client is not None:
@@ -52,8 +58,33 @@ def run(call: Callable[..., Any], *arguments: Any) -> Any:
     else:
         with Store.open(path) as store:
             result = run_local(store, call, *arguments)
-    show(result)
+    (show if display is None or settings().as_json else display)(result)
     return result
+
+
+@contextlib.contextmanager
+def session(*, exact: bool = False) -> Iterator[Callable[..., Any]]:
+    """``call(operation, *arguments)`` for commands that need several: each in the daemon if one
+    runs, else all on the store opened here once.  ``exact``: after an accounting pass."""
+    path = Path(settings().store_path)
+    client = Client.connect(path)
+    if client is not None:
+        client.close()
+        if exact:
+            _served(path).call("account")
+        yield lambda call, *arguments: _served(path).call(call.__name__, *arguments)
+        return
+    with Store.open(path) as store:
+        if exact:
+            store.account()
+        yield lambda call, *arguments: run_local(store, call, *arguments)
+
+
+def _served(path: Path) -> Client:
+    client = Client.connect(path)
+    if client is None:
+        raise errors.RametError("the daemon went away meanwhile; try again")
+    return client
 
 
 def run_counted(exact: bool, call: Callable[..., Any], *arguments: Any) -> None:

@@ -3,15 +3,16 @@
 The thread matters twice: libvirt may look at files on our own mount while it answers.
 """
 
+import uuid
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import PurePosixPath
+from contextlib import suppress
 
 import libvirt
 
 from engine import errors
 from hypervisor import domain
+from hypervisor.connection import open_connection, or_none, translated
+from hypervisor.pools import Pools
 
 UNDEFINE_FLAGS: int = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
@@ -19,24 +20,6 @@ UNDEFINE_FLAGS: int = (
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
 )
-_CLASSES = {
-    libvirt.VIR_ERR_NO_DOMAIN: errors.NotFound,
-    libvirt.VIR_ERR_DOM_EXIST: errors.AlreadyExists,
-    libvirt.VIR_ERR_XML_ERROR: errors.InvalidArgument,
-    libvirt.VIR_ERR_AUTH_FAILED: errors.NotPermitted,
-    libvirt.VIR_ERR_ACCESS_DENIED: errors.NotPermitted,
-}
-libvirt.registerErrorHandler(lambda _context, _error: None, None)  # we report errors ourselves
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        reason = (error.get_error_message() or "no reason given").replace("\n", " ")
-        kind = _CLASSES.get(error.get_error_code(), errors.RametError)
-        raise kind(f"{what}: {reason}") from None
 
 
 class LibvirtDriver:
@@ -44,18 +27,21 @@ class LibvirtDriver:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        with _translated(f"cannot reach libvirt at {uri}; is its daemon running?"):
-            self._connection = libvirt.open(uri)
+        self._connection = open_connection(uri)
 
     def close(self) -> None:
         with suppress(libvirt.libvirtError):
             self._connection.close()
 
+    def pools(self, store: uuid.UUID) -> Pools:
+        """The host's storage pools, as a store sees them."""
+        return Pools(self._connection, store)
+
     def names_and_macs(self) -> tuple[set[str], set[str]]:
         """What is taken on this host."""
         names: set[str] = set()
         macs: set[str] = set()
-        with _translated("cannot list the domains"):
+        with translated("cannot list the domains"):
             for each in self._connection.listAllDomains():
                 with suppress(libvirt.libvirtError):  # undefined since the list was made
                     names.add(each.name())
@@ -83,7 +69,7 @@ class LibvirtDriver:
         done: list[libvirt.virDomain] = []
         for text in texts:
             try:
-                with _translated("libvirt refused the domain"):
+                with translated("libvirt refused the domain"):
                     done.append(self._connection.defineXML(text))
             except errors.RametError as error:
                 left = [each.name() for each in done if not self._try_undefine(each)]
@@ -110,7 +96,7 @@ class LibvirtDriver:
         if running and not stop:
             raise errors.Busy(f"{running[0].name()} is running; shut it down first, or use --force")
         for each in found:
-            with _translated(f"cannot undefine {each.name()}"):
+            with translated(f"cannot undefine {each.name()}"):
                 if each.isActive():
                     each.destroy()
                 self._undefine(each)
@@ -120,50 +106,18 @@ class LibvirtDriver:
         found = self._find(uuid)
         if found is None:
             return "not registered"
-        with _translated("cannot ask for the state"):
+        with translated("cannot ask for the state"):
             return "running" if found.isActive() else "shut off"
 
     def xml(self, name: str) -> str:
         """The inactive XML of a domain of this host, secrets left out."""
-        with _translated(f"no domain {name!r} at {self.uri}"):
+        with translated(f"no domain {name!r} at {self.uri}"):
             found = self._connection.lookupByName(name)
             return str(found.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
 
-    def refresh_pool(self, name: str, path: PurePosixPath) -> None:
-        """A directory pool on ``path``, started, and read again."""
-        with _translated(f"storage pool {name}"):
-            pool = self._pool(name)
-            if pool is not None and not _is_at(pool, path):
-                self._drop(pool)
-                pool = None
-            if pool is None:
-                pool = self._connection.storagePoolDefineXML(_pool_xml(name, path))
-            if not pool.isActive():
-                pool.create()
-            pool.refresh()
-
-    def drop_pool(self, name: str) -> None:
-        """Forget a pool; the files stay."""
-        with _translated(f"storage pool {name}"):
-            pool = self._pool(name)
-            if pool is not None:
-                self._drop(pool)
-
-    @staticmethod
-    def _drop(pool: "libvirt.virStoragePool") -> None:
-        if pool.isActive():
-            pool.destroy()
-        pool.undefine()
-
-    def _pool(self, name: str) -> "libvirt.virStoragePool | None":
-        return _or_none(
-            lambda: self._connection.storagePoolLookupByName(name),
-            libvirt.VIR_ERR_NO_STORAGE_POOL,
-        )
-
     def _find(self, uuid: str) -> "libvirt.virDomain | None":
-        with _translated("cannot look for a domain"):
-            return _or_none(
+        with translated("cannot look for a domain"):
+            return or_none(
                 lambda: self._connection.lookupByUUIDString(uuid), libvirt.VIR_ERR_NO_DOMAIN
             )
 
@@ -184,24 +138,3 @@ class LibvirtDriver:
         except libvirt.libvirtError as error:
             return bool(error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN)
         return True
-
-
-def _or_none(look: "Callable[[], object]", missing: int) -> "libvirt.virDomain | None":
-    try:
-        return look()
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == missing:
-            return None
-        raise
-
-
-def _pool_xml(name: str, path: PurePosixPath) -> str:
-    pool = ET.Element("pool", {"type": "dir"})
-    ET.SubElement(pool, "name").text = name
-    ET.SubElement(ET.SubElement(pool, "target"), "path").text = str(path)
-    return ET.tostring(pool, encoding="unicode")
-
-
-def _is_at(pool: "libvirt.virStoragePool", path: PurePosixPath) -> bool:
-    root = ET.fromstring(pool.XMLDesc())  # noqa: S314 - libvirt's own
-    return (root.findtext("target/path") or "") == str(path)

@@ -12,11 +12,15 @@ from native.errors import CorruptBlock
 
 
 class Extent(NamedTuple):
-    """``count`` logical blocks from ``block`` lie in slots ``address`` and on."""
+    """``count`` logical blocks from ``block`` lie in slots ``address`` and on, of one slab.
+
+    ``shared``: another file, snapshot or clone may have them; False: certainly none has.
+    """
 
     block: int
     address: int
     count: int  # type: ignore[assignment]
+    shared: bool
 
 
 class WriteResult(NamedTuple):
@@ -85,7 +89,9 @@ class ExtentMaps(CachedNodes):
             if status:
                 self._again(status)
                 continue
-            extents += [Extent(e.block, e.address, e.count) for e in out[0 : found[0]]]
+            extents += [
+                Extent(e.block, e.address, e.count, bool(e.shared)) for e in out[0 : found[0]]
+            ]
             first = following[0]
         return extents[:limit]
 

@@ -20,9 +20,10 @@ from itertools import islice
 from engine import Inode, Volume, errors
 from hypervisor.driver import LibvirtDriver
 from hypervisor.machines import Directory, taken_macs
+from service import hosts
 from service.addresses import Context
 from service.jobs import Made
-from service.libvirt_calls import connected, kind_of, pool_of, with_driver
+from service.libvirt_calls import connected, kind_of, with_driver
 from service.steps import HypervisorCall, Steps, durable
 from service.undo import note, take_back
 from service.work import Work
@@ -203,17 +204,13 @@ class Batch:
                 self._checked.add(kind)
 
     def _refresh_pools(self, driver: LibvirtDriver, done: list[Directory]) -> Steps[None]:
-        """Show them in a directory pool."""
-        pools = {
-            pool_of(each.volume, each.path): each.mounted.parent
-            for each in done
-            if each.mounted is not None
-        }
-        for name, path in pools.items():
+        """Show them in directory pools."""
+        pools = driver.pools(self._context.store.uuid)
+        for pool in hosts.pools_of_vms(self._context, done, self._uri or ""):
             try:
-                yield HypervisorCall(partial(driver.refresh_pool, name, path))
+                yield HypervisorCall(partial(pools.present, pool))
             except errors.RametError as error:
-                self._failed(f"storage pool {name}", error)
+                self._failed(f"storage pool {pool.name}", error)
 
 
 class Macs:

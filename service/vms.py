@@ -15,9 +15,11 @@ from hypervisor import domain, machines
 from hypervisor.driver import LibvirtDriver
 from hypervisor.identity import Identity, check_name
 from hypervisor.machines import Directory, Machine
+from hypervisor.pools import Pools
+from service import hosts
 from service.addresses import Address, Context, parse
 from service.clones import expand_all
-from service.libvirt_calls import kind_of, pool_of, with_driver
+from service.libvirt_calls import kind_of, with_driver
 from service.operations import Operation, Result, as_of, unique_of
 from service.steps import Steps, durable
 from service.undo import note
@@ -52,7 +54,8 @@ def vm_clone(
     targets = [parse(context, each) for each in expand_all(target, start, count)]
     names = [check_name(PurePosixPath(each.path).name) for each in targets]
     extra = None if user_data is None else user_data.encode()
-    batch = Batch(context, work, uri if register else None, on_error)
+    at = uri if register else None
+    batch = Batch(context, work, at, on_error)
     work.plan(count, count * tree_blocks(base.volume, base.inode))
     with batch.macs() as taken:
         if register:
@@ -65,7 +68,7 @@ def vm_clone(
 
         def make(name: str, where: Address) -> Directory:
             return machines.clone(
-                context.store, base, where.volume, where.path, place_of(context, where),
+                context.store, base, where.volume, where.path, place_of(context, where, at),
                 Identity.new(name), taken, extra, virt_type,
             )  # fmt: skip
 
@@ -76,19 +79,15 @@ def vm_clone(
         "source": source,
         "vms": [told(each, each.machine) for each in made],
         "bytes_copied": 0,
-        "pool": pool_of(made[0].volume, made[0].path) if register else None,
+        "pool": hosts.pool_name_of_vm(made[0].volume, made[0].path) if register else None,
     }
 
 
-def _register(made: list[Directory], uri: str) -> Steps[None]:
+def _register(context: Context, made: list[Directory], uri: str) -> Steps[None]:
     """Define all, note it, show them in a pool; undone in libvirt when any of it fails."""
     texts = [each.local_xml() for each in made]
     uuids = [each.machine.uuid for each in made]
-    pools = {
-        pool_of(each.volume, each.path): each.mounted.parent
-        for each in made
-        if each.mounted is not None
-    }
+    pools = hosts.pools_of_vms(context, made, uri)
 
     def define(driver: LibvirtDriver) -> None:
         for text in {kind_of(text): text for text in texts}.values():
@@ -98,8 +97,8 @@ def _register(made: list[Directory], uri: str) -> Steps[None]:
     yield durable  # no domain without its files, whatever happens next
     yield with_driver(uri, define)
     try:
-        for name, path in pools.items():
-            yield with_driver(uri, partial(LibvirtDriver.refresh_pool, name=name, path=path))
+        for pool in pools:
+            yield hosts.on_pools(uri, context.store, partial(Pools.present, pool=pool))
         for each in made:
             note(each, uri)
     except Exception as error:
@@ -115,9 +114,9 @@ def _register(made: list[Directory], uri: str) -> Steps[None]:
 
 def vm_register(context: Context, address: str, uri: str) -> Steps[Result]:
     """Define a VM where it is mounted now; again is as good."""
-    directory = directory_at(context, parse(context, address))
+    directory = directory_at(context, parse(context, address), uri)
     _ = directory.machine
-    yield from _register([directory], uri)
+    yield from _register(context, [directory], uri)
     return told(directory, directory.machine)
 
 
@@ -137,10 +136,10 @@ def _unregister(
         return
     yield with_driver(at, lambda driver: driver.undefine_all([machine.uuid], stop=force))
     directory.set_machine(Machine(machine.name, machine.uuid, machine.macs))
-    pool = pool_of(directory.volume, directory.path)
-    in_pool = {pool_of(d.volume, d.path) for d, m in machines.everyone(context.store) if m.uri}
-    if pool not in in_pool:
-        yield with_driver(at, lambda driver: driver.drop_pool(pool))
+    if hosts.at(context.store, at) is None:  # else a rescan of it decides
+        pool = hosts.pool_name_of_vm(directory.volume, directory.path)
+        if pool not in hosts.pools_in_use(context.store, at):
+            yield hosts.on_pools(at, context.store, lambda pools: pools.drop(pool))
 
 
 def vm_customize(context: Context, address: str, name: str, user_data: str | None) -> Result:
@@ -166,8 +165,9 @@ def vm_ls(context: Context, volume: str | None) -> Result:
 
 def vm_show(context: Context, address: str) -> Steps[Result]:
     """What the store and libvirt say of a VM, and the XML that `vm register` would define."""
-    directory = directory_at(context, parse(context, address))
-    machine = directory.machine
+    where = parse(context, address)
+    machine = directory_at(context, where).machine
+    directory = directory_at(context, where, machine.uri)
     state = "not registered"
     if machine.uri is not None:
         state = yield with_driver(machine.uri, lambda driver: driver.state(machine.uuid))
