@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cli import files, hosts, integrity, jobs, maps, vms, volumes
-from cli.output import show
+from cli.output import printable, show
 from cli.running import EXACT, Branch, run, run_counted
 from cli.settings import Settings, settings
 from engine import Store, errors
@@ -37,7 +37,7 @@ class Ramet(Branch):
         except (errors.RametError, OSError) as error:
             if ctx.obj.verbose:
                 raise
-            click.echo(f"ramet: {error}", err=True)
+            click.echo(f"ramet: {printable(str(error))}", err=True)
             kind: type = type(error)
             if isinstance(error, OSError):
                 kind = OS_ERRORS.get(error.errno or 0, kind)

@@ -14,6 +14,8 @@ from rich.table import Table
 from cli.settings import settings
 from service.operations import Result
 
+LAYOUT = "\n\t"  # of a text of several lines
+
 
 def show(result: Result) -> None:
     told = settings()
@@ -79,9 +81,9 @@ def lines(key: str, value: Any) -> None:
     if isinstance(value, list):
         click.echo(f"{head}{len(value)}")
         for each in value:
-            click.echo(f"  {each}")
+            click.echo(f"  {printable(str(each))}")
     elif "\n" in str(value):
-        click.echo(f"{head}\n{value}")
+        click.echo(f"{head}\n{printable(str(value), keep=LAYOUT)}")
     else:
         click.echo(f"{head}{text(key, value)}")
 
@@ -111,10 +113,15 @@ def text(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "-"
+        return ", ".join(printable(str(each)) for each in value) or "-"
     if key.endswith("_bytes"):
         return size(float(value))
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
+    return printable(str(value))
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """A name may hold what makes a terminal do things, or half a character: written out instead."""
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
 
 
 def size(count: float) -> str:

@@ -7,6 +7,7 @@ and what turns a user's words into an operation's arguments.
 import contextlib
 import os
 import re
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ from service.addresses import Context
 from service.commits import DIRTY_NODES_MAX
 from service.integrity import progress
 from service.rpc import Client
-from service.steps import Steps, run_here
+from service.steps import Steps, Stopping, run_here
 from service.work import recover
 
 T = TypeVar("T")
@@ -101,6 +102,41 @@ def run_counted(exact: bool, call: Callable[..., Any], *arguments: Any) -> None:
             show(run_local(store, call, *arguments))
 
 
+class Interrupts:
+    """Ctrl-C while steps run: an error at their next yield, so that they undo what they did.
+
+    A pass over the store ends as well.  Ctrl-C again ends the command where it is, as a crash
+    would: what was committed stays, what was to be undone is not.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._came = self._told = False
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGINT, self._note)
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, _number: int, _frame: object) -> None:
+        self._came = True
+        self._store.pool.meta.interrupt()
+        signal.signal(signal.SIGINT, self._before)
+
+    def check(self) -> None:
+        """Stopping, once: the steps that are told so may have steps to undo what they did."""
+        if self._came and not self._told:
+            self._told = True
+            raise Stopping("interrupted; what was half done is undone")
+
+    def check_swallowed(self) -> None:
+        """For steps that went on to their end, because they were undoing something already."""
+        if self._told:
+            raise Stopping("interrupted; run it again")
+
+
 def run_local(store: Store, call: Callable[..., Any], *arguments: Any) -> Any:
     """On a store opened here, whose earlier owner's jobs are ended first."""
     context, line = Context(store), Progress()
@@ -119,13 +155,18 @@ def run_local(store: Store, call: Callable[..., Any], *arguments: Any) -> Any:
 def run_steps(store: Store, steps: Steps[T], tell: Callable[[], None]) -> T:
     """Run steps to their end, and make it durable."""
 
+    interrupts = Interrupts(store)
+
     def between() -> None:
+        interrupts.check()
         if store.dirty_nodes > DIRTY_NODES_MAX or store.strained:
             store.commit()
         tell()
 
-    result = run_here(steps, store.commit, between)
+    with interrupts:
+        result = run_here(steps, store.commit, between)
     store.commit()
+    interrupts.check_swallowed()
     return result
 
 

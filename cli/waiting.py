@@ -21,7 +21,7 @@ from cli.running import run_steps, settle
 from cli.settings import settings
 from engine import Store, errors
 from service.addresses import Context
-from service.jobs import check_completed
+from service.jobs import FAILED, check_completed
 from service.rpc import Client, Request
 from service.runner import PROGRESS_S
 from service.work import JobCommand, Work, queue, run
@@ -125,8 +125,12 @@ def _run_here(
     """Nobody else has the store: the job runs to its end in this process."""
     settle(context)
     job = queue(context, call, arguments, after)
-    for number in after:
-        check_completed(context.jobs.get(number))
+    try:
+        for number in after:
+            check_completed(context.jobs.get(number))
+    except errors.RametError as error:
+        context.jobs.end(job, FAILED, error)
+        raise
     work = Work(job)
     told_at = time.monotonic()
 

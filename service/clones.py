@@ -36,19 +36,16 @@ def clone(
         )  # fmt: skip
     names = expand_all(target, start, count)
     work.plan(count, 0 if inode.is_dir else inode.blocks * count)
-    store = context.store
+    store, places = context.store, Places(context)
     for n, each in enumerate(names):
         try:
-            volume, to = parse(context, each)
-            parent, name = volume.resolve_parent(to)
+            volume, parent, name = places.find(each)
             before = volume.record.blocks
             if inode.is_dir:
-                twin = store.clone_tree(origin, inode.ino, volume, parent.ino, name)
+                twin = store.clone_tree(origin, inode.ino, volume, parent, name)
                 blocks = volume.record.blocks - before
             else:
-                twin = store.clone_file(
-                    origin, inode.ino, volume, parent.ino, name, replace=replace
-                )
+                twin = store.clone_file(origin, inode.ino, volume, parent, name, replace=replace)
                 blocks = twin.blocks
         except errors.RametError as error:
             work.failed(each, error)
@@ -56,13 +53,36 @@ def clone(
                 raise errors.PartlyDone(f"{error}; {n} of {count} were replaced already") from error
             raise
         if not replace:  # what was replaced is gone; the new clones stay
-            work.made(volume, twin, parent.ino, name)
+            work.made(volume, twin, parent, name)
         if not n:
             work.plan(count, blocks * count)
         work.done(blocks)
         if n % CLONES_STEP == CLONES_STEP - 1:
+            places.forget()
             yield None
     return {"source": source, "clones": names, "bytes_copied": 0}
+
+
+class Places:
+    """Where targets go: a directory is looked up once, until others have had a turn."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._found: tuple[str, Volume, int] | None = None
+
+    def forget(self) -> None:
+        self._found = None
+
+    def find(self, address: str) -> tuple[Volume, int, bytes]:
+        """The volume, the directory and the name in it.  NotFound, InvalidArgument."""
+        head, _, last = address.rpartition("/")
+        plain = last not in ("", ".", "..")
+        if plain and self._found is not None and self._found[0] == head:
+            return self._found[1], self._found[2], last.encode(errors="surrogateescape")
+        volume, path = parse(self._context, address)
+        directory, name = volume.resolve_parent(path)
+        self._found = (head, volume, directory.ino) if plain else None
+        return volume, directory.ino, name
 
 
 def volume_clone(

@@ -49,7 +49,7 @@ PREFIX = "job/"
 NEXT = "job/next"
 
 
-class Made(msgspec.Struct, array_like=True, frozen=True):
+class Made(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One thing that a job has made: a name in a volume, or a volume (``ino`` 0).
 
     Known by volume id, inode number and generation; the name is where it was put, no more.
@@ -213,15 +213,14 @@ class Jobs:
         )
         self._records.put(_key(job.id), _encode(job))
         self._next += 1
-        self._records.put_admitted(NEXT, b"%d" % self._next)
         table[job.id] = job
         self._forget_oldest()
         return job
 
     def begin(self, job: Job) -> None:
+        """It runs; ``save`` and ``end`` put that, before anything that it does can be committed."""
         self._move(job, RUNNING)
         job.started_ns = time.time_ns()
-        self._put(job)
 
     def save(self, job: Job, made: list[Made]) -> None:
         """Note what was made since the last time; before anything else has its turn."""
@@ -257,6 +256,8 @@ class Jobs:
             raise errors.Busy(
                 f"something of job {job.id} is left; `ramet job cancel {job.id}` undoes it"
             )
+        if job.id + 1 == self._next:  # the highest id there is says it no more
+            self._records.put_admitted(NEXT, b"%d" % self._next)
         self._records.delete(_key(job.id))
         del self._table[job.id]
 

@@ -103,7 +103,7 @@ class Runner:
                     await self._running[other.id].ended.wait()
                 check_completed(other)
         if running.work.cancelled:
-            raise errors.Cancelled(f"job {running.job.id} was cancelled before it began")
+            raise errors.Cancelled("cancelled before it began")
 
     async def wait(self, number: int, tell: Tell | None) -> Job:
         """Return when the job has ended; ``tell`` its progress from time to time."""

@@ -79,7 +79,7 @@ class Work:
 
     def check_cancelled(self) -> None:
         if self.cancelled:
-            raise errors.Cancelled(f"job {self.job.id} was cancelled; what it made is undone")
+            raise errors.Cancelled("cancelled on the way; what it made is undone")
 
     def take(self) -> list[Made]:
         new, self._new = self._new, []
@@ -123,8 +123,7 @@ def _remembered(context: Context, work: Work, steps: Steps[Result]) -> Steps[Res
     while True:
         try:
             todo = steps.throw(error) if error is not None else steps.send(value)
-        except StopIteration as end:
-            context.jobs.save(work.job, work.take())
+        except StopIteration as end:  # nothing is left to undo, so nothing need be remembered
             result: Result = end.value
             return result
         value, error = None, None
