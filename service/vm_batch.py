@@ -139,9 +139,10 @@ class Batch:
         self._work.registers(self._uri)
         yield durable  # no domain without its files and its record, whatever happens next
         done: list[Directory] = []
+        before = self._work.job.items_failed  # a failure above ends the making, not this
         for at in range(0, len(made), DEFINE_STEP):
             part = made[at : at + DEFINE_STEP]
-            if self._stopped:
+            if self._stopped and self._work.job.items_failed > before:
                 self._drop(part)
                 continue
             part, texts = self._texts(part)
