@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any
 
 from engine import Inode, Volume, errors
-from hypervisor.driver import LibvirtDriver
-from hypervisor.machines import Directory, Machine
+from hypervisor.interface import Hypervisor
+from hypervisor.machines import Directory
 from hypervisor.pools import Pools
 from service import hosts
 from service.addresses import Context
@@ -130,7 +130,7 @@ def _undo_domains(context: Context, job: Job) -> Steps[None]:
     registered = [each for each in context.jobs.made(job) if each.uuid]
     uuids = [each.uuid for each in registered]
 
-    def undefine(driver: LibvirtDriver) -> None:
+    def undefine(driver: Hypervisor) -> None:
         driver.undefine_all(uuids, stop=job.powers)
 
     if not uuids:
@@ -179,5 +179,4 @@ def _directory(volume: Volume, made: Made) -> Directory:
 
 def note(directory: Directory, uri: str) -> None:
     """The VM is, or may be, registered there."""
-    old = directory.machine
-    directory.set_machine(Machine(old.name, old.uuid, old.macs, uri))
+    directory.set_machine(directory.machine.at(uri))
