@@ -92,8 +92,11 @@ class Batch:
         """Noted; raised again where all is to be undone."""
         self._work.failed(item, error)
         if self._on_error == "undo" or isinstance(error, errors.StoreFailed):
-            raise error
-        self._first_error = self._first_error or error
+            try:
+                raise error
+            finally:
+                del error  # no cycle of frames
+        self._first_error = self._first_error or error.with_traceback(None)  # no cycle of frames
         self._stopped |= self._on_error == "stop" or isinstance(error, errors.PartlyDone)
 
     # --- files
