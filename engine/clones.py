@@ -57,6 +57,7 @@ def clone_file(
     inode = source.file(source_ino)
     directory = target.live_directory(parent)
     keys.check_name(parent, name)
+    _load_for_twin(source, source_ino, target, directory, name)
     existing = target.entry(parent, name)
     if existing is not None:
         if not replace:
@@ -77,6 +78,17 @@ def clone_file(
     target._enter(directory, name, twin)
     _copy_xattrs(source, source_ino, target, twin.ino)
     return twin
+
+
+def _load_for_twin(
+    source: Volume, source_ino: int, target: Volume, directory: Inode, name: bytes
+) -> None:  # fmt: skip
+    """All that a new inode with the source's attributes needs, so that damage is met before."""
+    target._load_for_entry(directory, name)
+    target.tree.load(keys.xattr_prefix(target.pool.state.next_ino))
+    prefix = keys.xattr_prefix(source_ino)
+    for _ in source.tree.scan(prefix, prefix):
+        pass
 
 
 def _freed_blocks(volume: Volume, ino: int) -> int:
@@ -116,7 +128,7 @@ def clone_tree(
     top = _clone_directory(source, origin, target, parent, name)
     try:
         _fill_tree(source, source_dir, target, top.ino, plan, epoch)
-    except errors.NoSpace:  # more than was asked for: long names, large attributes
+    except errors.RametError:  # NoSpace for long names or large attributes; damage
         remove_tree(target, parent, name)
         raise
     return top
@@ -138,6 +150,7 @@ def _fill_tree(
             link = source.readlink(inode.ino)
             target.symlink(into.ino, entry.name, link, inode.uid, inode.gid)
         else:
+            _load_for_twin(source, inode.ino, target, into, entry.name)
             share_inode(source, inode, epoch)
             twin = _twin(source, inode, target, epoch)
             target._enter(into, entry.name, twin)
@@ -153,6 +166,7 @@ def tree_pages(entries: int, records_max: int) -> int:
 def _clone_directory(
     source: Volume, inode: Inode, target: Volume, parent: int, name: bytes
 ) -> Inode:  # fmt: skip
+    _load_for_twin(source, inode.ino, target, target.directory(parent), name)
     twin = target.mkdir(parent, name, inode.mode, inode.uid, inode.gid)
     twin.gid = inode.gid
     twin.origin_volume, twin.origin_ino, twin.cloned_ns = source.id, inode.ino, now_ns()

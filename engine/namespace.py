@@ -92,6 +92,7 @@ class Namespace(InodeTable):
         if len(target) > keys.SYMLINK_MAX:
             raise errors.NameTooLong(f"symlink target of {len(target)} bytes")
         directory = self._check_new(parent, name)
+        self.tree.load(keys.target_prefix(self.pool.state.next_ino))
         inode = self.new_inode(stat.S_IFLNK | 0o777, uid, self._group(directory, gid))
         inode.size = len(target)
         for chunk, start in enumerate(range(0, len(target), keys.CHUNK_BYTES)):

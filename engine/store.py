@@ -6,7 +6,6 @@ that owns the store.
 """
 
 import contextlib
-import fcntl
 import math
 import os
 import struct
@@ -37,6 +36,7 @@ from engine.replacement import replace_tree
 from engine.reserve import Reserve
 from engine.slabs import SlabPool
 from engine.space import Space
+from engine.stored import lock
 from engine.superblock import SLAB_SLOTS, State, Superblock
 from engine.trim import Trim
 from engine.volume import Volume
@@ -93,16 +93,7 @@ class Store(Volumes):
     ) -> "Store":
         """Open a store.  NoSuchStore, StoreInUse, Corrupt, Unsupported."""
         root = Path(path)
-        if not (root / "meta").is_dir():
-            raise errors.NoSuchStore(f"{root} is no store; make one with `ramet init {root}`")
-        lock_fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock_fd)
-            raise errors.StoreInUse(
-                f"another process owns {root}; use its daemon or stop it first"
-            ) from None
+        lock_fd = lock(root)
         with _damage_is_corrupt(root), contextlib.ExitStack() as undo:
             undo.callback(os.close, lock_fd)
             meta = Meta(root / "meta", read_only=read_only)

@@ -166,6 +166,19 @@ int rmt_mapped_before(rmt_core *core, const rmt_tree *tree, uint64_t end, uint64
   return RMT_OK;
 }
 
+/* Whether an overwrite would leave the entry's slot to others: not written here alone since the
+ * tree was last shared. */
+static bool may_be_shared(const rmt_core *core, const rmt_tree *tree, node *leaf, uint64_t word) {
+  return node_header(leaf)->birth <= tree->shared_epoch || !(word >> RMT_FLAG_SHIFT & RMT_OWNED) ||
+         rmt_is_shared(core, word & RMT_ADDRESS_MASK);
+}
+
+static bool goes_on(const rmt_core *core, const rmt_extent *e, uint64_t block, uint64_t address,
+                    bool shared) {
+  return e->block + e->count == block && e->address + e->count == address && e->shared == shared &&
+         address % core->slab_slots;
+}
+
 int rmt_lookup(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t count,
                rmt_extent *out, uint64_t capacity, uint64_t *found, uint64_t *next) {
   if (first >= RMT_BLOCKS_MAX || count > RMT_BLOCKS_MAX - first) return RMT_RANGE;
@@ -190,9 +203,9 @@ int rmt_lookup(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t co
       uint64_t word = node_entries(leaf)[first % core->fanout].word;
       if (!word) continue;
       uint64_t address = word & RMT_ADDRESS_MASK;
-      rmt_extent *last = n ? &out[n - 1] : NULL;
-      if (last && last->block + last->count == first && last->address + last->count == address) {
-        last->count++;
+      bool shared = may_be_shared(core, tree, leaf, word);
+      if (n && goes_on(core, &out[n - 1], first, address, shared)) {
+        out[n - 1].count++;
         continue;
       }
       if (n == capacity) {
@@ -200,7 +213,7 @@ int rmt_lookup(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t co
         *next = first;
         return RMT_OK;
       }
-      out[n++] = (rmt_extent){first, address, 1};
+      out[n++] = (rmt_extent){first, address, 1, shared};
     }
   }
   *found = n;

@@ -65,8 +65,10 @@ typedef struct {
   uint32_t pad;
 } rmt_tree;
 
+/* A run of blocks in a run of slots of one slab, all of them shared or none. */
 typedef struct {
   uint64_t block, address, count;
+  uint64_t shared; /* 0: no other file, snapshot or clone has them; 1: one may */
 } rmt_extent;
 
 typedef struct {

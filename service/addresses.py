@@ -1,7 +1,7 @@
 """Addresses: ``VOL:/path`` and ``VOL@SNAP:/path``, or a path under the mount for the same thing."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from engine import Store, Volume, errors
@@ -47,7 +47,7 @@ class Address(NamedTuple):
 def parse(context: Context, text: str) -> Address:
     """NotFound when the volume or snapshot is not there, InvalidArgument for another form."""
     if text.startswith("/"):
-        text = _from_mount(context, text)
+        text = from_mount(context.mountpoint, text)
     head, colon, path = text.partition(":")
     if not colon or not path.startswith("/"):
         raise errors.InvalidArgument(f"{text!r} is no address; write VOL:/path or VOL@SNAP:/path")
@@ -61,12 +61,12 @@ def parse_volume(context: Context, text: str) -> Volume:
     return context.store.snapshot(volume, snapshot) if at else volume
 
 
-def _from_mount(context: Context, text: str) -> str:
-    root = context.mountpoint
-    if root is None or not Path(text).is_relative_to(root):
+def from_mount(root: PurePath | None, text: str) -> str:
+    """The address of a path on a mount at ``root``; InvalidArgument for another path."""
+    if root is None or not PurePath(text).is_relative_to(root):
         where = f"not under the mount {root}" if root else "and the store is not mounted"
         raise errors.InvalidArgument(f"{text} is a path {where}; write VOL:/path")
-    parts = Path(text).relative_to(root).parts
+    parts = PurePath(text).relative_to(root).parts
     if not parts:
         raise errors.InvalidArgument(f"{text} is the mount itself; name a volume's directory in it")
     if len(parts) > 2 and parts[1] == SNAPSHOTS:

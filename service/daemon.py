@@ -26,7 +26,19 @@ from engine.accounting import Accounting
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
-from service import clones, integrity, job_commands, operations, vms
+from service import (
+    clones,
+    extents,
+    hosts,
+    integrity,
+    job_commands,
+    maps,
+    moments,
+    operations,
+    rescan,
+    vms,
+    volume_maps,
+)
 from service.addresses import Context
 from service.cleaner import Cleaner
 from service.commits import Committer
@@ -36,7 +48,9 @@ from service.rpc import OS_ERRORS, SOCKET, Answer, Request, body_length, decode_
 from service.runner import Runner, Tell
 from service.steps import Beside
 
-MODULES = (operations, vms, integrity, job_commands)
+MODULES = (
+    operations, vms, integrity, job_commands, hosts, rescan, extents, maps, volume_maps,
+)  # fmt: skip
 READS = {call.__name__: call for module in MODULES for call in module.READS}
 CHANGES = {call.__name__: call for module in MODULES for call in module.CHANGES}
 JOBS = {call.__name__: call for call in (*clones.JOBS, *vms.JOBS)}
@@ -95,6 +109,7 @@ class Daemon:
             nursery.start_soon(self.cleaner.run)
             await nursery.start(self.runner.run)
             nursery.start_soon(self.runner.recover, remote)
+            nursery.start_soon(self._beside().run, moments.recover(self.context))
             nursery.start_soon(self._accept, listener, nursery)
             ready()
 

@@ -1,22 +1,22 @@
-"""How commands call a hypervisor: on a thread, by a connection, and what its pools are called."""
+"""How commands call a hypervisor: on a thread, by a connection."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from engine import Volume
 from hypervisor import domain
-from hypervisor.driver import LibvirtDriver
+from hypervisor.driver import connect
+from hypervisor.interface import Hypervisor
 from service.steps import HypervisorCall, Steps
 
 T = TypeVar("T")
 
 
-def with_driver(uri: str, work: Callable[[LibvirtDriver], T]) -> Callable[[], T]:
+def with_driver(uri: str, work: Callable[[Hypervisor], T]) -> Callable[[], T]:
     """A call for a thread: connect, work, close."""
 
     def call() -> T:
-        driver = LibvirtDriver(uri)
+        driver = connect(uri)
         try:
             return work(driver)
         finally:
@@ -25,9 +25,9 @@ def with_driver(uri: str, work: Callable[[LibvirtDriver], T]) -> Callable[[], T]
     return HypervisorCall(call)
 
 
-def connected(uri: str, use: Callable[[LibvirtDriver], Steps[T]]) -> Steps[T]:
+def connected(uri: str, use: Callable[[Hypervisor], Steps[T]]) -> Steps[T]:
     """Steps that share one connection."""
-    driver: LibvirtDriver = yield HypervisorCall(partial(LibvirtDriver, uri))
+    driver: Hypervisor = yield HypervisorCall(partial(connect, uri))
     try:
         result = yield from use(driver)
     except Exception:
@@ -37,19 +37,8 @@ def connected(uri: str, use: Callable[[LibvirtDriver], Steps[T]]) -> Steps[T]:
     return result
 
 
-def pool_of(volume: Volume, path: str) -> str:
-    """The name of the directory pool for the directory that holds a VM's."""
-    inside = path.strip("/").split("/")[:-1]
-    return "-".join(["ramet", volume.name, *inside])
-
-
 def kind_of(text: str) -> tuple[str, str]:
     """Type and architecture of a domain's XML: what a host may not be able to run."""
     root = domain.parse(text.encode())
     os_type = root.find("os/type")
     return root.get("type", ""), "" if os_type is None else os_type.get("arch", "")
-
-
-def drop_pools(driver: LibvirtDriver, names: Iterable[str]) -> None:
-    for name in sorted(names):
-        driver.drop_pool(name)

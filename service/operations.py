@@ -17,7 +17,7 @@ from engine import Inode, Volume, errors
 from engine.gc import GcResult
 from hypervisor import images
 from service.addresses import Context, parse
-from service.host_files import check_host_file, check_new_file
+from service.host_files import check_host_file, check_new_file, sync_name
 from service.steps import Steps
 
 Result = dict[str, Any] | list[dict[str, Any]]
@@ -75,11 +75,11 @@ def volume_rename(context: Context, old: str, new: str) -> Result:
 
 
 def volume_rm(context: Context, name: str, dry_run: bool) -> Result:
-    volume = context.store.volume(name)
-    snapshots = [str(s) for s in context.store.snapshots(volume)]
+    *snapshots, volume = context.store.check_remove_volume(name)
+    snapshot_names = [str(s) for s in snapshots]
     if not dry_run:
         context.store.remove_volume(name)
-    return {"removed": name, "files": volume.files, "snapshots": snapshots, "dry_run": dry_run}
+    return {"removed": name, "files": volume.files, "snapshots": snapshot_names, "dry_run": dry_run}
 
 
 def snapshot_create(context: Context, volume: str, name: str) -> Result:
@@ -92,7 +92,7 @@ def snapshot_ls(context: Context, volume: str) -> Result:
 
 def snapshot_rm(context: Context, volume: str, name: str, dry_run: bool) -> Result:
     store = context.store
-    snapshot = store.snapshot(store.volume(volume), name)
+    snapshot = store.check_remove_snapshot(store.volume(volume), name)
     if not dry_run:
         store.remove_snapshot(store.volume(volume), name)
     return {"removed": f"{volume}@{name}", "files": snapshot.files, "dry_run": dry_run}
@@ -102,7 +102,7 @@ def snapshot_restore(
     context: Context, volume: str, name: str, force: bool, dry_run: bool
 ) -> Result:  # fmt: skip
     store = context.store
-    snapshot = store.snapshot(store.volume(volume), name)
+    snapshot = store.check_restore(store.volume(volume), name, force=force)
     if not dry_run:
         store.restore(store.volume(volume), name, force=force)
     return told_volume(store.volume(volume)) | {"restored": str(snapshot), "dry_run": dry_run}
@@ -129,6 +129,15 @@ def _children(volume: Volume, ino: int) -> list[tuple[str, Inode]]:
     return sorted(found, key=lambda pair: pair[0])
 
 
+def _children_if_there(volume: Volume, ino: int) -> list[tuple[str, Inode]]:
+    """None when the directory was removed meanwhile."""
+    try:
+        volume.inode(ino)
+    except errors.Stale:
+        return []
+    return _children(volume, ino)
+
+
 def ls(context: Context, address: str) -> Result:
     volume, path = parse(context, address)
     inode = volume.resolve(path)
@@ -141,10 +150,10 @@ def du(context: Context, address: str) -> Steps[Result]:
     """Sizes of each entry of a directory with all below it (hard links once), and their sum.
 
     Unique bytes are what deleting the entry frees; those of the sum, what deleting all of them
-    frees, which may be more.
+    frees, which may be more.  What is removed meanwhile is left out.
     """
     volume, path = parse(context, address)
-    inode = volume.resolve(path)
+    inode, era = volume.resolve(path), volume.era
     tops = _children(volume, inode.ino) if inode.is_dir else [(path, inode)]
     rows: list[dict[str, Any]] = []
     for name, top in tops:
@@ -153,10 +162,12 @@ def du(context: Context, address: str) -> Steps[Result]:
         while pending:
             each = pending.pop()
             if each.is_dir:
-                below = [child for _, child in _children(volume, each.ino)]
+                below = [child for _, child in _children_if_there(volume, each.ino)]
                 pending += [child for child in below if child.ino not in seen]
                 seen |= {child.ino for child in below}
                 yield None
+                if volume.era != era:
+                    raise errors.Stale(f"{volume} was restored or removed meanwhile; ask again")
             else:
                 files += 1
                 logical += each.size
@@ -185,6 +196,7 @@ def unique_of(context: Context, volume: Volume, inode: Inode) -> int | None:
 def rm(context: Context, address: str, recursive: bool, dry_run: bool) -> Steps[Result]:
     """Remove a name, with all below it if ``recursive``; stopped half-way, the rest is there."""
     volume, path = parse(context, address)
+    volume.check_writable()
     parent, name = volume.resolve_parent(path)
     if volume.lookup(parent.ino, name).is_dir and not recursive:
         raise errors.IsADirectory(f"{address} is a directory; use -r to remove all below it")
@@ -253,7 +265,10 @@ def next_data(fd: int, at: int) -> tuple[int, bytes] | None:
 
 
 def export_file(context: Context, address: str, path: str) -> Steps[Result]:
-    """Write a file out as a sparse raw image; refuses to overwrite, leaves nothing half-done."""
+    """Write a file out as a sparse raw image; refuses to overwrite, leaves nothing half-done.
+
+    It is durable, its name too, when this returns.
+    """
     yield partial(check_new_file, context.mountpoint, path)
     volume, source = parse(context, address)
     inode = volume.hold(volume.file(volume.resolve(source).ino).ino)
@@ -266,6 +281,7 @@ def export_file(context: Context, address: str, path: str) -> Steps[Result]:
                 size = inode.size
                 file.truncate(size)
                 yield partial(os.fsync, file.fileno())
+            yield partial(sync_name, path)
         except BaseException:
             Path(path).unlink()
             raise

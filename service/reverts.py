@@ -9,7 +9,7 @@ from typing import Any
 
 from engine import Inode, errors
 from hypervisor import revert
-from hypervisor.driver import LibvirtDriver
+from hypervisor.interface import Hypervisor
 from hypervisor.machines import Directory, Machine
 from service.addresses import Address, Context, parse
 from service.libvirt_calls import with_driver
@@ -42,14 +42,15 @@ def replace_directory(
             origin.volume, source.ino, where.volume, parent.ino, name, force=force
         )
     else:
-        past, now = directory_at(context, origin), directory_at(context, where)
+        past = directory_at(context, origin, machine.uri)
+        now = directory_at(context, where, machine.uri)
         again = machine.uri is not None and not revert.same_hardware(past, now)
         if again:
             context.mounted_path(where.volume, where.path)  # before anything changes
         revert.revert(context.store, past, now, parent.ino, name, force=force)
     work.done(max(where.volume.record.blocks - before, 0))
     if again and machine is not None and machine.uri is not None:
-        yield from _define(directory_at(context, where), machine.uri)
+        yield from _define(directory_at(context, where, machine.uri), machine.uri)
     return {
         "source": str(origin),
         "clones": [str(where)],
@@ -83,7 +84,7 @@ def _check_off(machine: Machine, uri: str, *, force: bool) -> Steps[None]:
 def _define(directory: Directory, uri: str) -> Steps[None]:
     text = directory.local_xml()
 
-    def define(driver: LibvirtDriver) -> None:
+    def define(driver: Hypervisor) -> None:
         driver.define_all([text])
 
     yield durable

@@ -136,6 +136,9 @@ class Client:
         connection.settimeout(None)
         return cls(connection)
 
+    def close(self) -> None:
+        self._connection.close()
+
     def call(self, method: str, *arguments: Any) -> Any:
         """Run a method in the daemon; raises what it raised."""
         return self.ask(Request(method, list(arguments)))

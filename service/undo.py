@@ -15,12 +15,13 @@ from functools import partial
 from typing import Any
 
 from engine import Inode, Volume, errors
-from hypervisor import machines
-from hypervisor.driver import LibvirtDriver
-from hypervisor.machines import Directory, Machine
+from hypervisor.interface import Hypervisor
+from hypervisor.machines import Directory
+from hypervisor.pools import Pools
+from service import hosts
 from service.addresses import Context
 from service.jobs import Job, Made
-from service.libvirt_calls import drop_pools, pool_of, with_driver
+from service.libvirt_calls import with_driver
 from service.steps import Steps, Stopping
 
 UNDO_STEP = 32
@@ -129,21 +130,24 @@ def _undo_domains(context: Context, job: Job) -> Steps[None]:
     registered = [each for each in context.jobs.made(job) if each.uuid]
     uuids = [each.uuid for each in registered]
 
-    def undefine(driver: LibvirtDriver) -> None:
+    def undefine(driver: Hypervisor) -> None:
         driver.undefine_all(uuids, stop=job.powers)
 
     if not uuids:
         return
-    pools = _pools(context, registered)
+    doomed = _pools(context, registered, job.uri)
+    drop = partial(Pools.drop_all, names=doomed)
     try:
         yield from _insist(with_driver(job.uri, undefine))
-        yield from _insist(with_driver(job.uri, partial(drop_pools, names=pools)))
+        yield from _insist(hosts.on_pools(job.uri, context.store, drop))
     except errors.RametError as error:
         raise _NotTakenBack(str(error)) from error
 
 
-def _pools(context: Context, registered: list[Made]) -> set[str]:
-    """Directory pools of these VMs that no other registered VM is in."""
+def _pools(context: Context, registered: list[Made], uri: str) -> set[str]:
+    """Directory pools of these VMs that no other registered VM is in; a host's are its rescan's."""
+    if hosts.at(context.store, uri) is not None:
+        return set()
     doomed = {each.uuid for each in registered}
     mine: set[str] = set()
     for volume_id, parent in {(each.volume_id, each.parent) for each in registered}:
@@ -151,13 +155,8 @@ def _pools(context: Context, registered: list[Made]) -> set[str]:
             volume = context.store.volume_by_id(volume_id)
             path = volume.path_of(parent)
             if path is not None:
-                mine.add(pool_of(volume, f"{path.rstrip('/')}/x"))
-    others = {
-        pool_of(where.volume, where.path)
-        for where, machine in machines.everyone(context.store)
-        if machine.uri is not None and machine.uuid not in doomed
-    }
-    return mine - others
+                mine.add(hosts.pool_name_of_vm(volume, f"{path.rstrip('/')}/x"))
+    return mine - hosts.pools_in_use(context.store, uri, but=doomed)
 
 
 def _note_all(context: Context, job: Job) -> Steps[None]:
@@ -180,5 +179,4 @@ def _directory(volume: Volume, made: Made) -> Directory:
 
 def note(directory: Directory, uri: str) -> None:
     """The VM is, or may be, registered there."""
-    old = directory.machine
-    directory.set_machine(Machine(old.name, old.uuid, old.macs, uri))
+    directory.set_machine(directory.machine.at(uri))

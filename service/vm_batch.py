@@ -19,11 +19,12 @@ from functools import partial
 from itertools import islice
 
 from engine import Inode, Volume, errors
-from hypervisor.driver import LibvirtDriver
+from hypervisor.interface import Hypervisor
 from hypervisor.machines import Directory, taken_macs
+from service import hosts
 from service.addresses import Context
 from service.jobs import Made
-from service.libvirt_calls import connected, kind_of, pool_of, with_driver
+from service.libvirt_calls import connected, kind_of, with_driver
 from service.steps import HypervisorCall, Steps, durable
 from service.undo import note, take_back
 from service.work import Work
@@ -78,7 +79,7 @@ class Batch:
         return done
 
     def _groups(
-        self, items: Iterator[tuple[str, Maker]], driver: LibvirtDriver | None
+        self, items: Iterator[tuple[str, Maker]], driver: Hypervisor | None
     ) -> Steps[list[Directory]]:
         done: list[Directory] = []
         while not self._stopped and (group := list(islice(items, GROUP))):
@@ -137,7 +138,7 @@ class Batch:
 
     # --- domains
 
-    def _define_group(self, driver: LibvirtDriver, made: list[Directory]) -> Steps[list[Directory]]:
+    def _define_group(self, driver: Hypervisor, made: list[Directory]) -> Steps[list[Directory]]:
         assert self._uri is not None
         self._work.registers(self._uri)
         yield durable  # no domain without its files and its record, whatever happens next
@@ -200,7 +201,7 @@ class Batch:
         for each in made:
             deque(take_back(self._context, self._as_made(each)), maxlen=0)
 
-    def _check_runs(self, driver: LibvirtDriver, texts: list[str]) -> Steps[None]:
+    def _check_runs(self, driver: Hypervisor, texts: list[str]) -> Steps[None]:
         """Once for each kind of domain."""
         for text in texts:
             kind = kind_of(text)
@@ -208,18 +209,14 @@ class Batch:
                 yield HypervisorCall(partial(driver.check_runs, text))
                 self._checked.add(kind)
 
-    def _refresh_pools(self, driver: LibvirtDriver, done: list[Directory]) -> Steps[None]:
-        """Show them in a directory pool."""
-        pools = {
-            pool_of(each.volume, each.path): each.mounted.parent
-            for each in done
-            if each.mounted is not None
-        }
-        for name, path in pools.items():
+    def _refresh_pools(self, driver: Hypervisor, done: list[Directory]) -> Steps[None]:
+        """Show them in directory pools."""
+        pools = driver.pools(self._context.store.uuid)
+        for pool in hosts.pools_of_vms(self._context, done, self._uri or ""):
             try:
-                yield HypervisorCall(partial(driver.refresh_pool, name, path))
+                yield HypervisorCall(partial(pools.present, pool))
             except errors.RametError as error:
-                self._failed(f"storage pool {name}", error)
+                self._failed(f"storage pool {pool.name}", error)
 
 
 class Macs:
@@ -230,7 +227,7 @@ class Macs:
         self.taken: set[str] = set()
 
 
-def define_some(driver: LibvirtDriver, texts: list[str], *, stop: bool) -> list[Outcome]:
+def define_some(driver: Hypervisor, texts: list[str], *, stop: bool) -> list[Outcome]:
     """Define domains one by one, each as a whole; what became of each that was tried.
 
     Ends after the first error if ``stop``, and when the hypervisor is lost.

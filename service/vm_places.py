@@ -4,19 +4,19 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from hypervisor.machines import Directory, Machine
+from service import hosts
 from service.addresses import Address, Context
 
 
-def directory_at(context: Context, address: Address) -> Directory:
-    """NotFound, NotADirectory."""
-    return Directory(address.volume, address.path.rstrip("/") or "/", place_of(context, address))
+def directory_at(context: Context, address: Address, uri: str | None = None) -> Directory:
+    """With its place at the host of ``uri``, or (None) at this one.  NotFound, NotADirectory."""
+    place = place_of(context, address, uri)
+    return Directory(address.volume, address.path.rstrip("/") or "/", place)
 
 
-def place_of(context: Context, address: Address) -> PurePosixPath | None:
-    """Its path on the mount; None while the store is not mounted."""
-    if context.mountpoint is None:
-        return None
-    return PurePosixPath(context.mounted_path(address.volume, address.path))
+def place_of(context: Context, address: Address, uri: str | None = None) -> PurePosixPath | None:
+    """Its path on a host's mount; None while the store is not mounted."""
+    return hosts.place(context, uri, address.volume, address.path)
 
 
 def told(directory: Directory, machine: Machine) -> dict[str, Any]:
