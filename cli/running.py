@@ -18,6 +18,7 @@ from cli.output import Progress, show
 from cli.settings import common_options, settings
 from cli.sizes import Size
 from engine import Store, errors
+from service import moments
 from service.addresses import Context
 from service.commits import DIRTY_NODES_MAX
 from service.integrity import progress
@@ -171,11 +172,12 @@ def run_steps(store: Store, steps: Steps[T], tell: Callable[[], None]) -> T:
 
 
 def settle(context: Context) -> None:
-    """End the jobs that an earlier owner of the store left running: nothing, as a rule."""
+    """End what an earlier owner of the store left running or held: nothing, as a rule."""
     interrupted = context.jobs.interrupted()
     if interrupted:
         run_steps(context.store, recover(context, interrupted), lambda: None)
         context.jobs.unsettled.clear()
+    run_steps(context.store, moments.recover(context), lambda: None)
 
 
 def address(text: str) -> str:
@@ -204,7 +206,6 @@ CONNECT = click.option(
 )
 EXACT = click.option("--exact", is_flag=True, help="Count unique and shared bytes now.")
 VIRT_TYPE = click.option("--virt-type", help="Domain type instead of the XML's: kvm, qemu.")
-USER_DATA = click.option("--user-data", help="A file with more cloud-init user-data.")
 
 
 def uri(connect: str | None) -> str:

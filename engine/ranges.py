@@ -160,7 +160,7 @@ def _checked_end(
             raise errors.InvalidArgument(
                 f"{said} is past the target's end: it has {room} blocks; --extend lets it grow"
             )
-        if at + count > room:
+        if extend:
             length = min(count * BLOCK_BYTES, inode.size - first * BLOCK_BYTES)
             end = max(end, at * BLOCK_BYTES + length)
     return end

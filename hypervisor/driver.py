@@ -5,13 +5,17 @@ The thread matters twice: libvirt may look at files on our own mount while it an
 
 import uuid
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 import libvirt
 
 from engine import errors
-from hypervisor import domain
+from hypervisor import capabilities, domain
+from hypervisor.capabilities import Capabilities, DomainCapabilities
 from hypervisor.connection import open_connection, or_none, translated
+from hypervisor.interface import Agent, Hypervisor
 from hypervisor.pools import Pools
 
 UNDEFINE_FLAGS: int = (
@@ -20,14 +24,19 @@ UNDEFINE_FLAGS: int = (
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
 )
+REPLACE_FLAGS: int = (
+    UNDEFINE_FLAGS & ~libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+)
+T = TypeVar("T")
+AGENT = "org.qemu.guest_agent.0"
 
 
 class LibvirtDriver:
-    """One connection to a libvirt URI, local or remote."""
+    """One connection to a libvirt URI, local or remote: what all of its drivers have."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, connection: "libvirt.virConnect | None" = None) -> None:
         self.uri = uri
-        self._connection = open_connection(uri)
+        self._connection = open_connection(uri) if connection is None else connection
 
     def close(self) -> None:
         with suppress(libvirt.libvirtError):
@@ -48,21 +57,43 @@ class LibvirtDriver:
                     macs |= set(domain.macs(ET.fromstring(each.XMLDesc())))  # noqa: S314
         return names, macs
 
+    def capabilities(self) -> Capabilities:
+        """What it says of itself."""
+        connection = self._connection
+        with translated(f"cannot ask {self.uri} what it can do"):
+            pools = _unless_unsupported(connection.getStoragePoolCapabilities)
+            return capabilities.read_host(connection.getType(), connection.getCapabilities(), pools)
+
+    def domain_capabilities(
+        self, kind: str, arch: str | None, machine: str | None
+    ) -> DomainCapabilities:  # fmt: skip
+        """What domains of a type can have; nothing is known where the driver does not tell."""
+        with translated(f"cannot ask {self.uri} what its domains can have"):
+            text = _unless_unsupported(
+                lambda: self._connection.getDomainCapabilities(None, arch, machine, kind)
+            )
+        return DomainCapabilities() if text is None else capabilities.read_domain(text)
+
     def check_runs(self, text: str) -> None:
-        """Whether this host runs a domain's type; InvalidArgument says what to use instead."""
+        """Whether this host runs such a domain; InvalidArgument says what to use instead."""
         root = domain.parse(text.encode())
         kind = root.get("type", "qemu")
-        if self._connection.getType() == "Test":
-            return
         os_type = root.find("os/type")
-        arch, machine = (None, None) if os_type is None else (os_type.get("arch"), None)
-        try:
-            self._connection.getDomainCapabilities(None, arch, machine, kind)
-        except libvirt.libvirtError as error:
+        arch = None if os_type is None else os_type.get("arch")
+        offered = self.capabilities().domain_types
+        types = offered.get(arch, frozenset()) if arch else frozenset().union(*offered.values())
+        if offered and kind not in types:
+            others = " or ".join(sorted(types)) or "another host"
             raise errors.InvalidArgument(
-                f"{self.uri} cannot run domains of type {kind!r} ({error.get_error_message()}); "
-                "use --virt-type qemu"
-            ) from None
+                f"{self.uri} cannot run domains of type {kind!r} ({arch or 'any architecture'}); "
+                f"use --virt-type {others}"
+            )
+        machine = None if os_type is None else os_type.get("machine")
+        missing = self.domain_capabilities(kind, arch, machine).missing(root)
+        if missing:
+            raise errors.InvalidArgument(
+                f"{self.uri} does not have {' and '.join(missing)}, which the VM needs"
+            )
 
     def define_all(self, texts: list[str]) -> None:
         """Define domains: all, or none; PartlyDone when libvirt is lost on the way."""
@@ -115,16 +146,77 @@ class LibvirtDriver:
             found = self._connection.lookupByName(name)
             return str(found.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
 
+    def xml_to_change(self, uuid: str) -> str:
+        """The inactive XML of a domain that is to be defined again, so with its secrets."""
+        found = self._existing(uuid)
+        with translated(f"cannot read the XML of {found.name()}"):
+            flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+            return str(found.XMLDesc(flags))
+
+    def replace(self, uuid: str, text: str) -> None:
+        """A domain that is off becomes another one, with its NVRAM file where it is.
+
+        When the new one is refused the old one is defined again; PartlyDone when that fails too.
+        """
+        old = self.xml_to_change(uuid)
+        found = self._existing(uuid)
+        if found.isActive():
+            raise errors.Busy(f"{found.name()} is running; shut it down first")
+        with translated(f"cannot undefine {found.name()}"):
+            self._undefine(found, REPLACE_FLAGS)
+        try:
+            with translated("libvirt refused the domain"):
+                self._connection.defineXML(text)
+        except errors.RametError as error:
+            try:
+                with translated("the old domain cannot be defined again"):
+                    self._connection.defineXML(old)
+            except errors.RametError as again:
+                raise errors.PartlyDone(f"{error}; {again}; `ramet vm register` it") from None
+            raise
+
+    def start(self, uuid: str) -> None:
+        """Power on; a VM that runs is as good."""
+        found = self._existing(uuid)
+        with translated(f"cannot start {found.name()}"):
+            if not found.isActive():
+                found.create()
+
+    def agent(self, uuid: str) -> Agent:
+        """Whether the guest agent of a running domain answers; no agent is known here."""
+        self._existing(uuid)
+        return "none"
+
+    def freeze(self, uuid: str, limit_s: int) -> int:
+        """Flush and freeze the guest's file systems; how many.  Bounded by ``limit_s`` seconds."""
+        found = self._existing(uuid)
+        with translated(f"the guest agent of {found.name()} does not freeze its file systems"):
+            _unless_unsupported(lambda: found.agentSetResponseTimeout(limit_s, 0))
+            return int(found.fsFreeze(None, 0))
+
+    def thaw(self, uuid: str, limit_s: int) -> int:
+        """How many file systems were frozen until now."""
+        found = self._existing(uuid)
+        with translated(f"the guest agent of {found.name()} does not thaw its file systems"):
+            _unless_unsupported(lambda: found.agentSetResponseTimeout(limit_s, 0))
+            return int(found.fsThaw(None, 0))
+
     def _find(self, uuid: str) -> "libvirt.virDomain | None":
         with translated("cannot look for a domain"):
             return or_none(
                 lambda: self._connection.lookupByUUIDString(uuid), libvirt.VIR_ERR_NO_DOMAIN
             )
 
+    def _existing(self, uuid: str) -> "libvirt.virDomain":
+        found = self._find(uuid)
+        if found is None:
+            raise errors.NotFound(f"{self.uri} has no domain {uuid}; `ramet vm register` it")
+        return found
+
     @staticmethod
-    def _undefine(each: "libvirt.virDomain") -> None:
+    def _undefine(each: "libvirt.virDomain", flags: int = UNDEFINE_FLAGS) -> None:
         try:
-            each.undefineFlags(UNDEFINE_FLAGS)
+            each.undefineFlags(flags)
         except libvirt.libvirtError as error:
             if error.get_error_code() not in (
                 libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_INVALID_ARG,
@@ -138,3 +230,47 @@ class LibvirtDriver:
         except libvirt.libvirtError as error:
             return bool(error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN)
         return True
+
+
+class QemuDriver(LibvirtDriver):
+    """QEMU and KVM, local or remote."""
+
+    def agent(self, uuid: str) -> Agent:
+        """Whether the guest agent of a running domain answers."""
+        found = self._existing(uuid)
+        with translated(f"cannot look at {found.name()}"):
+            root = ET.fromstring(found.XMLDesc())  # noqa: S314 - libvirt's own
+        target = root.find(f"devices/channel/target[@name='{AGENT}']")
+        if target is None:
+            return "none"
+        return "connected" if target.get("state") == "connected" else "disconnected"
+
+
+class MockDriver(LibvirtDriver):
+    """libvirt's own mock hypervisor (``test:///``): domains without guests.
+
+    There is no agent channel to look at; it answers freeze and thaw by itself.
+    """
+
+    def agent(self, uuid: str) -> Agent:
+        return "connected" if self._existing(uuid).isActive() else "none"
+
+
+_DRIVERS: dict[str, type[LibvirtDriver]] = {"QEMU": QemuDriver, "TEST": MockDriver}
+
+
+def connect(uri: str) -> Hypervisor:
+    """The driver for what answers at ``uri``; other drivers of libvirt's get the common part."""
+    connection = open_connection(uri)
+    with translated(f"cannot ask {uri} what it is"):
+        kind = _DRIVERS.get(connection.getType(), LibvirtDriver)
+    return kind(uri, connection)
+
+
+def _unless_unsupported(ask: Callable[[], T]) -> T | None:
+    try:
+        return ask()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_INVALID_ARG):
+            return None
+        raise

@@ -33,6 +33,7 @@ from service import (
     integrity,
     job_commands,
     maps,
+    moments,
     operations,
     rescan,
     vms,
@@ -108,6 +109,7 @@ class Daemon:
             nursery.start_soon(self.cleaner.run)
             await nursery.start(self.runner.run)
             nursery.start_soon(self.runner.recover, remote)
+            nursery.start_soon(self._beside().run, moments.recover(self.context))
             nursery.start_soon(self._accept, listener, nursery)
             ready()
 

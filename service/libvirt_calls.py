@@ -5,17 +5,18 @@ from functools import partial
 from typing import TypeVar
 
 from hypervisor import domain
-from hypervisor.driver import LibvirtDriver
+from hypervisor.driver import connect
+from hypervisor.interface import Hypervisor
 from service.steps import HypervisorCall, Steps
 
 T = TypeVar("T")
 
 
-def with_driver(uri: str, work: Callable[[LibvirtDriver], T]) -> Callable[[], T]:
+def with_driver(uri: str, work: Callable[[Hypervisor], T]) -> Callable[[], T]:
     """A call for a thread: connect, work, close."""
 
     def call() -> T:
-        driver = LibvirtDriver(uri)
+        driver = connect(uri)
         try:
             return work(driver)
         finally:
@@ -24,9 +25,9 @@ def with_driver(uri: str, work: Callable[[LibvirtDriver], T]) -> Callable[[], T]
     return HypervisorCall(call)
 
 
-def connected(uri: str, use: Callable[[LibvirtDriver], Steps[T]]) -> Steps[T]:
+def connected(uri: str, use: Callable[[Hypervisor], Steps[T]]) -> Steps[T]:
     """Steps that share one connection."""
-    driver: LibvirtDriver = yield HypervisorCall(partial(LibvirtDriver, uri))
+    driver: Hypervisor = yield HypervisorCall(partial(connect, uri))
     try:
         result = yield from use(driver)
     except Exception:

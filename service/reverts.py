@@ -9,7 +9,7 @@ from typing import Any
 
 from engine import Inode, errors
 from hypervisor import revert
-from hypervisor.driver import LibvirtDriver
+from hypervisor.interface import Hypervisor
 from hypervisor.machines import Directory, Machine
 from service.addresses import Address, Context, parse
 from service.libvirt_calls import with_driver
@@ -84,7 +84,7 @@ def _check_off(machine: Machine, uri: str, *, force: bool) -> Steps[None]:
 def _define(directory: Directory, uri: str) -> Steps[None]:
     text = directory.local_xml()
 
-    def define(driver: LibvirtDriver) -> None:
+    def define(driver: Hypervisor) -> None:
         driver.define_all([text])
 
     yield durable

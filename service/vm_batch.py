@@ -12,13 +12,14 @@ When the hypervisor is lost nobody knows what became of the last domain: there a
 If the domain cannot be taken back its files stay, and the VM is noted as registered.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 
 from engine import Inode, Volume, errors
-from hypervisor.driver import LibvirtDriver
+from hypervisor.interface import Hypervisor
 from hypervisor.machines import Directory, taken_macs
 from service import hosts
 from service.addresses import Context
@@ -78,7 +79,7 @@ class Batch:
         return done
 
     def _groups(
-        self, items: Iterator[tuple[str, Maker]], driver: LibvirtDriver | None
+        self, items: Iterator[tuple[str, Maker]], driver: Hypervisor | None
     ) -> Steps[list[Directory]]:
         done: list[Directory] = []
         while not self._stopped and (group := list(islice(items, GROUP))):
@@ -134,14 +135,15 @@ class Batch:
 
     # --- domains
 
-    def _define_group(self, driver: LibvirtDriver, made: list[Directory]) -> Steps[list[Directory]]:
+    def _define_group(self, driver: Hypervisor, made: list[Directory]) -> Steps[list[Directory]]:
         assert self._uri is not None
         self._work.registers(self._uri)
         yield durable  # no domain without its files and its record, whatever happens next
         done: list[Directory] = []
+        before = self._work.job.items_failed  # a failure above ends the making, not this
         for at in range(0, len(made), DEFINE_STEP):
             part = made[at : at + DEFINE_STEP]
-            if self._stopped:
+            if self._stopped and self._work.job.items_failed > before:
                 self._drop(part)
                 continue
             part, texts = self._texts(part)
@@ -192,10 +194,11 @@ class Batch:
         return True
 
     def _drop(self, made: list[Directory]) -> None:
+        """In one stretch: a VM has few files, and who wants us to stop is heard elsewhere."""
         for each in made:
-            take_back(self._context, self._as_made(each))
+            deque(take_back(self._context, self._as_made(each)), maxlen=0)
 
-    def _check_runs(self, driver: LibvirtDriver, texts: list[str]) -> Steps[None]:
+    def _check_runs(self, driver: Hypervisor, texts: list[str]) -> Steps[None]:
         """Once for each kind of domain."""
         for text in texts:
             kind = kind_of(text)
@@ -203,7 +206,7 @@ class Batch:
                 yield HypervisorCall(partial(driver.check_runs, text))
                 self._checked.add(kind)
 
-    def _refresh_pools(self, driver: LibvirtDriver, done: list[Directory]) -> Steps[None]:
+    def _refresh_pools(self, driver: Hypervisor, done: list[Directory]) -> Steps[None]:
         """Show them in directory pools."""
         pools = driver.pools(self._context.store.uuid)
         for pool in hosts.pools_of_vms(self._context, done, self._uri or ""):
@@ -221,7 +224,7 @@ class Macs:
         self.taken: set[str] = set()
 
 
-def define_some(driver: LibvirtDriver, texts: list[str], *, stop: bool) -> list[Outcome]:
+def define_some(driver: Hypervisor, texts: list[str], *, stop: bool) -> list[Outcome]:
     """Define domains one by one, each as a whole; what became of each that was tried.
 
     Ends after the first error if ``stop``, and when the hypervisor is lost.

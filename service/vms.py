@@ -7,21 +7,22 @@ its files, and `vm rm` finishes the work.
 """
 
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Any
 
 from engine import errors
 from hypervisor import domain, machines
-from hypervisor.driver import LibvirtDriver
-from hypervisor.identity import Identity, check_name
-from hypervisor.machines import Directory, Machine
+from hypervisor.identity import Identity
+from hypervisor.interface import Hypervisor
+from hypervisor.machines import Directory
 from hypervisor.pools import Pools
-from service import hosts
+from hypervisor.revert import machine_at
+from service import hosts, moments
 from service.addresses import Address, Context, parse
-from service.clones import expand_all
-from service.libvirt_calls import kind_of, with_driver
+from service.clone_spec import CloneSpec, Item
+from service.customizing import customize_by_api
+from service.libvirt_calls import connected, kind_of, with_driver
 from service.operations import Operation, Result, as_of, unique_of
-from service.steps import Steps, durable
+from service.steps import HypervisorCall, Steps, Stopping, durable
 from service.undo import note
 from service.vm_batch import Batch, tree_blocks
 from service.vm_places import directory_at, place_of, told
@@ -42,45 +43,77 @@ def vm_add(
 
 
 def vm_clone(
-    context: Context, work: Work, source: str, target: str, count: int, start: int,
-    register: bool, uri: str, user_data: str | None, virt_type: str | None, on_error: str,
+    context: Context, work: Work, source: str, target: str, spec: dict[str, Any]
 ) -> Steps[dict[str, Any]]:  # fmt: skip
-    """Clone a VM ``count`` times, each with its own identity; register them.
-
-    ``on_error`` (service/vm_batch.py): undo all, or stop or continue with what was made.
+    """Clone a VM as often as ``spec`` (a ``CloneSpec``) says, each clone with its own identity;
+    register and start them.
     """
+    wanted = CloneSpec.of(spec)
     base = directory_at(context, parse(context, source))
-    _ = base.machine
-    targets = [parse(context, each) for each in expand_all(target, start, count)]
-    names = [check_name(PurePosixPath(each.path).name) for each in targets]
-    extra = None if user_data is None else user_data.encode()
-    at = uri if register else None
-    batch = Batch(context, work, at, on_error)
-    work.plan(count, count * tree_blocks(base.volume, base.inode))
+    plan = wanted.plan(target, len(base.machine.macs))
+    places = [parse(context, item.address) for item in plan.items]
+    uri = wanted.uri if wanted.registers else None
+    batch = Batch(context, work, uri, wanted.on_error)
+    work.plan(len(places), len(places) * tree_blocks(base.volume, base.inode))
     with batch.macs() as taken:
-        if register:
+        if uri is not None:
             context.mounted_path(base.volume, base.path)
-            known, macs = yield with_driver(uri, LibvirtDriver.names_and_macs)
-            clash = sorted(known & set(names))
+            known, macs = yield with_driver(uri, lambda driver: driver.names_and_macs())
+            clash = sorted(known & {item.name for item in plan.items})
             if clash:
                 raise errors.AlreadyExists(f"{uri} has a domain {clash[0]!r}; choose another name")
             taken.update(macs)
+        xml = (yield from _asked(base, wanted.uri)) if wanted.via == "api" else None
+        moment = yield from moments.hold(context, base, uri, quiesce=wanted.quiesce)
 
-        def make(name: str, where: Address) -> Directory:
+        def make(item: Item, where: Address) -> Directory:
             return machines.clone(
-                context.store, base, where.volume, where.path, place_of(context, where, at),
-                Identity.new(name), taken, extra, virt_type,
+                context.store, moment.base, where.volume, where.path, place_of(context, where, uri),
+                Identity.new(item.name), taken, plan.wishes(item, xml),
             )  # fmt: skip
 
-        made = yield from batch.run(
-            (name, partial(make, name, where)) for name, where in zip(names, targets, strict=True)
-        )
+        try:
+            made = yield from batch.run(
+                (item.name, partial(make, item, where))
+                for item, where in zip(plan.items, places, strict=True)
+            )
+        finally:
+            moments.release(context, moment)
+    if wanted.power_on:
+        yield from _power_on(work, made, wanted.uri)
     return {
         "source": source,
+        "consistency": moment.consistency,
         "vms": [told(each, each.machine) for each in made],
         "bytes_copied": 0,
-        "pool": hosts.pool_name_of_vm(made[0].volume, made[0].path) if register else None,
+        "pool": hosts.pool_name_of_vm(made[0].volume, made[0].path) if uri is not None else None,
     }
+
+
+def _asked(base: Directory, uri: str) -> Steps[bytes]:
+    """The base's XML as the hypervisor has it."""
+    machine = base.machine
+    at = machine.uri or uri
+    text: str = yield with_driver(at, lambda driver: driver.xml_to_change(machine.uuid))
+    return text.encode()
+
+
+def _power_on(work: Work, made: list[Directory], uri: str) -> Steps[None]:
+    """Start registered VMs; those that do not start have failed, and stay registered."""
+    work.registers(uri, powers=True)
+    yield durable
+    yield from connected(uri, partial(_start_all, work, made))
+
+
+def _start_all(work: Work, made: list[Directory], driver: Hypervisor) -> Steps[None]:
+    for each in made:
+        machine = each.machine
+        try:
+            yield HypervisorCall(partial(driver.start, machine.uuid))
+        except Stopping:
+            raise
+        except errors.RametError as error:
+            work.failed(machine.name, error)
 
 
 def _register(context: Context, made: list[Directory], uri: str) -> Steps[None]:
@@ -89,7 +122,7 @@ def _register(context: Context, made: list[Directory], uri: str) -> Steps[None]:
     uuids = [each.machine.uuid for each in made]
     pools = hosts.pools_of_vms(context, made, uri)
 
-    def define(driver: LibvirtDriver) -> None:
+    def define(driver: Hypervisor) -> None:
         for text in {kind_of(text): text for text in texts}.values():
             driver.check_runs(text)
         driver.define_all(texts)
@@ -115,7 +148,9 @@ def _register(context: Context, made: list[Directory], uri: str) -> Steps[None]:
 def vm_register(context: Context, address: str, uri: str) -> Steps[Result]:
     """Define a VM where it is mounted now; again is as good."""
     directory = directory_at(context, parse(context, address), uri)
-    _ = directory.machine
+    formerly = directory.machine.formerly
+    if formerly is not None:  # it was to become this VM, and that was cut short
+        yield with_driver(uri, lambda driver: driver.undefine_all([formerly]))
     yield from _register(context, [directory], uri)
     return told(directory, directory.machine)
 
@@ -134,20 +169,35 @@ def _unregister(
     at = uri or machine.uri
     if at is None:
         return
-    yield with_driver(at, lambda driver: driver.undefine_all([machine.uuid], stop=force))
-    directory.set_machine(Machine(machine.name, machine.uuid, machine.macs))
+    yield with_driver(at, lambda driver: driver.undefine_all(machine.uuids, stop=force))
+    directory.set_machine(machine.at(None))
     if hosts.at(context.store, at) is None:  # else a rescan of it decides
         pool = hosts.pool_name_of_vm(directory.volume, directory.path)
         if pool not in hosts.pools_in_use(context.store, at):
             yield hosts.on_pools(at, context.store, lambda pools: pools.drop(pool))
 
 
-def vm_customize(context: Context, address: str, name: str, user_data: str | None) -> Result:
-    """A new identity for an existing VM, or for a plain clone of a VM's directory."""
-    directory = directory_at(context, parse(context, address))
-    extra = None if user_data is None else user_data.encode()
-    made = machines.renew(context.store, directory, Identity.new(name), extra)
-    return told(directory, made)
+def vm_customize(
+    context: Context, address: str, name: str, spec: dict[str, Any]
+) -> Steps[Result]:  # fmt: skip
+    """A new identity for an existing VM, or for a plain clone of a VM's directory.
+
+    Via file: the stored XML is parsed and rewritten.  Via api: the hypervisor is asked for the
+    domain, and the changed one is defined there (MISSION.md, G2 and G3).
+    """
+    where = parse(context, address)
+    directory = directory_at(context, where)
+    wanted = CloneSpec.of(spec)
+    plan = wanted.plan(name)
+    identity, wishes = Identity.new(name), plan.wishes(plan.items[0])
+    if wanted.via == "api":
+        known = machine_at(directory)
+        uri = (None if known is None else known.uri) or wanted.uri
+        directory = directory_at(context, where, uri)
+        machine = yield from customize_by_api(context, directory, identity, wishes, uri)
+    else:
+        machine = machines.renew(context.store, directory, identity, wishes)
+    return told(directory, machine)
 
 
 def vm_ls(context: Context, volume: str | None) -> Result:
