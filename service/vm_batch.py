@@ -208,7 +208,7 @@ class Batch:
         pools = driver.pools(self._context.store.uuid)
         for pool in hosts.pools_of_vms(self._context, done, self._uri or ""):
             try:
-                yield HypervisorCall(partial(pools.present, pool))
+                yield HypervisorCall(partial(pools.show, pool))
             except errors.RametError as error:
                 self._failed(f"storage pool {pool.name}", error)
 
