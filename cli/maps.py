@@ -118,8 +118,8 @@ def _show_vm(call: Call, result: Row, *, every: bool) -> None:
     click.echo()
     table([
         {"disk": row["target"] + "+" * row["level"], "via": row["via"], "format": row["format"],
-         "file": row["file"]} | {key: row[key] for key in (*SUMS, "unique_bytes")}
-        | {"source": row["source"]}
+         "file": row["file"], "size_bytes": row["size_bytes"], "extents": row["extent_count"]}
+        | {key: row[key] for key in ("mapped_bytes", "shared_bytes", "unique_bytes", "source")}
         for row in result["images"]
     ])  # fmt: skip
     for row in result["images"]:

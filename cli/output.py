@@ -94,7 +94,7 @@ def table(rows: list[dict[str, Any]]) -> None:
         return
     made = Table(box=None, pad_edge=False, header_style="bold")
     for key in rows[0]:
-        number = key.endswith("_bytes") or isinstance(rows[0][key], int)
+        number = key.endswith("_bytes") or any(isinstance(row[key], int) for row in rows)
         made.add_column(title(key), justify="right" if number else "left", no_wrap=True)
     for row in rows:
         made.add_row(*(text(key, value) for key, value in row.items()))

@@ -20,7 +20,7 @@ from engine.superblock import BLOCK_BYTES
 
 TIME_MAX_NS = (1 << 63) - 1
 PAGE_BLOCKS = 1 << 15
-PAGE_EXTENTS = 1 << 10
+PAGE_EXTENTS = 512
 
 
 class FileData(Attributes):

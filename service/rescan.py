@@ -95,7 +95,7 @@ def _settle(context: Context, plan: Plan, scan: Scan | Exception) -> dict[str, A
     if isinstance(scan, Exception):
         if not isinstance(scan, errors.RametError):
             raise scan
-        if store.records.get(hosts.HOST + host.name) is not None:
+        if host in hosts.everyone(store):
             hosts.remember(store, host.name, Seen(before.pools, before.sources, before.time_ns,
                                                   str(scan)))  # fmt: skip
         return row | {"error": str(scan), "rescanned": None, "pools": [], "netfs": None}
@@ -104,7 +104,7 @@ def _settle(context: Context, plan: Plan, scan: Scan | Exception) -> dict[str, A
     for name, kind in scan.dropped.items():
         gone = now.pools.pop(name, {})
         told.append(_row(name, kind, None, "gone", gone=sorted(gone)))
-    if store.records.get(hosts.HOST + host.name) is not None:  # else: removed meanwhile
+    if host in hosts.everyone(store):  # else: removed meanwhile
         hosts.remember(store, host.name, now)
     return row | {
         "error": None,

@@ -58,7 +58,7 @@ class _NotTakenBack(errors.PartlyDone):
 
 def _undo_piece(context: Context, job: Job, number: int) -> Steps[None]:
     for n, each in enumerate(reversed(context.jobs.piece(job, number)), 1):
-        take_back(context, each)
+        yield from take_back(context, each)
         if n % UNDO_STEP == 0:
             yield from turn()
     context.jobs.drop_piece(job, number)
@@ -82,7 +82,7 @@ def _insist(work: Callable[[], Any]) -> Steps[None]:
 # --- files and volumes
 
 
-def take_back(context: Context, made: Made) -> None:
+def take_back(context: Context, made: Made) -> Steps[None]:
     """Remove one thing, if it is still there and still what was made."""
     volume = _volume(context, made)
     if volume is None:
@@ -97,8 +97,17 @@ def take_back(context: Context, made: Made) -> None:
         for parent, name in ((made.parent, made.name), (inode.parent, volume.last_name(inode))):
             entry = None if name is None else volume.entry(parent, name)
             if entry is not None and entry.ino == made.ino and name is not None:
-                context.store.remove_tree(volume, parent, name)
+                yield from _remove(context, volume, parent, name)
                 break
+
+
+def _remove(context: Context, volume: Volume, parent: int, name: bytes) -> Steps[None]:
+    """In short steps; whoever takes it away, or its volume back, meanwhile has done our work."""
+    steps = context.store.removal(volume, parent, name)
+    with suppress(StopIteration, errors.Stale):
+        while True:
+            next(steps)
+            yield from turn()
 
 
 def _volume(context: Context, made: Made) -> Volume | None:

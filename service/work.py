@@ -20,7 +20,7 @@ from service.steps import Steps
 from service.undo import undo
 
 INTERRUPTED = "its process ended in the middle of it; what it had made is undone; start it again"
-NEVER_BEGUN = "its process ended before it began; start it again"
+NEVER_BEGUN = "its process ended before it had made anything that lasts; start it again"
 
 Result = dict[str, Any]
 JobCommand = Callable[..., Steps[Result]]

@@ -6,41 +6,14 @@ import signal
 import socket
 import stat
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
-from command import Ramet
+from served import Served
 
 from service import background
-from service.rpc import Client, Request, decode_answer, pack
-
-
-class Served(Ramet):
-    def __init__(self, store: Path, root: Path) -> None:
-        super().__init__(store)
-        self.root = root
-
-    def ask(self, method: str, *arguments: object) -> Any:
-        """The daemon itself, without a command in between."""
-        client = Client.connect(self.store)
-        assert client is not None
-        return client.call(method, *arguments)
-
-
-@pytest.fixture()
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path / "store", tmp_path / "mnt")
-    made.root.mkdir()
-    made.run("init", made.store)
-    made.run("volume", "create", "lab")
-    made.run("mount", made.root)
-    yield made
-    if made.json("status")["serving"]:
-        made.run("umount")
-    assert not os.path.ismount(made.root)
+from service.rpc import Request, decode_answer, pack
 
 
 def test_what_the_command_changes_the_mount_shows_at_once(served: Served) -> None:

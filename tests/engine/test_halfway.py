@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_store import small_store
 
 from engine import ROOT_INO, Store, Volume, errors, fsck, inodes
 
@@ -15,11 +16,8 @@ BLOCK = 4096
 
 @pytest.fixture()
 def store(tmp_path: Path) -> Iterator[Store]:
-    Store.create(tmp_path / "store", fanout=4, records_max=4, slab_slots=64)
-    made = Store.open(tmp_path / "store")
-    made.create_volume("v")
-    yield made
-    made.abandon()
+    with small_store(tmp_path, "v") as made:
+        yield made
 
 
 def create(volume: Volume, name: bytes, blocks: int = 0) -> int:
