@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cli import files, integrity, vms, volumes
+from cli import files, integrity, shares, vms, volumes
 from cli.output import show
 from cli.running import EXACT, Branch, run, run_counted
 from cli.settings import Settings, settings
@@ -117,6 +117,6 @@ def gc() -> None:
 
 
 for command in (
-    volumes.volume, volumes.snapshot, vms.vm, *files.COMMANDS, *integrity.COMMANDS,
+    volumes.volume, volumes.snapshot, vms.vm, shares.share, *files.COMMANDS, *integrity.COMMANDS,
 ):  # fmt: skip
     main.add_command(command)

@@ -276,6 +276,7 @@ def remove_tree(volume: Namespace, parent: int, name: bytes) -> int:
     if not inode.is_dir:
         volume.unlink(parent, name)
         return 1
+    volume.check_not_presented(inode)
     removed = 0
     pending = [inode.ino]
     seen: set[int] = set()

@@ -5,6 +5,7 @@ Ownership by epoch).  What is removed, or given up by a restore, goes to the rec
 """
 
 from engine import errors
+from engine.keys import ROOT_INO
 from engine.pool import Pool, now_ns
 from engine.volume import Volume
 from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord, check_volume_name
@@ -100,6 +101,9 @@ class Volumes:
         doomed = [*self.snapshots(volume), volume]
         if not force and any(v.held for v in doomed):
             raise errors.Busy(f"files of {name} are open; close them, or force")
+        if not force:
+            for each in doomed:
+                each.check_not_presented(each.inode(ROOT_INO))
         for each in doomed:
             self._drop(each)
         del self._names[name]
@@ -165,6 +169,8 @@ class Volumes:
         snapshot = self.snapshot(volume, name)
         if snapshot.held and not force:
             raise errors.Busy(f"files of {snapshot} are open; close them, or force")
+        if not force:
+            snapshot.check_not_presented(snapshot.inode(ROOT_INO))
         self._drop(snapshot)
         del self._snapshots[volume.id][name]
 

@@ -12,6 +12,7 @@ long as the program.  Everything else here may block and is for any other.
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -94,7 +95,9 @@ class HostDaemon:
                 env={**os.environ, **self.environment()}, start_new_session=True,
             )  # fmt: skip
         except FileNotFoundError:
-            raise errors.Unsupported(f"{self.name}: setpriv is missing; install util-linux") from None
+            raise errors.Unsupported(
+                f"{self.name}: setpriv is missing; install util-linux"
+            ) from None
         finally:
             os.close(log)
 
@@ -106,6 +109,11 @@ class HostDaemon:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+    def clear(self) -> None:
+        """Take its directory away: what it knew of accounts, its locks, its log."""
+        assert not self.alive
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def wait_ended(self, limit_s: float = STOP_S) -> bool:
         """Whether the child ends by itself within the time."""

@@ -88,7 +88,9 @@ class Session:
             "HeaderDigest": "None", "DataDigest": "None", "MaxRecvDataSegmentLength": "65536",
         })  # fmt: skip
 
-    def _login_step(self, stage: int, following: int | None, keys: dict[str, str]) -> dict[str, str]:
+    def _login_step(
+        self, stage: int, following: int | None, keys: dict[str, str]
+    ) -> dict[str, str]:
         """One request and its answer; ``following``: the stage that we want to go on to."""
         flags = stage << 2 if following is None else 0x80 | stage << 2 | following
         text = "".join(f"{key}={value}\0" for key, value in keys.items()).encode()

@@ -34,7 +34,7 @@ PHYSICAL_EXPONENT = 3  # 8 x 512 = 4096
 IDLE_S = 5.0  # how long a LUN may be busy before we give up taking it away
 READY_S = 10.0
 LUNS_MAX = 255  # of a target, in the simple form of a LUN address
-LOG_NAMES = "luns"
+LINKS = "luns"
 _NAME = re.compile(r"[a-z0-9:.-]{1,223}")
 
 
@@ -82,7 +82,8 @@ class Tgtd(HostDaemon):
 
     def prepare(self) -> None:
         """What must be there before ``spawn``."""
-        (self.directory / LOG_NAMES).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        (self.directory / LINKS).mkdir(mode=0o700, exist_ok=True)
         self._applied.clear()
         kill_lock_holder(self.directory / f"{SOCKET}.0.lock")
         (self.directory / f"{SOCKET}.0").unlink(missing_ok=True)
@@ -153,7 +154,8 @@ class Tgtd(HostDaemon):
         self._applied[target.tid] = replace(target, luns=tuple(done.values()))
 
     def _new_target(self, target: Target) -> None:
-        assert _NAME.fullmatch(target.iqn) and target.tid > 0
+        assert _NAME.fullmatch(target.iqn)
+        assert target.tid > 0
         call = self.control.call
         call(Mode.TARGET, Op.NEW, tid=target.tid, text=f"targetname={target.iqn}")
         self._set_state(target.tid, online=False)
@@ -234,7 +236,7 @@ class Tgtd(HostDaemon):
 
     def _link(self, target: Target, number: int) -> Path:
         """tgtd's requests have no escapes: it opens a link whose name is ours."""
-        return self.directory / LOG_NAMES / f"{target.tid}-{number}"
+        return self.directory / LINKS / f"{target.tid}-{number}"
 
     def _new_lun(self, target: Target, lun: Lun) -> None:
         assert 0 < lun.number <= LUNS_MAX

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine import Store, Volume, errors
+from service.share_records import Table
+
+if TYPE_CHECKING:
+    from service.presenter import Presenter
 
 SNAPSHOTS = ".snapshots"
 
@@ -13,12 +17,17 @@ SNAPSHOTS = ".snapshots"
 class Context:
     """What a command works on: the store, and where it is mounted (None: nowhere).
 
-    ``running`` has what goes on at the moment, for ``status``.
+    ``running`` has what goes on at the moment, for ``status``; ``presenter`` is the daemon's.
     """
 
     store: Store
     mountpoint: Path | None = None
     running: dict[str, object] = field(default_factory=dict)
+    presenter: "Presenter | None" = None
+
+    def __post_init__(self) -> None:
+        """From now on the engine keeps the names of files that are LUNs."""
+        Table(self.store).mark_presented()
 
     def mounted_path(self, volume: Volume, path: str) -> Path:
         """The path of a file on the mount; InvalidArgument when the store is not mounted."""

@@ -23,16 +23,18 @@ from engine.accounting import Accounting
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
-from service import integrity, operations, vms
+from service import integrity, luns, operations, shares, smb_shares, vms
 from service.addresses import Context
 from service.cleaner import Cleaner
 from service.commits import Committer
 from service.log import log, log_exception
+from service.presenter import Presenter
 from service.rpc import OS_ERRORS, SOCKET, Answer, Request, body_length, decode_request, door, pack
 from service.steps import Beside
 
-READS = {call.__name__: call for call in (*operations.READS, *vms.READS, *integrity.READS)}
-CHANGES = {call.__name__: call for call in (*operations.CHANGES, *vms.CHANGES, *integrity.CHANGES)}
+ROOMS = (operations, vms, integrity, shares, luns, smb_shares)
+READS = {call.__name__: call for room in ROOMS for call in room.READS}
+CHANGES = {call.__name__: call for room in ROOMS for call in room.CHANGES}
 ACCEPT_PAUSE_S = 0.1
 SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 
@@ -43,7 +45,8 @@ class Daemon:
     def __init__(self, store: Store, mountpoint: Path | None) -> None:
         self.store = store
         self.mountpoint = mountpoint
-        self.context = Context(store, mountpoint)
+        self.presenter = None if mountpoint is None else Presenter(Context(store, mountpoint))
+        self.context = Context(store, mountpoint, presenter=self.presenter)
         self.committer = Committer(store)
         self.cleaner = Cleaner(store, self.committer)
         self.invalidator: Invalidator | None = None
@@ -64,6 +67,8 @@ class Daemon:
                 nursery.start_soon(self._stop_on_signal)
                 if self.mountpoint is not None:
                     await nursery.start(self._mount)
+                if self.presenter is not None:
+                    await nursery.start(self.presenter.run)
                 nursery.start_soon(self._accept, listener, nursery)
                 ready()
 
@@ -85,7 +90,13 @@ class Daemon:
     async def _stop_on_signal(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for _ in signals:
+                await self._withdraw()
                 self._scope.cancel()
+
+    async def _withdraw(self) -> None:
+        """What lies on the mount is presented no more, while the mount can still answer."""
+        if self.presenter is not None:
+            await self.presenter.stop()
 
     async def _mount(self, task_status: trio.TaskStatus[None]) -> None:
         assert self.mountpoint is not None
@@ -183,9 +194,11 @@ class Daemon:
             }
             | self.cleaner.status()
             | integrity.status(self.context)
+            | shares.status(self.context)
         )
 
     async def _shutdown(self) -> dict[str, Any]:
+        await self._withdraw()
         self._scope.deadline = trio.current_time() + 0.05  # after the answer has been sent
         return {"stopped": os.getpid()}
 

@@ -19,6 +19,7 @@ from engine.gc import GcResult
 from hypervisor import images
 from service.addresses import Context, parse, parse_volume
 from service.host_files import check_host_file, check_new_file
+from service.share_records import Table
 from service.steps import Steps
 
 Result = dict[str, Any] | list[dict[str, Any]]
@@ -84,6 +85,7 @@ def volume_rename(context: Context, old: str, new: str) -> Result:
 def volume_rm(context: Context, name: str, dry_run: bool) -> Result:
     volume = context.store.volume(name)
     snapshots = [str(s) for s in context.store.snapshots(volume)]
+    Table(context.store).check_not_shared(volume)
     if not dry_run:
         context.store.remove_volume(name)
     return {"removed": name, "files": volume.files, "snapshots": snapshots, "dry_run": dry_run}
@@ -100,6 +102,7 @@ def snapshot_ls(context: Context, volume: str) -> Result:
 def snapshot_rm(context: Context, volume: str, name: str, dry_run: bool) -> Result:
     store = context.store
     snapshot = store.snapshot(store.volume(volume), name)
+    Table(store).check_not_shared(snapshot)
     if not dry_run:
         store.remove_snapshot(store.volume(volume), name)
     return {"removed": f"{volume}@{name}", "files": snapshot.files, "dry_run": dry_run}
