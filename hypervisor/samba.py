@@ -239,6 +239,7 @@ def check_user_name(name: str) -> None:
 
 def configuration(directory: Path, listen: Listen, shares: tuple[SmbShare, ...]) -> str:
     """smb.conf(5)."""
+    signed = all(share.account is not None for share in shares)  # a guest has no key to sign with
     width = 128 if ":" in listen.host else 32
     anywhere = listen.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
     options = {
@@ -251,7 +252,7 @@ def configuration(directory: Path, listen: Listen, shares: tuple[SmbShare, ...])
         "bind interfaces only": "no" if anywhere else "yes",
         "interfaces": listen.host if anywhere else f"{listen.host}/{width}",
         "server min protocol": "SMB2_10",
-        "server signing": "mandatory",
+        "server signing": "mandatory" if signed else "auto",
         "map to guest": "Bad User",
         "guest account": "nobody",
         "private dir": directory / "private",

@@ -12,6 +12,7 @@ Invariants:
 - all are stopped before the mount goes.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,7 +80,9 @@ class Presenter:
     """One store's shares.  ``run`` is a task; ``settle`` and ``stop`` may be called by others."""
 
     def __init__(self, context: Context) -> None:
+        assert context.mountpoint is not None
         self._context = context
+        self._mountpoint = context.mountpoint
         self._store = context.store
         self._table = Table(context.store)
         self._services: dict[Door, Service] = {}
@@ -100,7 +103,10 @@ class Presenter:
         """Forever; started when it has settled once.  What fails is a state, never an exception."""
         try:
             while not self._stopped:
-                if self._due():
+                if not await self._thread(os.path.ismount, self._mountpoint):
+                    log("the mount was taken away; what lies on it is presented no more")
+                    await self.stop()  # or its files keep it half alive
+                elif self._due():
                     try:
                         await self.settle(patient=True)
                     except Exception:
@@ -242,7 +248,7 @@ class Presenter:
         await self._thread(daemon.await_ready)
 
     async def _apply(self, door: Door, service: Service) -> None:
-        """Only what differs reaches the daemon; each part that is new there is looked at."""
+        """Only what differs reaches the daemon; then each part is looked at."""
         wanted: tuple[Any, ...]
         if door.kind == ISCSI:
             wanted = tuple(self._plan.iscsi[door].values())

@@ -80,7 +80,7 @@ def _smb_row(smb: Smb) -> Row:
         "url": f"smb://{_reachable(smb.listen)}/{smb.name}",
         "access": smb.user or "guest",
         "read_only": smb.read_only,
-        "connected": [],
+        "connected": None,  # smbd is not asked
     }
 
 

@@ -17,6 +17,7 @@ while [ ! -e /sys/class/net/eth0 ] && [ $tries -lt 100 ]; do tries=$((tries + 1)
 ip addr add 10.0.2.15/24 dev eth0
 ip link set eth0 up
 ip route add default via 10.0.2.2
+echo > /dev/ttyS0
 sh /script > /dev/ttyS0 2>&1
 echo "RAMET-CLIENT $?" > /dev/ttyS0
 poweroff -f

@@ -169,7 +169,7 @@ def test_a_flush_of_an_initiator_is_on_disk(shared: Presented, command: str) -> 
         for each in command.split("\n"):
             disk.do(each)
         os.kill(shared.json("status")["pid"], signal.SIGKILL)
-    eventually(lambda: not shared.json("status")["serving"])
+    eventually(shared.ended)
     eventually(lambda: not shared.processes())  # tgtd goes with its daemon
     shared.run("mount", shared.mount)
     assert (shared.lab / "a").read_bytes()[:65536] == b"\7" * 65536
@@ -322,6 +322,54 @@ def test_umount_takes_all_down_and_mount_brings_all_back(shared: Presented) -> N
         shared.run("mount", shared.mount)
         assert "read 65536/65536" in disk.do("read -P 1 0 64k")  # it has logged in again
     assert shared.states() == ["up", "up"]
+
+
+def test_a_daemon_that_is_told_to_end_takes_all_down(shared: Presented) -> None:
+    lun = shared.lun("lab:/a", "--size", "1M")
+    shared.share("lab", "--guest")
+    for end in (
+        lambda: os.kill(shared.json("status")["pid"], signal.SIGTERM),
+        lambda: subprocess.run(["umount", "-l", shared.mount], check=True),
+    ):
+        with Disk(lun["url"]) as disk:
+            disk.do("write -P 1 0 64k")
+            end()
+            eventually(shared.ended)
+            eventually(lambda: not shared.processes())
+            assert not os.path.ismount(shared.mount)
+        shared.run("mount", shared.mount)
+        assert shared.states() == ["up", "up"]
+
+
+def test_a_share_that_cannot_be_presented_says_why_and_comes_up_later(shared: Presented) -> None:
+    lun = shared.lun("lab:/a", "--size", "1M")
+    shared.share("lab", "--guest")
+    shared.run("umount")
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", int(shared.iscsi.partition(":")[2])))
+        taken.listen()
+        shared.run("mount", shared.mount)
+        failed, up = shared.json("share", "ls")
+        assert (failed["state"], up["state"]) == ("failed", "up")
+        assert "cannot listen" in failed["reason"]
+        assert shared.json("status")["shares"] == {"failed": 1, "up": 1}
+    eventually(lambda: shared.states() == ["up", "up"])
+    assert lun["serial"] in inquiry(lun["url"], 0x80)
+
+
+def test_ipv6(shared: Presented) -> None:
+    at = "[::1]:" + shared.iscsi.partition(":")[2]
+    lun = shared.json("share", "lun", "add", "lab:/a", "--size", "1M", "--listen", at)
+    assert (lun["state"], lun["url"].startswith(f"iscsi://{at}/")) == ("up", True)
+    assert "read 4096/4096" in qemu_io(lun["url"], "read 0 4k")
+    shared.run("share", "lun", "set", "lab:/a", "--initiator", "fe80::/64")
+    assert "read 4096" not in qemu_io(lun["url"], "read 0 4k")
+    shared.run("share", "lun", "set", "lab:/a", "--initiator", "::1")
+    assert "read 4096/4096" in qemu_io(lun["url"], "read 0 4k")
+    at = "[::1]:" + shared.smb.partition(":")[2]
+    share = shared.json("share", "smb", "add", "lab", "--guest", "--listen", at)
+    assert share["state"] == "up"
 
 
 def test_many_luns(shared: Presented) -> None:

@@ -95,6 +95,7 @@ def test_an_smbd_that_dies_is_started_again(shared: Presented) -> None:
     eventually(lambda: not before & (shared.processes() - {shared.json("status")["pid"]}))
     assert shared.states() == ["up"]
     os.kill(shared.json("status")["pid"], signal.SIGKILL)  # and it goes with its daemon
+    eventually(shared.ended)
     eventually(lambda: not shared.processes())
     shared.run("mount", shared.mount)
     assert "blocks" in smb_client(shared, "lab", "ls", user=EVE)

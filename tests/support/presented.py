@@ -1,6 +1,7 @@
 """A served store with shares, and what a host sees of them."""
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -15,6 +16,7 @@ from command import Ramet
 
 SECRET = "Tr0ub4dor-and-3"
 DEADLINE_S = 60
+GONE_S = 3
 
 
 def free_port() -> int:
@@ -60,6 +62,15 @@ class Presented(Ramet):
     def states(self) -> list[str]:
         return [row["state"] for row in self.json("share", "ls")]
 
+    def ended(self) -> bool:
+        """Whether nobody has the store open."""
+        with (self.store / "lock").open("rb+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
     def daemons(self) -> list[int]:
         return list(self.json("status")["share_daemons"].values())
 
@@ -103,7 +114,7 @@ class Disk:
             self._process.stdin.write(b"quit\n")
             self._process.stdin.close()
         try:
-            self._process.wait(DEADLINE_S / 4)
+            self._process.wait(GONE_S)
         except subprocess.TimeoutExpired:  # its target is gone, and it goes on asking
             self._process.kill()
             self._process.wait()
