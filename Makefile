@@ -62,6 +62,7 @@ demo: setup
 	$(PY) tests/demo/demo.py
 
 bench: setup
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[bench]'
 	$(PY) -m bench
 
 SEED ?= 1

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine import ROOT_INO, Store, Volume
+from engine.ranges import BlockRange
 
 GIB = 1 << 30
 BLOCK = 4096
@@ -85,6 +86,28 @@ def volume_clones(store: Store) -> None:
         print(f"volume clone, {files} files: {took:.1f} us ({took / first:.2f} x 10 files)")
 
 
+def block_ranges(store: Store) -> None:
+    """Ranges into a LUN of 4 GiB: at the same place, one block further, and many small ones."""
+    volume = store.create_volume("ranges")
+    blocks = 4 * GIB // BLOCK
+    ino, lun = (aged_file(volume, name, 4 * GIB, 20_000) for name in (b"golden", b"lun"))
+    rng = random.Random(1)
+    places = [(rng.randrange(blocks), rng.randrange(blocks)) for _ in range(100)]
+    lines = {
+        "1 GiB to the same place": [BlockRange(1000, 1000, GIB // BLOCK)],
+        "1 GiB one block further": [BlockRange(1000, 1001, GIB // BLOCK)],
+        "100 blocks from anywhere to anywhere": [BlockRange(a, b, 1) for a, b in places],
+    }
+    for what, ranges in lines.items():
+        took = median_us(
+            lambda _, ranges=ranges: store.clone_ranges(  # type: ignore[misc]
+                volume, ino, volume, lun, ranges
+            ), rounds=20,
+        )  # fmt: skip
+        store.commit()
+        print(f"range clone, {what}: {took:,.0f} us")
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ramet-bench-") as scratch:
         path = Path(scratch) / "store"
@@ -93,6 +116,7 @@ def main() -> None:
             file_clones(store, 20_000)
             batch(store)
             volume_clones(store)
+            block_ranges(store)
 
 
 if __name__ == "__main__":

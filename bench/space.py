@@ -21,7 +21,7 @@ def ramet(store: Path, *words: object) -> Any:
     command = [sys.executable, "-m", "cli", "--store", str(store), "--json", *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, check=True, capture_output=True, env=environment)
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def on_disk(folder: Path) -> int:

@@ -4,8 +4,11 @@ import os
 
 import click
 
+from cli.block_ranges import RANGE
 from cli.running import DRY_RUN, EXACT, Leaf, address, run, run_counted
-from service import operations
+from cli.waiting import job_options, run_job
+from engine.ranges import BlockRange
+from service import clones, operations
 
 
 @click.command("import", cls=Leaf)
@@ -31,10 +34,44 @@ def export_file(source: str, file: str) -> None:
 @click.argument("target")
 @click.option("--count", default=1, show_default=True, help="How many; TARGET then has {n}.")
 @click.option("--start", default=1, show_default=True, help="The first n.")
-@click.option("--replace", is_flag=True, help="Replace TARGET if it is there (files).")
-def clone(source: str, target: str, count: int, start: int, replace: bool) -> None:
-    """Clone a file or directory.  Example: ramet clone lab:/golden 'lab:/web-{n:03d}' --count 20"""
-    run(operations.clone, address(source), address(target), count, start, replace)
+@click.option("--replace", is_flag=True, help="Replace TARGET if it is there.")
+@click.option("--force", is_flag=True, help="Replace a directory although files of it are open.")
+@click.option(
+    "--range", "ranges", type=RANGE, multiple=True, help="Only these blocks of 4 KiB; repeatable."
+)
+@click.option("--extend", is_flag=True, help="A range may make TARGET larger, or new.")
+@job_options
+def clone(
+    source: str, target: str, count: int, start: int, replace: bool, force: bool,
+    ranges: tuple[BlockRange, ...], extend: bool, wait: bool, after: tuple[int, ...],
+) -> None:  # fmt: skip
+    """Clone a file, a directory, or block ranges of a file into another.
+
+    Ranges are cloned all or none, as SOURCE is when it begins, and may overlap in one file.
+
+    With --replace a directory takes the place of TARGET in one step.  A VM stays the VM it is, and
+    has to be off.
+
+    \b
+    Example: ramet clone lab:/golden 'lab:/web-{n:03d}' --count 20
+    Example: ramet clone lab:/golden/root.raw san:/lun0 --range 0:2048:262144 --range 262144:0:2048
+    Example: ramet clone lab@monday:/web-001 lab:/web-001 --replace
+    """
+    if extend and not ranges:
+        raise click.UsageError("--extend is for --range")
+    if force and not replace:
+        raise click.UsageError("--force is for --replace")
+    if ranges:
+        if replace or count != 1:
+            raise click.UsageError("--range goes into one file; leave out --replace and --count")
+        told = [list(each) for each in ranges]
+        run_job(clones.clone_ranges, address(source), address(target), told, extend, wait=wait,
+                after=after)  # fmt: skip
+        return
+    run_job(
+        clones.clone, address(source), address(target), count, start, replace, force, wait=wait,
+        after=after,
+    )  # fmt: skip
 
 
 @click.command(cls=Leaf)

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from cli import files, integrity, shares, vms, volumes
-from cli.output import show
+from cli import files, hosts, integrity, jobs, maps, shares, vms, volumes
+from cli.output import printable, show
 from cli.running import EXACT, Branch, run, run_counted
 from cli.settings import Settings, settings
 from engine import Store, errors
@@ -37,7 +37,7 @@ class Ramet(Branch):
         except (errors.RametError, OSError) as error:
             if ctx.obj.verbose:
                 raise
-            click.echo(f"ramet: {error}", err=True)
+            click.echo(f"ramet: {printable(str(error))}", err=True)
             kind: type = type(error)
             if isinstance(error, OSError):
                 kind = OS_ERRORS.get(error.errno or 0, kind)
@@ -117,6 +117,9 @@ def gc() -> None:
 
 
 for command in (
-    volumes.volume, volumes.snapshot, vms.vm, shares.share, *files.COMMANDS, *integrity.COMMANDS,
+    volumes.volume, volumes.snapshot, vms.vm, jobs.job, shares.share, *files.COMMANDS,
+    *hosts.COMMANDS, *integrity.COMMANDS,
 ):  # fmt: skip
     main.add_command(command)
+vms.vm.add_command(maps.vm_map)
+volumes.volume.add_command(maps.volume_map)

@@ -1,8 +1,10 @@
 """How results look: JSON for programs, lines and tables in IEC units for people."""
 
+import itertools
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -11,6 +13,8 @@ from rich.table import Table
 
 from cli.settings import settings
 from service.operations import Result
+
+LAYOUT = "\n\t"  # of a text of several lines
 
 
 def show(result: Result) -> None:
@@ -29,6 +33,24 @@ def show(result: Result) -> None:
                 table(value)
             elif value is not None:
                 lines(key, value)
+
+
+class Stream(list[Any]):
+    """A list of a JSON document that is made while it is written, and never held whole."""
+
+    def __init__(self, rows: Iterator[Any]) -> None:
+        super().__init__(itertools.islice(rows, 1))
+        self._more = rows
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.chain(super().__iter__(), self._more)
+
+
+def stream_json(document: dict[str, Any]) -> None:
+    """Print a document with ``Stream`` lists in it; its parts are asked for in their order."""
+    for piece in json.JSONEncoder().iterencode(document):
+        sys.stdout.write(piece)
+    click.echo()
 
 
 class Progress:
@@ -59,9 +81,9 @@ def lines(key: str, value: Any) -> None:
     if isinstance(value, list):
         click.echo(f"{head}{len(value)}")
         for each in value:
-            click.echo(f"  {each}")
+            click.echo(f"  {printable(str(each))}")
     elif "\n" in str(value):
-        click.echo(f"{head}\n{value}")
+        click.echo(f"{head}\n{printable(str(value), keep=LAYOUT)}")
     else:
         click.echo(f"{head}{text(key, value)}")
 
@@ -72,7 +94,7 @@ def table(rows: list[dict[str, Any]]) -> None:
         return
     made = Table(box=None, pad_edge=False, header_style="bold")
     for key in rows[0]:
-        number = key.endswith("_bytes") or isinstance(rows[0][key], int)
+        number = key.endswith("_bytes") or any(isinstance(row[key], int) for row in rows)
         made.add_column(title(key), justify="right" if number else "left", no_wrap=True)
     for row in rows:
         made.add_row(*(text(key, value) for key, value in row.items()))
@@ -91,10 +113,15 @@ def text(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "-"
+        return ", ".join(printable(str(each)) for each in value) or "-"
     if key.endswith("_bytes"):
         return size(float(value))
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
+    return printable(str(value))
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """A name may hold what makes a terminal do things, or half a character: written out instead."""
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
 
 
 def size(count: float) -> str:

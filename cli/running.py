@@ -4,11 +4,13 @@ What every module of commands needs: the classes that its commands are made with
 and what turns a user's words into an operation's arguments.
 """
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Generator
+import signal
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -16,12 +18,15 @@ from cli.output import Progress, show
 from cli.settings import common_options, settings
 from cli.sizes import Size
 from engine import Store, errors
+from service import moments
 from service.addresses import Context
 from service.commits import DIRTY_NODES_MAX
 from service.integrity import progress
 from service.rpc import Client
-from service.steps import run_here
+from service.steps import Steps, Stopping, run_here
+from service.work import recover
 
+T = TypeVar("T")
 TEXT_BYTES_MAX = 1 << 20
 RECLAIM_S = 0.5  # what a command gives back of what it deleted, where no daemon does
 _ADDRESS = re.compile(r"[^/:]+:/")
@@ -40,8 +45,13 @@ class Branch(click.Group):
     group_class = type
 
 
-def run(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Run an operation, in the daemon if one runs; make it durable; print what it returned."""
+def run(
+    call: Callable[..., Any], *arguments: Any, display: Callable[[Any], None] | None = None
+) -> Any:
+    """Run an operation, in the daemon if one runs; make it durable; print what it returned.
+
+    ``display``: how it looks to people, if not as everything does.
+    """
     path = settings().store_path
     client = Client.connect(Path(path))
     if client is not None:
@@ -49,8 +59,33 @@ def run(call: Callable[..., Any], *arguments: Any) -> Any:
     else:
         with Store.open(path) as store:
             result = run_local(store, call, *arguments)
-    show(result)
+    (show if display is None or settings().as_json else display)(result)
     return result
+
+
+@contextlib.contextmanager
+def session(*, exact: bool = False) -> Iterator[Callable[..., Any]]:
+    """``call(operation, *arguments)`` for commands that need several: each in the daemon if one
+    runs, else all on the store opened here once.  ``exact``: after an accounting pass."""
+    path = Path(settings().store_path)
+    client = Client.connect(path)
+    if client is not None:
+        client.close()
+        if exact:
+            _served(path).call("account")
+        yield lambda call, *arguments: _served(path).call(call.__name__, *arguments)
+        return
+    with Store.open(path) as store:
+        if exact:
+            store.account()
+        yield lambda call, *arguments: run_local(store, call, *arguments)
+
+
+def _served(path: Path) -> Client:
+    client = Client.connect(path)
+    if client is None:
+        raise errors.RametError("the daemon went away meanwhile; try again")
+    return client
 
 
 def run_counted(exact: bool, call: Callable[..., Any], *arguments: Any) -> None:
@@ -68,23 +103,81 @@ def run_counted(exact: bool, call: Callable[..., Any], *arguments: Any) -> None:
             show(run_local(store, call, *arguments))
 
 
+class Interrupts:
+    """Ctrl-C while steps run: an error at their next yield, so that they undo what they did.
+
+    A pass over the store ends as well.  Ctrl-C again ends the command where it is, as a crash
+    would: what was committed stays, what was to be undone is not.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._came = self._told = False
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGINT, self._note)
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, _number: int, _frame: object) -> None:
+        self._came = True
+        self._store.pool.meta.interrupt()
+        signal.signal(signal.SIGINT, self._before)
+
+    def check(self) -> None:
+        """Stopping, once: the steps that are told so may have steps to undo what they did."""
+        if self._came and not self._told:
+            self._told = True
+            raise Stopping("interrupted; what was half done is undone")
+
+    def check_swallowed(self) -> None:
+        """For steps that went on to their end, because they were undoing something already."""
+        if self._told:
+            raise Stopping("interrupted; run it again")
+
+
 def run_local(store: Store, call: Callable[..., Any], *arguments: Any) -> Any:
+    """On a store opened here, whose earlier owner's jobs are ended first."""
     context, line = Context(store), Progress()
-
-    def between() -> None:
-        if store.dirty_nodes > DIRTY_NODES_MAX or store.strained:
-            store.commit()
-        line.tell(progress(context))
-
+    settle(context)
     answer = call(context, *arguments)
     if isinstance(answer, Generator):
-        answer = run_here(answer, store.commit, between)
+        answer = run_steps(store, answer, lambda: line.tell(progress(context)))
         line.tell(None)
     store.commit()
     if len(store.pool.reclaim):
         store.reclaim(RECLAIM_S)
         store.commit()
     return answer
+
+
+def run_steps(store: Store, steps: Steps[T], tell: Callable[[], None]) -> T:
+    """Run steps to their end, and make it durable."""
+
+    interrupts = Interrupts(store)
+
+    def between() -> None:
+        interrupts.check()
+        if store.dirty_nodes > DIRTY_NODES_MAX or store.strained:
+            store.commit()
+        tell()
+
+    with interrupts:
+        result = run_here(steps, store.commit, between)
+    store.commit()
+    interrupts.check_swallowed()
+    return result
+
+
+def settle(context: Context) -> None:
+    """End what an earlier owner of the store left running or held: nothing, as a rule."""
+    interrupted = context.jobs.interrupted()
+    if interrupted:
+        run_steps(context.store, recover(context, interrupted), lambda: None)
+        context.jobs.unsettled.clear()
+    run_steps(context.store, moments.recover(context), lambda: None)
 
 
 def address(text: str) -> str:
@@ -113,7 +206,6 @@ CONNECT = click.option(
 )
 EXACT = click.option("--exact", is_flag=True, help="Count unique and shared bytes now.")
 VIRT_TYPE = click.option("--virt-type", help="Domain type instead of the XML's: kvm, qemu.")
-USER_DATA = click.option("--user-data", help="A file with more cloud-init user-data.")
 
 
 def uri(connect: str | None) -> str:

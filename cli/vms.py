@@ -1,12 +1,15 @@
 """``ramet vm``."""
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
 from cli.running import (
     CONNECT,
     DRY_RUN,
     EXACT,
-    USER_DATA,
+    SIZE,
     VIRT_TYPE,
     Branch,
     address,
@@ -15,7 +18,35 @@ from cli.running import (
     small_text,
     uri,
 )
+from cli.waiting import job_options, run_job
+from hypervisor import variables
 from service import vms
+from service.clone_spec import CloneSpec
+from service.vm_batch import ON_ERROR
+
+
+def seed_and_hardware(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of what a clone shall be like."""
+    options = (
+        click.option("--user-data", help="A file with a template of cloud-init user-data."),
+        click.option("--network", help="A file with a template of cloud-init network-config."),
+        click.option("--memory", "memory_bytes", type=SIZE, help="Memory, as in 2GiB."),
+        click.option("--vcpus", type=int, help="Virtual CPUs."),
+        click.option("--disk-size", "disk_bytes", type=SIZE, help="Grow the boot disk to this."),
+        click.option(
+            "--via", type=click.Choice(["file", "api"]), default="file", show_default=True,
+            help="Take the XML from the directory, or from libvirt.",
+        ),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def clone_spec(user_data: str | None, network: str | None, **options: Any) -> dict[str, Any]:
+    """What the user's options say, as the service takes it."""
+    made = CloneSpec(user_data=small_text(user_data), network=small_text(network), **options)
+    return made.to_dict()
 
 
 @click.group(cls=Branch)
@@ -43,33 +74,58 @@ def vm_add(
 @vm.command("clone")
 @click.argument("source")
 @click.argument("target")
-@click.option("--count", default=1, show_default=True, help="How many; TARGET then has {n}.")
-@click.option("--start", default=1, show_default=True, help="The first n.")
+@click.option("--count", type=int, help="How many  [default: 1, or the rows of --var]")
+@click.option("--start", default=1, show_default=True, help="The first {n}.")
+@click.option("--step", default=1, show_default=True, help="From one {n} to the next.")
+@click.option("--var", help="A .csv or .json file: a row of variables for each clone.")
+@seed_and_hardware
 @click.option("--register", is_flag=True, help="Define the clones in libvirt.")
-@USER_DATA
+@click.option("--power-on", is_flag=True, help="Register and start them.")
+@click.option("--quiesce", is_flag=True, help="Freeze a running base by its guest agent.")
 @VIRT_TYPE
 @CONNECT
+@click.option(
+    "--on-error", type=click.Choice(ON_ERROR), default="undo", show_default=True,
+    help="When one fails: undo all, stop and keep, or continue.",
+)  # fmt: skip
+@job_options
 def vm_clone(
-    source: str, target: str, count: int, start: int, register: bool, user_data: str | None,
-    virt_type: str | None, connect: str | None,
+    source: str, target: str, count: int | None, start: int, step: int, var: str | None,
+    connect: str | None, wait: bool, after: tuple[int, ...], **options: Any,
 ) -> None:  # fmt: skip
-    """Clone a VM, each clone with its own identity; all or none.
+    """Clone a VM, each clone with its own identity; all or none, unless --on-error says so.
+
+    A clone that fails is undone whatever it says; exit code 3: some failed, the others stay.
+
+    TARGET may have {n}, {n:03d} and the columns of --var; --user-data and --network may have
+    {{ n }}, {{ name }}, {{ mac }}, {{ column }}, or {{ column | tojson }} in YAML quotes.
 
     Example: ramet vm clone lab:/golden 'lab:/web-{n:03d}' --count 20 --register
+
+    Example: ramet vm clone lab:/golden 'lab:/{site}-{n}' --var sites.csv --network net.yaml
+    --memory 2GiB --disk-size 20GiB --power-on
     """
-    run(
-        vms.vm_clone, address(source), address(target), count, start, register, uri(connect),
-        small_text(user_data), virt_type,
-    )  # fmt: skip
+    text = small_text(var)
+    rows = [] if var is None or text is None else variables.read(text, var)
+    spec = clone_spec(count=count, start=start, step=step, rows=rows, uri=uri(connect), **options)
+    run_job(vms.vm_clone, address(source), address(target), spec, wait=wait, after=after)
 
 
 @vm.command("customize")
 @click.argument("directory")
 @click.option("--name", required=True, help="The VM's new name.")
-@USER_DATA
-def vm_customize(directory: str, name: str, user_data: str | None) -> None:
-    """Give a VM a new identity.  Example: ramet vm customize lab:/copy --name web-021"""
-    run(vms.vm_customize, address(directory), name, small_text(user_data))
+@seed_and_hardware
+@CONNECT
+def vm_customize(directory: str, name: str, connect: str | None, **options: Any) -> None:
+    """Give a VM a new identity.
+
+    With --via file its domain.xml is rewritten; with --via api libvirt is asked for the domain, and
+    the changed one is defined again.
+
+    Example: ramet vm customize lab:/copy --name web-021 --memory 4GiB
+    """
+    spec = clone_spec(uri=uri(connect), **options)
+    run(vms.vm_customize, address(directory), name, spec)
 
 
 @vm.command("register")

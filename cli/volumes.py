@@ -3,7 +3,8 @@
 import click
 
 from cli.running import DRY_RUN, SIZE, Branch, run
-from service import operations
+from cli.waiting import job_options, run_job
+from service import clones, operations
 
 
 @click.group(cls=Branch)
@@ -40,9 +41,17 @@ def volume_ls() -> None:
 @volume.command("clone")
 @click.argument("source")
 @click.argument("name")
-def volume_clone(source: str, name: str) -> None:
-    """Clone volume or snapshot SOURCE.  Example: ramet volume clone lab@monday test"""
-    run(operations.volume_clone, source, name)
+@click.option("--count", default=1, show_default=True, help="How many; NAME then has {n}.")
+@click.option("--start", default=1, show_default=True, help="The first n.")
+@job_options
+def volume_clone(
+    source: str, name: str, count: int, start: int, wait: bool, after: tuple[int, ...]
+) -> None:  # fmt: skip
+    """Clone volume or snapshot SOURCE; all or none.  Example: ramet volume clone lab@monday test
+
+    Example: ramet volume clone lab 'class-{n:02d}' --count 20 --after 17
+    """
+    run_job(clones.volume_clone, source, name, count, start, wait=wait, after=after)
 
 
 @volume.command("rename")

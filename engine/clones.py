@@ -1,4 +1,4 @@
-"""Clones: everything that copies metadata instead of data.
+"""Clones of files and directories: metadata is copied instead of data (ranges: engine/ranges.py).
 
 The whole trick is in the epochs (DESIGN.md, Ownership by epoch): start a new epoch, say of both
 sides that they were shared in the old one, and copy a root.  From then on neither side changes a
@@ -7,14 +7,12 @@ node of the other's in place.  A read-only source (a snapshot) needs no mark: it
 
 from engine import errors, keys
 from engine.inode import Inode
-from engine.namespace import Namespace
 from engine.pool import now_ns
+from engine.removal import remove_tree
 from engine.reserve import CALL_PAGES
-from engine.superblock import BLOCK_BYTES
 from engine.volume import Volume
 
-COPY_BYTES_MAX = 16 << 20  # a range that cannot be shared is copied at most this far in one call
-TREE_ENTRIES_MAX = 100_000
+TREE_ENTRIES_MAX = 100_000  # of a directory: about 20 us each, 2 s, in one step
 ENTRY_RECORDS = 6  # of a file: an inode, two of its name, some of its attributes
 NODE_RECORDS = 16  # in a node that is half full
 
@@ -59,6 +57,7 @@ def clone_file(
     inode = source.file(source_ino)
     directory = target.live_directory(parent)
     keys.check_name(parent, name)
+    _load_for_twin(source, source_ino, target, directory, name)
     existing = target.entry(parent, name)
     if existing is not None:
         if not replace:
@@ -81,6 +80,17 @@ def clone_file(
     return twin
 
 
+def _load_for_twin(
+    source: Volume, source_ino: int, target: Volume, directory: Inode, name: bytes
+) -> None:  # fmt: skip
+    """All that a new inode with the source's attributes needs, so that damage is met before."""
+    target._load_for_entry(directory, name)
+    target.tree.load(keys.xattr_prefix(target.pool.state.next_ino))
+    prefix = keys.xattr_prefix(source_ino)
+    for _ in source.tree.scan(prefix, prefix):
+        pass
+
+
 def _freed_blocks(volume: Volume, ino: int) -> int:
     """Blocks that the volume references less when one name of the inode goes."""
     inode = volume.inode(ino)
@@ -94,13 +104,15 @@ def _copy_xattrs(source: Volume, source_ino: int, target: Volume, ino: int) -> N
 
 
 def clone_tree(
-    source: Volume, source_dir: int, target: Volume, parent: int, name: bytes
+    source: Volume, source_dir: int, target: Volume, parent: int, name: bytes, *,
+    freed_blocks: int = 0,
 ) -> Inode:  # fmt: skip
     """Clone a directory with all that is below it, in one atomic step.
 
     Hard links inside the directory stay hard links.  Marks are not copied: what they index (a VM)
-    is given its own.  Raises what ``clone_file`` raises, and InvalidArgument for a target inside
-    the source or a directory of more than TREE_ENTRIES_MAX entries.
+    is given its own.  ``freed_blocks``: what the caller gives back to the target's quota in the
+    same step.  Raises what ``clone_file`` raises, and InvalidArgument for a target inside the
+    source or a directory of more than TREE_ENTRIES_MAX entries.
     """
     target.check_writable()
     origin = source.directory(source_dir)
@@ -110,13 +122,13 @@ def clone_tree(
         target._check_not_below(origin, target.directory(parent))
     plan = _plan_tree(source, source_dir)
     files = {entry.ino for _, entry in plan}  # hard links once
-    target.check_quota(sum(source.inode(ino).blocks for ino in files))
+    target.check_quota(sum(source.inode(ino).blocks for ino in files) - freed_blocks)
     target.pool.check_room(tree_pages(len(plan), target.pool.superblock.records_max))
     epoch = source.pool.bump_epoch()
     top = _clone_directory(source, origin, target, parent, name)
     try:
         _fill_tree(source, source_dir, target, top.ino, plan, epoch)
-    except errors.NoSpace:  # more than was asked for: long names, large attributes
+    except errors.RametError:  # NoSpace for long names or large attributes; damage
         remove_tree(target, parent, name)
         raise
     return top
@@ -138,6 +150,7 @@ def _fill_tree(
             link = source.readlink(inode.ino)
             target.symlink(into.ino, entry.name, link, inode.uid, inode.gid)
         else:
+            _load_for_twin(source, inode.ino, target, into, entry.name)
             share_inode(source, inode, epoch)
             twin = _twin(source, inode, target, epoch)
             target._enter(into, entry.name, twin)
@@ -153,6 +166,7 @@ def tree_pages(entries: int, records_max: int) -> int:
 def _clone_directory(
     source: Volume, inode: Inode, target: Volume, parent: int, name: bytes
 ) -> Inode:  # fmt: skip
+    _load_for_twin(source, inode.ino, target, target.directory(parent), name)
     twin = target.mkdir(parent, name, inode.mode, inode.uid, inode.gid)
     twin.gid = inode.gid
     twin.origin_volume, twin.origin_ino, twin.cloned_ns = source.id, inode.ino, now_ns()
@@ -176,128 +190,3 @@ def _plan_tree(source: Volume, top: int) -> list[tuple[int, keys.DirEntry]]:
                 f"more than {TREE_ENTRIES_MAX} entries; clone the whole volume instead"
             )
     return plan
-
-
-def clone_range(
-    source: Volume,
-    source_ino: int,
-    source_offset: int,
-    target: Volume,
-    target_ino: int,
-    target_offset: int,
-    length: int,
-) -> int:
-    """Make a byte range of one file appear in another (or the same); returns the bytes done.
-
-    Whole blocks at congruent offsets are shared, the rest is copied, at most COPY_BYTES_MAX a call
-    (then the result is short).  Stops at the source's end.  InvalidArgument for ranges of one file
-    that overlap (copy_file_range(2)).
-    """
-    target.check_writable()
-    target.pool.check_room()
-    inode, into = source.file(source_ino), target.file(target_ino)
-    if min(source_offset, target_offset, length) < 0:
-        raise errors.InvalidArgument("negative offset or length")
-    length = min(length, inode.size - source_offset)
-    if length <= 0:
-        return 0
-    target._check_range(target_offset, length)
-    if not into.orphan:
-        growth = target._growth(into, target_offset, length)
-        if not target.has_room(growth):  # holes of the source take nothing
-            growth = min(growth, source.mapped_blocks(inode, source_offset, length))
-        target.check_quota(growth)
-    same = inode is into
-    if same and abs(source_offset - target_offset) < length:
-        raise errors.InvalidArgument("the ranges overlap")
-    if (source_offset - target_offset) % BLOCK_BYTES:
-        length = min(length, COPY_BYTES_MAX)
-        _copy(source, inode, source_offset, target, into, target_offset, length)
-        return length
-    head = min(-source_offset % BLOCK_BYTES, length)
-    _copy(source, inode, source_offset, target, into, target_offset, head)
-    body = (length - head) // BLOCK_BYTES * BLOCK_BYTES
-    tail = length - head - body
-    at_end = source_offset + length == inode.size and target_offset + length >= into.size
-    if tail and at_end:  # past the source's end its last block is zero: share it whole
-        body, tail = body + BLOCK_BYTES, 0
-    if body:
-        end = target_offset + min(head + body, length)
-        if end > into.size:  # first: a share that fails half-way leaves nothing past the end
-            target._set_size(into, end)
-        _share(source, inode, source_offset + head, target, into, target_offset + head, body)
-    if tail:
-        done = head + body
-        _copy(source, inode, source_offset + done, target, into, target_offset + done, tail)
-    if target_offset + length > into.size:
-        target._set_size(into, target_offset + length)
-    into.mtime_ns = into.ctime_ns = now_ns()
-    target.touch(into)
-    target.pool.notify(target.id, into.ino, "data")
-    return length
-
-
-def _share(
-    source: Volume, inode: Inode, source_offset: int, target: Volume, into: Inode,
-    target_offset: int, length: int,
-) -> None:  # fmt: skip
-    epoch = source.pool.bump_epoch()
-    share_inode(source, inode, epoch)
-    into.shared_epoch = epoch
-    target.mark_dirty(into)
-    source_tree = source.data_tree(inode)
-    if inode is into:
-        source_tree = type(source_tree)(inode.root, inode.height, inode.blocks, epoch)
-    target_tree = target.data_tree(into)
-    try:
-        with target.sound_nodes(into):
-            target.pool.core.share(
-                target_tree, target_offset // BLOCK_BYTES,
-                source_tree, source_offset // BLOCK_BYTES, length // BLOCK_BYTES,
-            )  # fmt: skip
-    finally:
-        target._take_tree(into)
-
-
-def _copy(
-    source: Volume, inode: Inode, source_offset: int, target: Volume, into: Inode,
-    target_offset: int, length: int,
-) -> None:  # fmt: skip
-    step = 1 << 20
-    for done in range(0, length, step):
-        piece = source.read(inode.ino, source_offset + done, min(step, length - done))
-        target.write(into.ino, target_offset + done, piece)
-
-
-def remove_tree(volume: Namespace, parent: int, name: bytes) -> int:
-    """Remove a file, or a directory with all below it; returns how many names went."""
-    volume.check_writable()
-    inode = volume.lookup(parent, name)
-    if not inode.is_dir:
-        volume.unlink(parent, name)
-        return 1
-    volume.check_not_presented(inode)
-    removed = 0
-    pending = [inode.ino]
-    seen: set[int] = set()
-    order: list[tuple[int, keys.DirEntry]] = []
-    while pending:
-        directory = pending.pop()
-        if directory in seen:
-            raise errors.Corrupt(f"directory {directory} is below itself; run `ramet fsck`")
-        seen.add(directory)
-        cookie = 0
-        while entries := volume.readdir(directory, cookie):
-            cookie = entries[-1].cookie
-            for entry in entries:
-                if entry.kind == 0o040000:
-                    pending.append(entry.ino)
-                order.append((directory, entry))
-    for directory, entry in reversed(order):
-        if entry.kind == 0o040000:
-            volume.rmdir(directory, entry.name)
-        else:
-            volume.unlink(directory, entry.name)
-        removed += 1
-    volume.rmdir(parent, name)
-    return removed + 1

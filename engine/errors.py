@@ -86,6 +86,10 @@ class Busy(RametError):
     """The object is in use.  Close what uses it, or force."""
 
 
+class Cancelled(RametError):
+    """The job was cancelled; what it had made is undone."""
+
+
 class Corrupt(RametError):
     """Stored data failed its check.  No wrong byte was returned; restore it from a good copy."""
 

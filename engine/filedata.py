@@ -19,6 +19,8 @@ from engine.pool import now_ns
 from engine.superblock import BLOCK_BYTES
 
 TIME_MAX_NS = (1 << 63) - 1
+PAGE_BLOCKS = 1 << 15
+PAGE_EXTENTS = 512
 
 
 class FileData(Attributes):
@@ -118,16 +120,22 @@ class FileData(Attributes):
         return end - first - self.mapped_blocks(inode, offset, length)
 
     def mapped_blocks(self, inode: Inode, offset: int, length: int) -> int:
-        """Blocks mapped in the blocks that a byte range touches."""
+        """Blocks mapped in the blocks that a byte range touches; O(height)."""
         first, end = offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)
-        found = self.pool.core.lookup(self.data_tree(inode), first, end - first, end - first)
-        return sum(extent.count for extent in found)
+        with self.sound_nodes(inode):
+            return self.pool.core.mapped(self.data_tree(inode), first, end)
 
     def _write(self, inode: Inode, offset: int, data: memoryview) -> None:
+        try:
+            self.write_tree(inode, self.data_tree(inode), offset, data)
+        finally:
+            self._take_tree(inode)
+
+    def write_tree(self, inode: Inode, tree: native.Tree, offset: int, data: memoryview) -> None:
+        """Write into a map of the inode's: the one in force, or a draft (engine/ranges.py)."""
         first, head = divmod(offset, BLOCK_BYTES)
         end = offset + len(data)
         tail = end % BLOCK_BYTES
-        tree = self.data_tree(inode)
         try:
             if head or tail:
                 data = self._patched(tree, first, head, data)
@@ -136,8 +144,6 @@ class FileData(Attributes):
             raise errors.Corrupt(self._name_block(inode, error)) from error
         except native.CorruptNode as error:
             raise errors.Corrupt(f"{self}: inode {inode.ino}: {error}; run `ramet fsck`") from error
-        finally:
-            self._take_tree(inode)
 
     def _patched(self, tree: native.Tree, first: int, head: int, data: memoryview) -> memoryview:
         """``data`` widened to whole blocks with what the file has there now."""
@@ -258,20 +264,36 @@ class FileData(Attributes):
         return min(max(offset, block * BLOCK_BYTES), inode.size)
 
     def extents(self, ino: int) -> Iterator[native.Extent]:
-        """The file's extents in order: runs of logical blocks that are runs of addresses."""
-        inode = self.file(ino)
-        tree = self.data_tree(inode)
-        end = -(-inode.size // BLOCK_BYTES)
-        block, step = 0, 1 << 16
-        while block < end:
-            following = self._next_data(inode, block)
-            if following is None or following >= end:
-                return
-            count = min(step, end - following)
-            with self.sound_nodes(inode):
-                found = self.pool.core.lookup(tree, following, count)
+        """The file's extents in order: runs of logical blocks that are runs of slots.
+
+        Each page is looked up when it is asked for: what changes meanwhile may be seen or not, and
+        a run that goes on in the next page comes in two pieces.
+        """
+        block: int | None = 0
+        while block is not None:
+            found, block = self.extents_page(ino, block)
             yield from found
-            block = following + count
+
+    def extents_page(
+        self, ino: int, block: int, limit: int = PAGE_EXTENTS
+    ) -> tuple[list[native.Extent], int | None]:
+        """Up to ``limit`` extents at or after a block, and the block of the next page (None: all).
+
+        One call looks at 128 MiB of mapped blocks at most, however large the file and its holes
+        are.  Holes are absent.
+        """
+        inode = self.file(ino)
+        end = -(-inode.size // BLOCK_BYTES)
+        first = self._next_data(inode, block)
+        if first is None or first >= end:
+            return [], None
+        count = min(PAGE_BLOCKS, end - first)
+        with self.sound_nodes(inode):
+            found = self.pool.core.lookup(self.data_tree(inode), first, count, limit)
+        after = first + count
+        if len(found) == limit:
+            after = found[-1].block + found[-1].count
+        return found, after if after < end else None
 
     def setattr(
         self,

@@ -16,12 +16,7 @@ def check_data(
 ) -> None:  # fmt: skip
     """Read every block; and again the last one of each file that does not fill it (``tails``)."""
     try:
-        while run.open():
-            run.mark()
-            for read in run.reads():
-                read()
-        run.open_names()
-        run.name()
+        run.run()
         _tails(run, maps, tails, report)
     finally:
         run.close()

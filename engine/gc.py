@@ -14,7 +14,8 @@ only, by a new allocation of its slot or by a dedup hit, and both are in *touche
 goes the way of all freed slots: unusable until the commit that frees it is durable.  A crash loses
 only the work done.  One run at a time: a second would forget what was touched since the first.
 
-Memory: two bits a slot, 65 bits a stored node, and 8 bytes a node that is found dead.  The reader
+Memory: two bits a slot, 65 bits a stored node, 8 bytes a node that is found dead, about 100 a
+namespace node above the leaves.  The reader
 is open during the mark only, which bounds by how much LMDB's file grows meanwhile.
 """
 
@@ -35,6 +36,7 @@ from engine.volume_record import VolumeRecord
 NODE_IDS_STEP = 4_096
 DEAD_NODES_STEP = 500
 SLOTS_STEP = 16_384
+LEVEL_BYTE = 5  # of a stored node
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Gc:
         self.debt_blocks = pool.core.debt_blocks  # what this run settles
         self._reader: Reader | None = None
         self._namespaces: list[int] = []
+        self._levels: dict[int, int] = {}  # of namespace nodes above the leaves, about 1 in 30
         self._extents: list[int] = []
         self._dead = array.array("Q")
         self._mark: Iterator[None] | None = None
@@ -115,13 +118,30 @@ class Gc:
 
     def _see_roots(self, reader: Reader) -> None:
         for _, raw in reader.items("volumes"):
-            self._see(self._namespaces, VolumeRecord.unpack(raw).root)
+            self._see_namespace(reader, VolumeRecord.unpack(raw).root)
         for _, raw in reader.items("orphans"):
             self._see(self._extents, Inode.unpack(0, raw).root)
         for key, raw in reader.items(TABLE):
             node_id = Entry.unpack(key, raw).node_id
-            namespace = is_namespace(reader.node(node_id))
-            self._see(self._namespaces if namespace else self._extents, node_id)
+            if is_namespace(reader.node(node_id)):
+                self._see_namespace(reader, node_id)
+            else:
+                self._see(self._extents, node_id)
+
+    def _see_namespace(self, reader: Reader, root: int) -> None:
+        """A root, at the level that it says it has."""
+        if root:
+            self._see_at(root, reader.node(root)[LEVEL_BYTE])
+
+    def _see_at(self, node_id: int, level: int) -> None:
+        """Each way to a node finds it at one level, so none is below itself: Corrupt, or the nodes
+        below the one whose place it has would be freed."""
+        if self._marks.see(node_id):
+            if level:
+                self._levels[node_id] = level
+            self._namespaces.append(node_id)
+        elif self._levels.get(node_id, 0) != level:
+            raise errors.Corrupt(f"namespace node {node_id}: wrong level; run `ramet fsck`")
 
     def _see(self, pending: list[int], node_id: int) -> None:
         if node_id and self._marks.see(node_id):
@@ -137,9 +157,11 @@ class Gc:
     def _visit_namespace(self, reader: Reader, node_id: int) -> None:
         self.result.nodes_visited += 1
         node = decode(node_id, reader.node(node_id), self._pool.superblock.hash_seed)
+        if node.level != self._levels.get(node_id, 0):
+            raise errors.Corrupt(f"namespace node {node_id}: wrong level; run `ramet fsck`")
         for key, value in zip(node.keys, node.vals, strict=True):
             if node.level:
-                self._see(self._namespaces, value)  # type: ignore[arg-type]
+                self._see_at(value, node.level - 1)  # type: ignore[arg-type]
             elif key[:1] == b"I":
                 self._see(self._extents, Inode.unpack(0, value).root)  # type: ignore[arg-type]
 

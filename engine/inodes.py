@@ -171,6 +171,10 @@ class InodeTable:
     def held(self) -> bool:
         return bool(self._holds)
 
+    def is_held(self, ino: int) -> bool:
+        """Whether somebody has the inode open."""
+        return ino in self._holds
+
     def make_orphan(self, inode: Inode) -> None:
         """Unlinked while open (or staged): keep it, with the epoch that is in force for it now."""
         inode.shared_epoch = max(inode.shared_epoch, self.tree.shared_epoch)
@@ -190,6 +194,7 @@ class InodeTable:
         """
         if not self.read_only:
             self.flush()
+        self._tell_held_names()
         known = list(self._inodes.values())
         for inode in known:
             if inode.orphan:
@@ -204,6 +209,25 @@ class InodeTable:
         self.tree.shared_epoch = shared_epoch
         for inode in known:
             self.pool.notify(self.id, inode.ino, "data")
+
+    def _tell_held_names(self) -> None:
+        """A kernel keeps the names by which it came to what is open; those go one by one."""
+        told: set[int] = set()
+        for held in list(self._holds):
+            ino = held
+            while ino != keys.ROOT_INO and ino not in told:
+                told.add(ino)
+                try:
+                    inode = self.inode(ino)
+                    key = keys.cookie_key(inode.parent, inode.parent_cookie)
+                    value = self.tree.get(key)
+                    if value is None:
+                        break
+                    entry = keys.unpack_by_cookie(key, value)
+                except (errors.Stale, errors.Corrupt):
+                    break
+                self.pool.notify(self.id, ino, "entry", entry.name, inode.parent)
+                ino = inode.parent
 
     def drop_caches(self) -> None:
         """Forget clean inodes that nobody holds (tests)."""

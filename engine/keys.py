@@ -38,6 +38,15 @@ def inode_key(ino: int) -> bytes:
     return b"I" + _U64.pack(ino)
 
 
+def inode_prefix() -> bytes:
+    return b"I"
+
+
+def unpack_inode_key(key: bytes) -> int:
+    number: int = _U64.unpack(key[1:])[0]
+    return number
+
+
 def name_key(parent: int, name: bytes) -> bytes:
     return b"D" + _U64.pack(parent) + name
 

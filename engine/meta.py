@@ -47,7 +47,11 @@ class MetaSize:
 
 
 class Reader:
-    """A read transaction held open: one commit's state, for gc's mark and for fsck."""
+    """A read transaction held open: one commit's state, for gc's mark and for fsck.
+
+    All but ``get`` raise Busy once ``Meta.interrupt`` was called: passes over a store run on
+    threads, which nobody else can stop.
+    """
 
     def __init__(self, meta: "Meta") -> None:
         self._meta = meta
@@ -56,6 +60,7 @@ class Reader:
 
     def node(self, node_id: int) -> memoryview:
         """A stored node; KeyError when there is none.  Valid until ``close``."""
+        self._meta.check_going_on()
         raw = self._txn.get(_ID.pack(node_id), db=self._meta.nodes)
         if raw is None:
             raise KeyError(node_id)
@@ -68,11 +73,13 @@ class Reader:
     def node_ids(self) -> Iterator[int]:
         with self._txn.cursor(self._meta.nodes) as cursor:
             for key in cursor.iternext(keys=True, values=False):
+                self._meta.check_going_on()
                 yield _ID.unpack(key)[0]
 
     def items(self, table: str) -> Iterator[tuple[bytes, bytes]]:
         with self._txn.cursor(self._meta.table(table)) as cursor:
             for key, value in cursor:
+                self._meta.check_going_on()
                 yield bytes(key), bytes(value)
 
     def close(self) -> None:
@@ -87,6 +94,7 @@ class Meta:
         self._path = path
         self.readers = 0
         self._refuses = False
+        self._interrupted = False
         try:
             self._open(create=create, read_only=read_only)
         except lmdb.Error as error:
@@ -94,6 +102,15 @@ class Meta:
                 raise disk_error(error, "run init again") from error
             raise errors.Corrupt(f"cannot open the metadata in {path}: {error}") from error
         self.page_bytes: int = self.env.stat()["psize"]
+
+    def interrupt(self) -> None:
+        """End the passes over the store that run on threads, now and from now on."""
+        self._interrupted = True
+
+    def check_going_on(self) -> None:
+        """Busy after ``interrupt``; any thread, often enough that nobody waits for a pass."""
+        if self._interrupted:
+            raise errors.Busy("the store is about to close; run it again when it is open")
 
     def _open(self, *, create: bool, read_only: bool) -> None:
         with _lock_in_memory(self._path) as (path, subdir):

@@ -92,6 +92,7 @@ class Namespace(InodeTable):
         if len(target) > keys.SYMLINK_MAX:
             raise errors.NameTooLong(f"symlink target of {len(target)} bytes")
         directory = self._check_new(parent, name)
+        self.tree.load(keys.target_prefix(self.pool.state.next_ino))
         inode = self.new_inode(stat.S_IFLNK | 0o777, uid, self._group(directory, gid))
         inode.size = len(target)
         for chunk, start in enumerate(range(0, len(target), keys.CHUNK_BYTES)):
@@ -240,15 +241,20 @@ class Namespace(InodeTable):
                 inode = self.inode(ino)
             except errors.Stale:
                 return None
-            value = self.tree.get(keys.cookie_key(inode.parent, inode.parent_cookie))
-            if value is None:
+            name = self.last_name(inode)
+            if name is None:
                 return None
-            found = keys.unpack_by_cookie(keys.cookie_key(0, 0), value)
-            if found.ino != ino:
-                return None
-            parts.append(found.name.decode(errors="surrogateescape"))
+            parts.append(name.decode(errors="surrogateescape"))
             ino = inode.parent
         return "/" + "/".join(reversed(parts))
+
+    def last_name(self, inode: Inode) -> bytes | None:
+        """The last name made for an inode, in its ``parent``; None when that is gone."""
+        value = self.tree.get(keys.cookie_key(inode.parent, inode.parent_cookie))
+        if value is None:
+            return None
+        found = keys.unpack_by_cookie(keys.cookie_key(0, 0), value)
+        return found.name if found.ino == inode.ino else None
 
     def _check_new(self, parent: int, name: bytes) -> Inode:
         self.check_writable()

@@ -78,6 +78,15 @@ class Scrub:
         self._judged: dict[tuple[int, int], bool] = {}
         self.result = ScrubResult(slots=self._slabs * block.slab_slots)
 
+    def run(self) -> None:
+        """All of it, without a pause: the commit is one that nothing changes any more."""
+        while self.open():
+            self.mark()
+            for read in self.reads():
+                read()
+        self.open_names()
+        self.name()
+
     def open(self) -> bool:
         """Engine thread: begin the next window; False when all slots have been passed."""
         first = self.result.slots_passed
@@ -119,6 +128,7 @@ class Scrub:
         self._window = None
 
     def _read(self, slab: int, start: int, count: int) -> int:
+        self._source.meta.check_going_on()
         window, begun = self.window, time.monotonic()
         fd = self._fd(slab)
         if fd is None:
@@ -257,12 +267,7 @@ def scrub(pool: Pool, *, window_slots: int = WINDOW_SLOTS) -> ScrubResult:
         raise errors.Busy("commit first: scrub checks what is committed")
     run = Scrub(pool, window_slots=window_slots)
     try:
-        while run.open():
-            run.mark()
-            for read in run.reads():
-                read()
-        run.open_names()
-        run.name()
+        run.run()
     finally:
         run.close()
     return run.result

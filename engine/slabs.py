@@ -30,8 +30,13 @@ class SlabPool:
         self._fds: dict[int, int] = {}
         self._new_names = False
 
+    @property
+    def pattern(self) -> str:
+        """Where a slab's file is, as a printf format for its number."""
+        return str(self._path).replace("%", "%%") + "/%08d.slab"
+
     def file(self, slab: int) -> Path:
-        return self._path / f"{slab:08d}.slab"
+        return Path(self.pattern % slab)
 
     def open(self, slab: int) -> int:
         """Open an existing slab; Corrupt when its file is missing."""

@@ -6,17 +6,16 @@ that owns the store.
 """
 
 import contextlib
-import fcntl
 import math
 import os
 import struct
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from engine import clones, errors, reclaim
+from engine import clones, errors, ranges, reclaim, removal
 from engine.accounting import Accounting, Unique
 from engine.commit import Commit, write_or_fail
 from engine.creation import create_store
@@ -31,10 +30,13 @@ from engine.meta import (
     unpack_orphan_key,
 )
 from engine.pool import Change, Pool
+from engine.ranges import BlockRange
 from engine.records import Records
+from engine.replacement import replace_tree
 from engine.reserve import Reserve
 from engine.slabs import SlabPool
 from engine.space import Space
+from engine.stored import lock
 from engine.superblock import SLAB_SLOTS, State, Superblock
 from engine.trim import Trim
 from engine.volume import Volume
@@ -91,16 +93,7 @@ class Store(Volumes):
     ) -> "Store":
         """Open a store.  NoSuchStore, StoreInUse, Corrupt, Unsupported."""
         root = Path(path)
-        if not (root / "meta").is_dir():
-            raise errors.NoSuchStore(f"{root} is no store; make one with `ramet init {root}`")
-        lock_fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock_fd)
-            raise errors.StoreInUse(
-                f"another process owns {root}; use its daemon or stop it first"
-            ) from None
+        lock_fd = lock(root)
         with _damage_is_corrupt(root), contextlib.ExitStack() as undo:
             undo.callback(os.close, lock_fd)
             meta = Meta(root / "meta", read_only=read_only)
@@ -256,17 +249,44 @@ class Store(Volumes):
         self, source: Volume, source_ino: int, source_offset: int,
         target: Volume, target_ino: int, target_offset: int, length: int,
     ) -> int:  # fmt: skip
-        return clones.clone_range(
+        return ranges.clone_range(
             source, source_ino, source_offset, target, target_ino, target_offset, length
         )
+
+    def clone_ranges(
+        self, source: Volume, source_ino: int, target: Volume, target_ino: int,
+        blocks: Sequence[BlockRange], *, extend: bool = False,
+    ) -> int:  # fmt: skip
+        """Clone block ranges: all or none, from the state at the start of the call.
+
+        See ``engine.ranges.clone_ranges`` for what bounds a call and what it raises; returns the
+        blocks done.
+        """
+        return ranges.clone_ranges(source, source_ino, target, target_ino, blocks, extend=extend)
 
     def clone_tree(
         self, source: Volume, source_dir: int, target: Volume, parent: int, name: bytes
     ) -> Inode:  # fmt: skip
         return clones.clone_tree(source, source_dir, target, parent, name)
 
+    def replace_tree(
+        self, source: Volume, source_dir: int, target: Volume, parent: int, name: bytes, *,
+        force: bool = False, prepare: Callable[[Inode], object] | None = None,
+    ) -> Inode:  # fmt: skip
+        """Put a clone of a directory where another is: see ``engine.replacement``."""
+        return replace_tree(
+            source, source_dir, target, parent, name, force=force, prepare=prepare
+        )  # fmt: skip
+
     def remove_tree(self, volume: Volume, parent: int, name: bytes) -> int:
-        return clones.remove_tree(volume, parent, name)
+        """Remove a name with all below it; in one step, of about 25 us a name."""
+        return removal.remove_tree(volume, parent, name)
+
+    def removal(
+        self, volume: Volume, parent: int, name: bytes
+    ) -> Generator[None, None, int]:  # fmt: skip
+        """The same in steps of at most 64 names (engine/removal.py)."""
+        return removal.removal(volume, parent, name)
 
     # --- commit
 

@@ -4,6 +4,7 @@ The operations come from a chain of classes, each on top of the one before: Inod
 memory), Namespace (directories), Attributes (xattrs, marks), FileData (contents).
 """
 
+import itertools
 import stat
 
 from engine import errors, keys
@@ -91,6 +92,16 @@ class Volume(FileData):
                 continue
             ino = inode.ino
         return self.inode(ino)
+
+    def inodes_after(self, ino: int, limit: int) -> list[Inode]:
+        """Up to ``limit`` inodes with a number past ``ino``, in order: all of them, by pages.
+
+        What is made or removed meanwhile may be in a later page or not; nothing comes twice.
+        """
+        if not self.is_snapshot:
+            self.flush()
+        found = self.tree.scan(keys.inode_key(ino + 1), keys.inode_prefix())
+        return [self.inode(keys.unpack_inode_key(key)) for key, _ in itertools.islice(found, limit)]
 
     def resolve_parent(self, path: str) -> tuple[Inode, bytes]:
         """The directory that holds ``path``, and its last name, which need not exist."""

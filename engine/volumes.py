@@ -94,20 +94,24 @@ class Volumes:
         volume.store_record()
         self.pool.notify(volume.id, 0, "volumes", old.encode())
 
-    def remove_volume(self, name: str, *, force: bool = False) -> None:
-        """Remove a volume and its snapshots; Busy while files are open, unless forced."""
+    def check_remove_volume(self, name: str, *, force: bool = False) -> list[Volume]:
+        """What ``remove_volume`` would remove, or the error that it would raise."""
         self.pool.check_writable()
         volume = self.volume(name)
         doomed = [*self.snapshots(volume), volume]
         if not force and any(v.held for v in doomed):
             raise errors.Busy(f"files of {name} are open; close them, or force")
-        if not force:
-            for each in doomed:
-                each.check_not_presented(each.inode(ROOT_INO))
+        for each in () if force else doomed:
+            each.check_not_presented(each.inode(ROOT_INO))
+        return doomed
+
+    def remove_volume(self, name: str, *, force: bool = False) -> None:
+        """Remove a volume and its snapshots; Busy while files are open, unless forced."""
+        doomed = self.check_remove_volume(name, force=force)
         for each in doomed:
             self._drop(each)
         del self._names[name]
-        self._snapshots.pop(volume.id, None)
+        self._snapshots.pop(doomed[-1].id, None)
 
     def _drop(self, volume: Volume) -> None:
         self.pool.core.add_debt(volume.record.blocks)
@@ -164,23 +168,32 @@ class Volumes:
             raise errors.AlreadyExists(f"{volume} has a snapshot {name}; choose another name")
         return self._add(self._copy_root(volume, name, volume))
 
-    def remove_snapshot(self, volume: Volume, name: str, *, force: bool = False) -> None:
+    def check_remove_snapshot(self, volume: Volume, name: str, *, force: bool = False) -> Volume:
+        """The snapshot that ``remove_snapshot`` would remove, or the error that it would raise."""
         self.pool.check_writable()
         snapshot = self.snapshot(volume, name)
         if snapshot.held and not force:
             raise errors.Busy(f"files of {snapshot} are open; close them, or force")
         if not force:
             snapshot.check_not_presented(snapshot.inode(ROOT_INO))
-        self._drop(snapshot)
+        return snapshot
+
+    def remove_snapshot(self, volume: Volume, name: str, *, force: bool = False) -> None:
+        self._drop(self.check_remove_snapshot(volume, name, force=force))
         del self._snapshots[volume.id][name]
 
-    def restore(self, volume: Volume, name: str, *, force: bool = False) -> None:
-        """Take the volume back to a snapshot.  Busy while files are open; forced, their handles
-        go stale.  Inode numbers and generations made since are never used again."""
+    def check_restore(self, volume: Volume, name: str, *, force: bool = False) -> Volume:
+        """The snapshot that ``restore`` would go back to, or the error that it would raise."""
         volume.check_writable()
         snapshot = self.snapshot(volume, name)
         if volume.held and not force:
             raise errors.Busy(f"files of {volume} are open; close them, or force")
+        return snapshot
+
+    def restore(self, volume: Volume, name: str, *, force: bool = False) -> None:
+        """Take the volume back to a snapshot.  Busy while files are open; forced, their handles
+        go stale.  Inode numbers and generations made since are never used again."""
+        snapshot = self.check_restore(volume, name, force=force)
         epoch = self.pool.bump_epoch()
         self.pool.core.add_debt(volume.record.blocks)
         volume.reset(snapshot.tree.root, epoch)

@@ -2,27 +2,76 @@
 
 Importing this module loads ``extra_ops.so`` in front of libfuse; it must come before the first
 import of pyfuse3, and ``fusefs/__init__.py`` sees to that.
+
+The requests come inside a task of pyfuse3 that cannot wait for us.  lseek changes nothing and is
+answered there and then.  copy_file_range and fallocate wait for room among the dirty nodes like
+every change: each goes on in a task of its own and is answered from there.  The file handles stay
+valid meanwhile, because the kernel releases a file only after its requests were answered.
 """
 
 import ctypes
-from collections.abc import Callable
+import errno
+from collections.abc import Awaitable, Callable
+
+import trio
 
 from fusefs.build import LIBRARY
 
-_COPY = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_uint64] * 5)
-_ALLOCATE = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_uint64] * 4)
+_COPY = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_uint64] * 5)
+_ALLOCATE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_uint64] * 4)
 _SEEK = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_uint64] * 3)
 
 _library = ctypes.CDLL(str(LIBRARY), mode=ctypes.RTLD_GLOBAL)
+_answer_copy = _library.ramet_answer_copy
+_answer_allocate = _library.ramet_answer_allocate
+_answer_copy.argtypes = _answer_allocate.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+_answer_copy.restype = _answer_allocate.restype = None
 _kept: list[object] = []
 
+Answer = Callable[[int, int], None]
 
-def set_calls(
-    copy: Callable[[int, int, int, int, int], int],
-    allocate: Callable[[int, int, int, int], int],
-    seek: Callable[[int, int, int], int],
-) -> None:
-    """Who answers the three requests; each returns its result or a negative errno."""
-    calls = (_COPY(copy), _ALLOCATE(allocate), _SEEK(seek))
-    _kept[:] = calls
-    _library.ramet_set_calls(*calls)
+
+class Calls:
+    """Who answers the three requests of a mount.
+
+    ``copy``, ``allocate`` and ``seek`` return their result or a negative errno and raise nothing;
+    the first two run after ``admit``, in ``nursery``, which the mount opens and cancels at its end.
+    """
+
+    def __init__(
+        self,
+        admit: Callable[[], Awaitable[None]],
+        copy: Callable[..., int],
+        allocate: Callable[..., int],
+        seek: Callable[..., int],
+    ) -> None:
+        self._admit = admit
+        self.nursery: trio.Nursery | None = None
+        calls = (
+            _COPY(self._later(copy, _answer_copy)),
+            _ALLOCATE(self._later(allocate, _answer_allocate)),
+            _SEEK(seek),
+        )
+        _kept[:] = calls
+        _library.ramet_set_calls(*calls)
+
+    def _later(self, call: Callable[..., int], answer: Answer) -> Callable[..., int]:
+        def start(request: int, *arguments: int) -> int:
+            try:
+                assert self.nursery is not None
+                self.nursery.start_soon(self._finish, call, arguments, answer, request)
+            except Exception:  # the mount ends; nothing may be raised into C
+                return -errno.EIO
+            return 0
+
+        return start
+
+    async def _finish(
+        self, call: Callable[..., int], arguments: tuple[int, ...], answer: Answer, request: int
+    ) -> None:
+        result = -errno.EIO  # told to end while it waits
+        try:
+            await self._admit()
+            result = call(*arguments)
+        finally:
+            answer(request, result)

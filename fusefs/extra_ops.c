@@ -2,7 +2,9 @@
  * pyfuse3 binds no copy_file_range, fallocate and lseek. This library is loaded before it, with
  * RTLD_GLOBAL, and so stands in front of libfuse's fuse_session_new: it adds the three handlers to
  * the table that pyfuse3 hands over and calls the real function. The handlers run on pyfuse3's own
- * thread and reply at once. The callbacks are the one piece of global state: a process has one
+ * thread, inside one of its tasks that cannot wait. lseek is answered at once; the two that change
+ * something may have to wait for room, so their calls take the request along and answer it later,
+ * once, with ramet_answer_*. The callbacks are the one piece of global state: a process has one
  * interposed symbol, whatever number of mounts.
  */
 #define _GNU_SOURCE
@@ -15,10 +17,12 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Each takes file handles, and returns its result or a negative errno. */
-typedef int64_t (*copy_call)(uint64_t fh_in, uint64_t off_in, uint64_t fh_out, uint64_t off_out,
-                             uint64_t length);
-typedef int64_t (*allocate_call)(uint64_t fh, uint64_t mode, uint64_t offset, uint64_t length);
+/* Each takes file handles. The first two return 0, and answer the request later, or a negative
+ * errno; the third returns its result or a negative errno. */
+typedef int64_t (*copy_call)(void *request, uint64_t fh_in, uint64_t off_in, uint64_t fh_out,
+                             uint64_t off_out, uint64_t length);
+typedef int64_t (*allocate_call)(void *request, uint64_t fh, uint64_t mode, uint64_t offset,
+                                 uint64_t length);
 typedef int64_t (*seek_call)(uint64_t fh, uint64_t offset, uint64_t whence);
 
 static struct {
@@ -33,6 +37,19 @@ void ramet_set_calls(copy_call copy, allocate_call allocate, seek_call seek) {
   calls.seek = seek;
 }
 
+/* `done` bytes were copied, or it is a negative errno. */
+void ramet_answer_copy(void *request, int64_t done) {
+  if (done < 0)
+    fuse_reply_err(request, (int)-done);
+  else
+    fuse_reply_write(request, (size_t)done);
+}
+
+/* Zero, or a negative errno. */
+void ramet_answer_allocate(void *request, int64_t result) {
+  fuse_reply_err(request, result < 0 ? (int)-result : 0);
+}
+
 static void on_copy(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *fi_in,
                     fuse_ino_t ino_out, off_t off_out, struct fuse_file_info *fi_out, size_t length,
                     int flags) {
@@ -42,11 +59,9 @@ static void on_copy(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse
     fuse_reply_err(req, EINVAL);
     return;
   }
-  int64_t done = calls.copy(fi_in->fh, (uint64_t)off_in, fi_out->fh, (uint64_t)off_out, length);
-  if (done < 0)
-    fuse_reply_err(req, (int)-done);
-  else
-    fuse_reply_write(req, (size_t)done);
+  int64_t status =
+      calls.copy(req, fi_in->fh, (uint64_t)off_in, fi_out->fh, (uint64_t)off_out, length);
+  if (status < 0) fuse_reply_err(req, (int)-status);
 }
 
 static void on_allocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
@@ -56,8 +71,8 @@ static void on_allocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, 
     fuse_reply_err(req, EINVAL);
     return;
   }
-  int64_t result = calls.allocate(fi->fh, (uint64_t)mode, (uint64_t)offset, (uint64_t)length);
-  fuse_reply_err(req, result < 0 ? (int)-result : 0);
+  int64_t status = calls.allocate(req, fi->fh, (uint64_t)mode, (uint64_t)offset, (uint64_t)length);
+  if (status < 0) fuse_reply_err(req, (int)-status);
 }
 
 static void on_seek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,

@@ -4,6 +4,9 @@ The kernel may ask the loop for a page while it invalidates it, so the notices a
 thread of their own, never from the loop.  Who made the change waits with ``settled`` before it
 answers: then what one door changes, the mount shows.  Changes that the mount's own requests make
 are known to the kernel; ``foreign`` marks the others.
+
+The thread has ended before the session closes (``close``): a notice to a closed session would be
+written to whatever file has the number of its descriptor by then.
 """
 
 import contextlib
@@ -18,6 +21,8 @@ from engine import Change, Store
 from engine.keys import ROOT_INO
 from fusefs import numbers
 
+CLOSE_S = 5.0
+
 
 class Invalidator:
     """One mount's notices: a queue and the thread that empties it."""
@@ -25,6 +30,7 @@ class Invalidator:
     def __init__(self, store: Store, number_of: Callable[[int, int], int]) -> None:
         self._number_of = number_of
         self._foreign = False
+        self._closed = False
         self._limiter = trio.CapacityLimiter(8)  # not behind what other threads wait for
         self._queue: queue.Queue[Change | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="invalidate", daemon=True)
@@ -46,9 +52,16 @@ class Invalidator:
         await trio.to_thread.run_sync(self._queue.join, limiter=self._limiter)
 
     def close(self) -> None:
-        self._store.listeners.remove(self._changed)
-        self._queue.put(None)
-        self._thread.join()
+        """Send no more; returns when the thread has ended.  A second call does nothing.
+
+        Off the loop while the mount answers, for which a notice may wait.  When the mount's loop
+        has failed, nobody answers: then not for ever.
+        """
+        if not self._closed:
+            self._closed = True
+            self._store.listeners.remove(self._changed)
+            self._queue.put(None)
+        self._thread.join(CLOSE_S)
 
     def _changed(self, change: Change) -> None:
         if self._foreign:
@@ -60,7 +73,8 @@ class Invalidator:
             try:
                 if change is None:
                     return
-                self._tell(change)
+                if not self._closed:
+                    self._tell(change)
             finally:
                 self._queue.task_done()
 

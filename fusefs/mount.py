@@ -32,18 +32,27 @@ async def serve(
     durable: Callable[[], Awaitable[None]],
     admit: Callable[[], Awaitable[None]],
     real_blocks: bool = False,
+    before_close: Callable[[], None] = lambda: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Mount, say so, and answer requests until the mount goes away or the task is cancelled."""
+    """Mount, say so, and answer requests until the mount goes away or the task is cancelled.
+
+    ``before_close`` ends what still uses the session: closing frees it, and its descriptor's number
+    may be another file's at once.
+    """
     check_mountpoint(mountpoint)
     operations = Operations(
         store, volume=volume, durable=durable, admit=admit, real_blocks=real_blocks
     )
-    extra.set_calls(*operations.callbacks())
+    calls = extra.Calls(admit, *operations.callbacks())
     options = OPTIONS | {f"fsname=ramet:{store.path}", "subtype=ramet"}
     pyfuse3.init(operations, str(mountpoint), options)
     try:
-        task_status.started()
-        await pyfuse3.main()
+        async with trio.open_nursery() as nursery:
+            calls.nursery = nursery
+            task_status.started()
+            await pyfuse3.main()
+            nursery.cancel_scope.cancel()  # who still waits is answered, before the session goes
     finally:
+        before_close()
         pyfuse3.close(unmount=True)

@@ -316,9 +316,13 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     async def open(
         self, number: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileInfo:  # fmt: skip
+        """The kernel leaves O_TRUNC to us (FUSE_ATOMIC_O_TRUNC, which libfuse asks for)."""
         volume, ino = self._locate(number)
-        if flags & os.O_ACCMODE != os.O_RDONLY and volume.read_only:
+        if flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY and volume.read_only:
             raise errors.ReadOnly("a snapshot is read-only; clone it")
+        if flags & os.O_TRUNC:
+            await self.admit()
+            volume.setattr(ino, size=0)
         return self._hold(volume, ino)
 
     @mapped

@@ -8,19 +8,18 @@ vsock CIDs, interface ids of virtual ports, fixed runtime values.
 import secrets
 import uuid
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection
 from pathlib import PurePosixPath
 
 from engine import errors
-from hypervisor import domain
+from hypervisor import domain, unshareable
 from hypervisor.identity import Identity, new_mac
+from hypervisor.placing import BOOT_FILES, TEXTS, Place, own_path, paths, renamed_in
 
 SEED = "seed.iso"
-CHARACTER_DEVICES = ("serial", "parallel", "console", "channel", "rng/backend", "redirdev")
 _SMBIOS_SERIALS = {"serial", "asset"}
-
-Place = Callable[[str], str | None]
-"""The path in the new VM for a file of the old one; None when it is none of the VM's own."""
+_PORT_IDS = ("interfaceid", "instanceid")
+_ADDRESSES = ("MAC", "IP", "IPV6")
 
 
 def customize(
@@ -33,25 +32,18 @@ def customize(
     """
     old_name, old_uuid = domain.name_of(root), domain.text_of(root, "uuid")
     old_macs = domain.macs(root)
-    _refuse_unshareable(root)
+    unshareable.check(root)
     _name_and_ids(root, identity, old_name)
     _boot_files(root, place)
     _disks(root, place, seed)
     macs = _interfaces(root, set(taken_macs))
-    _character_devices(root, old_name, identity.name, place)
+    _paths(root, old_name, identity.name, place)
     _graphics(root, old_name, identity.name)
     _runtime(root)
-    _check_commandline(root, [old_name, old_uuid, *old_macs])
+    unshareable.check_arguments(root, old_name, [old_uuid, *old_macs], place)
+    unshareable.check_paths(root, place)
     _lineage(root, old_name, old_uuid)
     return macs
-
-
-def _refuse_unshareable(root: ET.Element) -> None:
-    if root.find("devices/hostdev") is not None:
-        raise errors.InvalidArgument("a host device belongs to one VM; remove <hostdev> and clone")
-    for device in ("nvram", "lease", "shmem"):
-        if root.find(f"devices/{device}[@name]") is not None:
-            raise errors.InvalidArgument(f"<{device}> is shared by name; remove it and clone")
 
 
 def _set(root: ET.Element, path: str, text: str) -> None:
@@ -68,7 +60,7 @@ def _name_and_ids(root: ET.Element, identity: Identity, old_name: str) -> None:
     _set(root, "uuid", identity.uuid)
     title = root.find("title")
     if title is not None and title.text:
-        title.text = title.text.replace(old_name, identity.name)
+        title.text = renamed_in(title.text, old_name, identity.name)
     genid = root.find("genid")
     if genid is not None:
         genid.text = identity.genid
@@ -80,7 +72,7 @@ def _name_and_ids(root: ET.Element, identity: Identity, old_name: str) -> None:
 
 
 def _boot_files(root: ET.Element, place: Place) -> None:
-    for tag in ("nvram", "kernel", "initrd", "dtb"):
+    for tag in BOOT_FILES:
         element = root.find(f"os/{tag}")
         if element is None or not (element.text or "").strip():
             continue
@@ -94,6 +86,14 @@ def _boot_files(root: ET.Element, place: Place) -> None:
         if new is None:
             raise errors.InvalidArgument("the NVRAM is not in the VM's directory; move it there")
         source.set("file", new)
+    for path in TEXTS:
+        for element in root.iterfind(path):
+            new = place((element.text or "").strip())
+            if new is None:
+                raise errors.InvalidArgument(
+                    f"{element.text} is not in the VM's directory; move it there"
+                )
+            element.text = new
 
 
 def _disks(root: ET.Element, place: Place, seed: str) -> None:
@@ -162,39 +162,6 @@ def _has_sata(root: ET.Element) -> bool:
     return "q35" in machine or arch not in ("x86_64", "i686")
 
 
-def localize(root: ET.Element, place: Place) -> None:
-    """Point the VM's own files to where its directory is now; nothing else changes."""
-    for tag in ("nvram", "kernel", "initrd", "dtb"):
-        element = root.find(f"os/{tag}")
-        if element is not None:
-            element.text = place((element.text or "").strip()) or element.text
-    spots = [(s, "file") for _, s in domain.disks(root)]
-    spots += [(s, "file") for s in root.iterfind("os/nvram/source")]
-    spots += [(element, attribute) for element, attribute in _paths(root)]
-    for element, attribute in spots:
-        path = element.get(attribute, "")
-        element.set(attribute, place(path) or path)
-
-
-def _paths(root: ET.Element) -> Iterator[tuple[ET.Element, str]]:
-    """Files and sockets of character devices: the element, and its attribute with the path."""
-    devices = root.find("devices")
-    for tag in CHARACTER_DEVICES:
-        for device in [] if devices is None else devices.iterfind(tag):
-            if device.get("type") != "dev":
-                yield from ((s, "path") for s in device.iterfind("source") if s.get("path"))
-            yield from ((s, "file") for s in device.iterfind("log") if s.get("file"))
-
-
-def outputs(root: ET.Element) -> list[str]:
-    """Files that the hypervisor writes a VM's output to; a clone starts without them."""
-    found = [element.get("file", "") for element in root.iterfind("devices/*/log")]
-    for device in root.iterfind("devices/*[@type='file']"):
-        if device.tag in CHARACTER_DEVICES:
-            found += [element.get("path", "") for element in device.iterfind("source")]
-    return [path for path in found if path]
-
-
 def _interfaces(root: ET.Element, taken: set[str]) -> list[str]:
     made = []
     for interface in root.iterfind("devices/interface"):
@@ -206,38 +173,29 @@ def _interfaces(root: ET.Element, taken: set[str]) -> list[str]:
         taken.add(address)
         made.append(address)
         target = interface.find("target")
-        if target is not None and target.get("managed") != "no":
+        if target is not None:
             target.attrib.pop("dev", None)
         for source in interface.iterfind("source"):
             source.attrib.pop("portid", None)
-            if source.get("type") == "unix":
-                raise errors.InvalidArgument("a vhost-user interface belongs to one VM; remove it")
         for parameters in interface.iterfind("virtualport/parameters"):
-            if parameters.get("interfaceid"):
-                parameters.set("interfaceid", str(uuid.uuid4()))
+            for name in _PORT_IDS:
+                if parameters.get(name):
+                    parameters.set(name, str(uuid.uuid4()))
+        for rules in interface.iterfind("filterref"):
+            for parameter in rules.findall("parameter"):
+                if parameter.get("name") in _ADDRESSES:  # the filter learns the clone's
+                    rules.remove(parameter)
     return made
 
 
-def _character_devices(root: ET.Element, old: str, new: str, place: Place) -> None:
-    for element, attribute in list(_paths(root)):
-        element.set(attribute, _own_path(element.get(attribute, ""), old, new, place))
-    for tag in CHARACTER_DEVICES:
-        for source in root.iterfind(f"devices/{tag}[@type='tcp']/source[@mode='bind']"):
-            port = source.get("service")
-            raise errors.InvalidArgument(f"two VMs cannot listen on TCP port {port}; remove it")
-
-
-def _own_path(path: str, old: str, new: str, place: Place) -> str:
-    """In the VM's own directory, or with the VM's name in it, or else with the name added."""
-    placed = place(path)
-    if placed is not None:
-        return placed
-    if old in path:
-        return path.replace(old, new)
-    if path.startswith("/dev/"):
-        return path
-    where = PurePosixPath(path)
-    return str(where.with_name(f"{new}-{where.name}"))
+def _paths(root: ET.Element, old: str, new: str, place: Place) -> None:
+    for element, attribute in list(paths(root)):
+        element.set(attribute, own_path(element.get(attribute, ""), old, new, place))
+    for source in root.iterfind("devices/filesystem/source[@dir]"):
+        path = source.get("dir", "")
+        source.set("dir", place(path) or path)
+    for source in root.iterfind("devices/tpm/backend/source[@path]"):
+        source.set("path", own_path(source.get("path", ""), old, new, place))
 
 
 def _graphics(root: ET.Element, old: str, new: str) -> None:
@@ -250,7 +208,7 @@ def _graphics(root: ET.Element, old: str, new: str) -> None:
         for element in (graphics, *graphics.findall("listen")):
             socket = element.get("socket")
             if socket:
-                element.set("socket", _own_path(socket, old, new, lambda _: None))
+                element.set("socket", own_path(socket, old, new, lambda _: None))
 
 
 def _runtime(root: ET.Element) -> None:
@@ -258,23 +216,16 @@ def _runtime(root: ET.Element) -> None:
         cid.attrib.pop("address", None)
         cid.set("auto", "yes")
     for element in root.iterfind("devices/*"):
+        if element.get("type") == "pty":
+            element.attrib.pop("tty", None)
+            for source in element.findall("source"):
+                source.attrib.pop("path", None)
         alias = element.find("alias")
         if alias is not None and not alias.get("name", "").startswith("ua-"):
             element.remove(alias)
     for label in root.findall("seclabel"):
         if label.get("type") == "dynamic":
             root.remove(label)
-
-
-def _check_commandline(root: ET.Element, identities: list[str]) -> None:
-    """Arguments for QEMU itself are the user's; those that name the old VM we cannot rewrite."""
-    spaces = "{http://libvirt.org/schemas/domain/qemu/1.0}"
-    for element in root.iterfind(f"{spaces}commandline/*"):
-        value = element.get("value", "").lower()
-        if any(known and known.lower() in value for known in identities):
-            raise errors.InvalidArgument(
-                f"<qemu:commandline> names the base VM ({value[:60]!r}); remove it and clone"
-            )
 
 
 def _lineage(root: ET.Element, name: str, old_uuid: str) -> None:

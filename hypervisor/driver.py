@@ -3,15 +3,20 @@
 The thread matters twice: libvirt may look at files on our own mount while it answers.
 """
 
+import uuid
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import PurePosixPath
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
 
 import libvirt
 
 from engine import errors
-from hypervisor import domain
+from hypervisor import capabilities, domain
+from hypervisor.capabilities import Capabilities, DomainCapabilities
+from hypervisor.connection import open_connection, or_none, translated
+from hypervisor.interface import Agent, Hypervisor
+from hypervisor.pools import Pools
 
 UNDEFINE_FLAGS: int = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
@@ -19,71 +24,83 @@ UNDEFINE_FLAGS: int = (
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
 )
-_CLASSES = {
-    libvirt.VIR_ERR_NO_DOMAIN: errors.NotFound,
-    libvirt.VIR_ERR_DOM_EXIST: errors.AlreadyExists,
-    libvirt.VIR_ERR_XML_ERROR: errors.InvalidArgument,
-    libvirt.VIR_ERR_AUTH_FAILED: errors.NotPermitted,
-    libvirt.VIR_ERR_ACCESS_DENIED: errors.NotPermitted,
-}
-libvirt.registerErrorHandler(lambda _context, _error: None, None)  # we report errors ourselves
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    try:
-        yield
-    except libvirt.libvirtError as error:
-        reason = (error.get_error_message() or "no reason given").replace("\n", " ")
-        kind = _CLASSES.get(error.get_error_code(), errors.RametError)
-        raise kind(f"{what}: {reason}") from None
+REPLACE_FLAGS: int = (
+    UNDEFINE_FLAGS & ~libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
+)
+T = TypeVar("T")
+AGENT = "org.qemu.guest_agent.0"
 
 
 class LibvirtDriver:
-    """One connection to a libvirt URI, local or remote."""
+    """One connection to a libvirt URI, local or remote: what all of its drivers have."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, connection: "libvirt.virConnect | None" = None) -> None:
         self.uri = uri
-        with _translated(f"cannot reach libvirt at {uri}; is its daemon running?"):
-            self._connection = libvirt.open(uri)
+        self._connection = open_connection(uri) if connection is None else connection
 
     def close(self) -> None:
         with suppress(libvirt.libvirtError):
             self._connection.close()
 
+    def pools(self, store: uuid.UUID) -> Pools:
+        """The host's storage pools, as a store sees them."""
+        return Pools(self._connection, store)
+
     def names_and_macs(self) -> tuple[set[str], set[str]]:
         """What is taken on this host."""
         names: set[str] = set()
         macs: set[str] = set()
-        with _translated("cannot list the domains"):
+        with translated("cannot list the domains"):
             for each in self._connection.listAllDomains():
                 with suppress(libvirt.libvirtError):  # undefined since the list was made
                     names.add(each.name())
                     macs |= set(domain.macs(ET.fromstring(each.XMLDesc())))  # noqa: S314
         return names, macs
 
+    def capabilities(self) -> Capabilities:
+        """What it says of itself."""
+        connection = self._connection
+        with translated(f"cannot ask {self.uri} what it can do"):
+            pools = _unless_unsupported(connection.getStoragePoolCapabilities)
+            return capabilities.read_host(connection.getType(), connection.getCapabilities(), pools)
+
+    def domain_capabilities(
+        self, kind: str, arch: str | None, machine: str | None
+    ) -> DomainCapabilities:  # fmt: skip
+        """What domains of a type can have; nothing is known where the driver does not tell."""
+        with translated(f"cannot ask {self.uri} what its domains can have"):
+            text = _unless_unsupported(
+                lambda: self._connection.getDomainCapabilities(None, arch, machine, kind)
+            )
+        return DomainCapabilities() if text is None else capabilities.read_domain(text)
+
     def check_runs(self, text: str) -> None:
-        """Whether this host runs a domain's type; InvalidArgument says what to use instead."""
+        """Whether this host runs such a domain; InvalidArgument says what to use instead."""
         root = domain.parse(text.encode())
         kind = root.get("type", "qemu")
-        if self._connection.getType() == "Test":
-            return
         os_type = root.find("os/type")
-        arch, machine = (None, None) if os_type is None else (os_type.get("arch"), None)
-        try:
-            self._connection.getDomainCapabilities(None, arch, machine, kind)
-        except libvirt.libvirtError as error:
+        arch = None if os_type is None else os_type.get("arch")
+        offered = self.capabilities().domain_types
+        types = offered.get(arch, frozenset()) if arch else frozenset().union(*offered.values())
+        if offered and kind not in types:
+            others = " or ".join(sorted(types)) or "another host"
             raise errors.InvalidArgument(
-                f"{self.uri} cannot run domains of type {kind!r} ({error.get_error_message()}); "
-                "use --virt-type qemu"
-            ) from None
+                f"{self.uri} cannot run domains of type {kind!r} ({arch or 'any architecture'}); "
+                f"use --virt-type {others}"
+            )
+        machine = None if os_type is None else os_type.get("machine")
+        missing = self.domain_capabilities(kind, arch, machine).missing(root)
+        if missing:
+            raise errors.InvalidArgument(
+                f"{self.uri} does not have {' and '.join(missing)}, which the VM needs"
+            )
 
     def define_all(self, texts: list[str]) -> None:
         """Define domains: all, or none; PartlyDone when libvirt is lost on the way."""
         done: list[libvirt.virDomain] = []
         for text in texts:
             try:
-                with _translated("libvirt refused the domain"):
+                with translated("libvirt refused the domain"):
                     done.append(self._connection.defineXML(text))
             except errors.RametError as error:
                 left = [each.name() for each in done if not self._try_undefine(each)]
@@ -110,7 +127,7 @@ class LibvirtDriver:
         if running and not stop:
             raise errors.Busy(f"{running[0].name()} is running; shut it down first, or use --force")
         for each in found:
-            with _translated(f"cannot undefine {each.name()}"):
+            with translated(f"cannot undefine {each.name()}"):
                 if each.isActive():
                     each.destroy()
                 self._undefine(each)
@@ -120,57 +137,86 @@ class LibvirtDriver:
         found = self._find(uuid)
         if found is None:
             return "not registered"
-        with _translated("cannot ask for the state"):
+        with translated("cannot ask for the state"):
             return "running" if found.isActive() else "shut off"
 
     def xml(self, name: str) -> str:
         """The inactive XML of a domain of this host, secrets left out."""
-        with _translated(f"no domain {name!r} at {self.uri}"):
+        with translated(f"no domain {name!r} at {self.uri}"):
             found = self._connection.lookupByName(name)
             return str(found.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
 
-    def refresh_pool(self, name: str, path: PurePosixPath) -> None:
-        """A directory pool on ``path``, started, and read again."""
-        with _translated(f"storage pool {name}"):
-            pool = self._pool(name)
-            if pool is not None and not _is_at(pool, path):
-                self._drop(pool)
-                pool = None
-            if pool is None:
-                pool = self._connection.storagePoolDefineXML(_pool_xml(name, path))
-            if not pool.isActive():
-                pool.create()
-            pool.refresh()
+    def xml_to_change(self, uuid: str) -> str:
+        """The inactive XML of a domain that is to be defined again, so with its secrets."""
+        found = self._existing(uuid)
+        with translated(f"cannot read the XML of {found.name()}"):
+            flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+            return str(found.XMLDesc(flags))
 
-    def drop_pool(self, name: str) -> None:
-        """Forget a pool; the files stay."""
-        with _translated(f"storage pool {name}"):
-            pool = self._pool(name)
-            if pool is not None:
-                self._drop(pool)
+    def replace(self, uuid: str, text: str) -> None:
+        """A domain that is off becomes another one, with its NVRAM file where it is.
 
-    @staticmethod
-    def _drop(pool: "libvirt.virStoragePool") -> None:
-        if pool.isActive():
-            pool.destroy()
-        pool.undefine()
+        When the new one is refused the old one is defined again; PartlyDone when that fails too.
+        """
+        old = self.xml_to_change(uuid)
+        found = self._existing(uuid)
+        if found.isActive():
+            raise errors.Busy(f"{found.name()} is running; shut it down first")
+        with translated(f"cannot undefine {found.name()}"):
+            self._undefine(found, REPLACE_FLAGS)
+        try:
+            with translated("libvirt refused the domain"):
+                self._connection.defineXML(text)
+        except errors.RametError as error:
+            try:
+                with translated("the old domain cannot be defined again"):
+                    self._connection.defineXML(old)
+            except errors.RametError as again:
+                raise errors.PartlyDone(f"{error}; {again}; `ramet vm register` it") from None
+            raise
 
-    def _pool(self, name: str) -> "libvirt.virStoragePool | None":
-        return _or_none(
-            lambda: self._connection.storagePoolLookupByName(name),
-            libvirt.VIR_ERR_NO_STORAGE_POOL,
-        )
+    def start(self, uuid: str) -> None:
+        """Power on; a VM that runs is as good."""
+        found = self._existing(uuid)
+        with translated(f"cannot start {found.name()}"):
+            if not found.isActive():
+                found.create()
+
+    def agent(self, uuid: str) -> Agent:
+        """Whether the guest agent of a running domain answers; no agent is known here."""
+        self._existing(uuid)
+        return "none"
+
+    def freeze(self, uuid: str, limit_s: int) -> int:
+        """Flush and freeze the guest's file systems; how many.  Bounded by ``limit_s`` seconds."""
+        found = self._existing(uuid)
+        with translated(f"the guest agent of {found.name()} does not freeze its file systems"):
+            _unless_unsupported(lambda: found.agentSetResponseTimeout(limit_s, 0))
+            return int(found.fsFreeze(None, 0))
+
+    def thaw(self, uuid: str, limit_s: int) -> int:
+        """How many file systems were frozen until now."""
+        found = self._existing(uuid)
+        with translated(f"the guest agent of {found.name()} does not thaw its file systems"):
+            _unless_unsupported(lambda: found.agentSetResponseTimeout(limit_s, 0))
+            return int(found.fsThaw(None, 0))
 
     def _find(self, uuid: str) -> "libvirt.virDomain | None":
-        with _translated("cannot look for a domain"):
-            return _or_none(
+        with translated("cannot look for a domain"):
+            return or_none(
                 lambda: self._connection.lookupByUUIDString(uuid), libvirt.VIR_ERR_NO_DOMAIN
             )
 
+    def _existing(self, uuid: str) -> "libvirt.virDomain":
+        found = self._find(uuid)
+        if found is None:
+            raise errors.NotFound(f"{self.uri} has no domain {uuid}; `ramet vm register` it")
+        return found
+
     @staticmethod
-    def _undefine(each: "libvirt.virDomain") -> None:
+    def _undefine(each: "libvirt.virDomain", flags: int = UNDEFINE_FLAGS) -> None:
         try:
-            each.undefineFlags(UNDEFINE_FLAGS)
+            each.undefineFlags(flags)
         except libvirt.libvirtError as error:
             if error.get_error_code() not in (
                 libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_INVALID_ARG,
@@ -186,22 +232,45 @@ class LibvirtDriver:
         return True
 
 
-def _or_none(look: "Callable[[], object]", missing: int) -> "libvirt.virDomain | None":
+class QemuDriver(LibvirtDriver):
+    """QEMU and KVM, local or remote."""
+
+    def agent(self, uuid: str) -> Agent:
+        """Whether the guest agent of a running domain answers."""
+        found = self._existing(uuid)
+        with translated(f"cannot look at {found.name()}"):
+            root = ET.fromstring(found.XMLDesc())  # noqa: S314 - libvirt's own
+        target = root.find(f"devices/channel/target[@name='{AGENT}']")
+        if target is None:
+            return "none"
+        return "connected" if target.get("state") == "connected" else "disconnected"
+
+
+class MockDriver(LibvirtDriver):
+    """libvirt's own mock hypervisor (``test:///``): domains without guests.
+
+    There is no agent channel to look at; it answers freeze and thaw by itself.
+    """
+
+    def agent(self, uuid: str) -> Agent:
+        return "connected" if self._existing(uuid).isActive() else "none"
+
+
+_DRIVERS: dict[str, type[LibvirtDriver]] = {"QEMU": QemuDriver, "TEST": MockDriver}
+
+
+def connect(uri: str) -> Hypervisor:
+    """The driver for what answers at ``uri``; other drivers of libvirt's get the common part."""
+    connection = open_connection(uri)
+    with translated(f"cannot ask {uri} what it is"):
+        kind = _DRIVERS.get(connection.getType(), LibvirtDriver)
+    return kind(uri, connection)
+
+
+def _unless_unsupported(ask: Callable[[], T]) -> T | None:
     try:
-        return look()
+        return ask()
     except libvirt.libvirtError as error:
-        if error.get_error_code() == missing:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_INVALID_ARG):
             return None
         raise
-
-
-def _pool_xml(name: str, path: PurePosixPath) -> str:
-    pool = ET.Element("pool", {"type": "dir"})
-    ET.SubElement(pool, "name").text = name
-    ET.SubElement(ET.SubElement(pool, "target"), "path").text = str(path)
-    return ET.tostring(pool, encoding="unicode")
-
-
-def _is_at(pool: "libvirt.virStoragePool", path: PurePosixPath) -> bool:
-    root = ET.fromstring(pool.XMLDesc())  # noqa: S314 - libvirt's own
-    return (root.findtext("target/path") or "") == str(path)

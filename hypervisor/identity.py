@@ -1,5 +1,6 @@
 """Who a VM is: everything that must differ between two VMs made from one."""
 
+import hashlib
 import re
 import secrets
 import uuid
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from engine import errors
 
 NAME_MAX = 200
+LABEL_MAX = 63
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _LABEL = re.compile(r"[^a-z0-9]+")
 
@@ -23,8 +25,15 @@ def check_name(name: str) -> str:
 
 
 def hostname_of(name: str) -> str:
-    """The name as a host name label (RFC 1123: letters, digits, hyphens, at most 63)."""
-    return _LABEL.sub("-", name.lower()).strip("-")[:63].rstrip("-") or "vm"
+    """The name as a host name label (RFC 1123: letters, digits, hyphens, at most 63).
+
+    One that has to be cut ends in a hash of the whole: long names with one beginning differ.
+    """
+    label = _LABEL.sub("-", name.lower()).strip("-") or "vm"
+    if len(label) <= LABEL_MAX:
+        return label
+    mark = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{label[: LABEL_MAX - 9].rstrip('-')}-{mark}"
 
 
 def new_mac(taken: Collection[str]) -> str:

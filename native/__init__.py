@@ -1,16 +1,25 @@
 """The typed door to the C hot path; nobody outside this package imports the compiled module.
 
-C never calls back into Python.  Where it needs a node that is not cached it says so and changes
-nothing; the loop here loads the node and calls again.  All methods run on the engine thread, except
-those of a ``ReadPlan``, ``SealedNodes.nodes`` and ``Marks``.
+``cache.py`` has nodes, ``extents.py`` maps and blocks on top of it, and here come slots, reclaim,
+gc and fingerprints.  All methods run on the engine thread, except ``run_read`` of a ``ReadPlan``,
+``SealedNodes.nodes`` and ``Marks``.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from native._core import ffi, lib
+from native.cache import (
+    BLOCK_BYTES,
+    CHUNK_BYTES,
+    EXTENT_FANOUT,
+    HEADER_BYTES,
+    HOLE,
+    NODE_BYTES,
+    SealedNodes,
+)
 from native.errors import CorruptBlock, CorruptNode, NativeError, NeedSlab
+from native.extents import Extent, ExtentMaps, ReadPlan, Tree, WriteResult
 from native.marks import VISIT_NODES_MAX, Marks
 from native.owners import Owners
 
@@ -20,72 +29,6 @@ __all__ = [
     "ReadPlan", "SealedNodes", "Tree", "WriteResult", "allocate", "overwrites_in_place",
 ]  # fmt: skip
 
-BLOCK_BYTES: int = lib.RMT_BLOCK
-EXTENT_FANOUT: int = lib.RMT_FANOUT_MAX
-HEADER_BYTES: int = lib.RMT_HEADER
-NODE_BYTES: int = HEADER_BYTES + EXTENT_FANOUT * 16
-CHUNK_BYTES: int = lib.RMT_CHUNK_BYTES
-HOLE = _HOLE = (1 << 64) - 1  # the address of a block that has none
-
-Buffer = bytes | bytearray | memoryview
-
-
-class Extent(NamedTuple):
-    """``count`` logical blocks from ``block`` lie in slots ``address`` and on."""
-
-    block: int
-    address: int
-    count: int  # type: ignore[assignment]
-
-
-class WriteResult(NamedTuple):
-    """Blocks of one write by what became of them."""
-
-    new: int
-    duplicate: int
-    zero: int
-
-
-class Tree:
-    """An extent map's descriptor: a C struct that each call reads and, when it writes, updates."""
-
-    __slots__ = ("c",)
-
-    def __init__(
-        self, root: int = 0, height: int = 0, blocks: int = 0, shared_epoch: int = 0,
-        domain: int = 0,
-    ) -> None:  # fmt: skip
-        self.c: Any = ffi.new("rmt_tree *", (root, blocks, shared_epoch, domain, height, 0))
-
-    @property
-    def root(self) -> int:
-        return self.c.root  # type: ignore[no-any-return]
-
-    @property
-    def height(self) -> int:
-        return self.c.height  # type: ignore[no-any-return]
-
-    @property
-    def blocks(self) -> int:
-        return self.c.blocks  # type: ignore[no-any-return]
-
-    @property
-    def shared_epoch(self) -> int:
-        return self.c.shared_epoch  # type: ignore[no-any-return]
-
-    @shared_epoch.setter
-    def shared_epoch(self, epoch: int) -> None:
-        self.c.shared_epoch = epoch
-
-
-class ReadPlan(NamedTuple):
-    """Where the blocks of a range are; ``Core.run_read`` on any thread fetches them."""
-
-    first: int
-    count: int  # type: ignore[assignment]
-    addresses: Any
-    checksums: Any
-
 
 class Cut(NamedTuple):
     """A subtree of an extent map that its tree, last shared in ``epoch``, has let go of."""
@@ -93,31 +36,6 @@ class Cut(NamedTuple):
     node_id: int
     level: int
     epoch: int
-
-
-class SealedNodes:
-    """What one commit has to store.  Alive until ``Core.release`` and ``release_freed``."""
-
-    def __init__(self, core: Any, sealed: Any) -> None:
-        self._core = core
-        self.c = sealed
-        self.slabs = {lib.rmt_sealed_slab(sealed, i) for i in range(lib.rmt_sealed_slabs(sealed))}
-
-    def nodes(self) -> Iterator[tuple[int, memoryview]]:
-        """(id, stored form) of each changed node; the buffers live until the release."""
-        node_id, length = ffi.new("uint64_t *"), ffi.new("size_t *")
-        for index in range(lib.rmt_sealed_nodes(self.c)):
-            data = lib.rmt_sealed_node(self._core, self.c, index, node_id, length)
-            yield node_id[0], memoryview(ffi.buffer(data, length[0]))
-
-    def chunks(self) -> list[tuple[int, int, bytes]]:
-        """(slab, chunk, bits) of each changed chunk of slots."""
-        slab, chunk = ffi.new("uint32_t *"), ffi.new("uint32_t *")
-        found = []
-        for index in range(lib.rmt_sealed_chunks(self.c)):
-            bits = lib.rmt_sealed_chunk(self.c, index, slab, chunk)
-            found.append((slab[0], chunk[0], bytes(ffi.buffer(bits, CHUNK_BYTES))))
-        return found
 
 
 def allocate(fd: int, offset: int, length: int, *, keep_size: bool = False) -> None:
@@ -132,257 +50,8 @@ def overwrites_in_place(fd: int) -> bool:
     return bool(lib.rmt_overwrites_in_place(fd))
 
 
-class Core:
-    """Node cache, slots and fingerprint index of one store."""
-
-    def __init__(
-        self,
-        *,
-        hash_seed: int,
-        load_node: Callable[[int], Buffer],
-        fanout: int = EXTENT_FANOUT,
-        slab_slots: int = 262_144,
-        cache_nodes: int = 65_536,
-        next_node_id: int = 1,
-        index_entries: int = 1 << 22,
-    ) -> None:
-        self._load_node = load_node
-        self._fanout = fanout
-        self._core = lib.rmt_new(fanout, slab_slots, hash_seed, cache_nodes, index_entries)
-        if self._core == ffi.NULL:
-            raise MemoryError("no memory for the node cache; lower the cache size")
-        self._state = lib.rmt_state(self._core)
-        self._call_blocks: int = lib.rmt_call_blocks(self._core)
-        self._state.next_id = next_node_id
-        self._failure = ffi.new("rmt_failure *")
-        self._number = ffi.new("uint64_t *")
-        self._children: tuple[Any, Any] | None = None
-        self._sealed: list[SealedNodes] = []
-
-    def close(self) -> None:
-        if self._core is not None:
-            lib.rmt_free(self._core)
-            for sealed in self._sealed:
-                lib.rmt_sealed_free(sealed.c)
-            self._sealed.clear()
-            self._core = self._state = None
-
-    @property
-    def pointer(self) -> Any:
-        """The C core, for the other facades of this package."""
-        return self._core
-
-    # --- the retry loop
-
-    def _again(self, status: int) -> None:
-        """Load the node that a call missed, or raise what its status says."""
-        if status == lib.RMT_MISSING:
-            self._load(self._state.missing)
-        elif status == lib.RMT_NEED_SLAB:
-            raise NeedSlab("too few free slots")
-        elif status == lib.RMT_CORRUPT_BLOCK:
-            raise CorruptBlock(self._failure.block, self._failure.address)
-        elif status == lib.RMT_CORRUPT_NODE:
-            raise CorruptNode(self._state.missing)
-        elif status == lib.RMT_NOMEM:
-            raise MemoryError("out of memory in the node cache")
-        elif status == lib.RMT_IO:
-            raise OSError(self._failure.error, "reading or writing a slab failed")
-        else:
-            raise ValueError("block number out of range")
-
-    def _load(self, node_id: int) -> None:
-        try:
-            raw = self._load_node(node_id)
-        except KeyError:
-            raise CorruptNode(node_id) from None
-        status = lib.rmt_insert_node(self._core, node_id, ffi.from_buffer(raw), len(raw))
-        if status == lib.RMT_CORRUPT_NODE:
-            raise CorruptNode(node_id)
-        if status:
-            self._again(status)
-
-    # --- nodes
-
-    def take_node_id(self) -> int:
-        """A new node id, for a node that is kept elsewhere."""
-        node_id: int = self._state.next_id
-        self._state.next_id = node_id + 1
-        return node_id
-
-    @property
-    def next_node_id(self) -> int:
-        return self._state.next_id  # type: ignore[no-any-return]
-
-    @property
-    def epoch(self) -> int:
-        """The birth of new nodes."""
-        return self._state.epoch  # type: ignore[no-any-return]
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self._state.epoch = epoch
-
-    @property
-    def dirty_nodes(self) -> int:
-        return self._state.dirty  # type: ignore[no-any-return]
-
-    @property
-    def dirty_chunks(self) -> int:
-        """Chunks of slots that the next seal will hold."""
-        return self._state.dirty_chunks  # type: ignore[no-any-return]
-
-    @property
-    def call_bytes(self) -> int:
-        """What one write may name and still be whole or not at all."""
-        return self._call_blocks * BLOCK_BYTES
-
-    @property
-    def cached_nodes(self) -> int:
-        return self._state.cached  # type: ignore[no-any-return]
-
-    @property
-    def dirty(self) -> bool:
-        """Whether a seal would hold anything."""
-        return bool(self._state.changed)
-
-    def forget(self) -> None:
-        """Drop all clean nodes."""
-        lib.rmt_forget(self._core)
-
-    def drop_node(self, node_id: int) -> None:
-        """No tree has the node any more: neither keep nor store it."""
-        lib.rmt_drop_node(self._core, node_id)
-
-    def hash(self, data: Buffer) -> int:
-        """XXH3-64 with the store's seed."""
-        return lib.rmt_hash(self._core, ffi.from_buffer(data), len(data))  # type: ignore[no-any-return]
-
-    # --- extent maps
-
-    def lookup(self, tree: Tree, first: int, count: int, limit: int = 1 << 16) -> list[Extent]:
-        """The extents of a range, at most ``limit``; holes are absent."""
-        capacity = max(1, min(limit, count, 4096))
-        out = ffi.new("rmt_extent[]", capacity)
-        found, following = ffi.new("uint64_t *"), ffi.new("uint64_t *")
-        extents: list[Extent] = []
-        end = first + count
-        while first < end and len(extents) < limit:
-            status = lib.rmt_lookup(
-                self._core, tree.c, first, end - first, out, capacity, found, following
-            )
-            if status:
-                self._again(status)
-                continue
-            extents += [Extent(e.block, e.address, e.count) for e in out[0 : found[0]]]
-            first = following[0]
-        return extents[:limit]
-
-    def next_data(self, tree: Tree, block: int) -> int | None:
-        """The first mapped block at or after ``block``."""
-        while status := lib.rmt_next_data(self._core, tree.c, block, self._number):
-            self._again(status)
-        found: int = self._number[0]
-        return None if found == _HOLE else found
-
-    def next_hole(self, tree: Tree, block: int) -> int:
-        """The first block at or after ``block`` that is not mapped."""
-        while status := lib.rmt_next_hole(self._core, tree.c, block, self._number):
-            self._again(status)
-        return self._number[0]  # type: ignore[no-any-return]
-
-    def read_into(self, tree: Tree, offset: int, buffer: Buffer) -> None:
-        """Fill the buffer from a byte offset.  CorruptBlock, CorruptNode, OSError."""
-        view = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
-        core, c, length, failure = self._core, tree.c, len(view), self._failure
-        step = (self._call_blocks - 1) * BLOCK_BYTES
-        for at in range(0, length, step):
-            size = min(step, length - at)
-            while status := lib.rmt_read(core, c, offset + at, view + at, size, failure):
-                self._again(status)
-
-    def plan_read(self, tree: Tree, first: int, count: int) -> ReadPlan:
-        """Resolve a range of blocks, to be fetched by ``run_read``."""
-        plan = ReadPlan(first, count, ffi.new("uint64_t[]", count), ffi.new("uint64_t[]", count))
-        while status := lib.rmt_resolve(
-            self._core, tree.c, first, count, plan.addresses, plan.checksums
-        ):
-            self._again(status)
-        return plan
-
-    def run_read(self, plan: ReadPlan, offset: int, buffer: Buffer) -> None:
-        """Fetch bytes of a plan; any thread, while the caller keeps its slots pinned."""
-        view = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
-        failure = ffi.new("rmt_failure *")
-        skipped = offset // BLOCK_BYTES - plan.first
-        assert skipped >= 0
-        assert offset + len(view) <= (plan.first + plan.count) * BLOCK_BYTES
-        status = lib.rmt_fetch(
-            self._core, plan.addresses + skipped, plan.checksums + skipped, plan.first + skipped,
-            plan.count - skipped, offset % BLOCK_BYTES, view, len(view), failure,
-        )  # fmt: skip
-        if status == lib.RMT_CORRUPT_BLOCK:
-            raise CorruptBlock(failure.block, failure.address)
-        if status:
-            raise OSError(failure.error, "reading a slab failed")
-
-    def write(
-        self, tree: Tree, first_block: int, data: Buffer, *, dedup: bool = True
-    ) -> WriteResult:
-        """Write whole blocks.  NeedSlab, OSError, CorruptNode: nothing changed by that piece."""
-        view = ffi.from_buffer("uint8_t[]", data)
-        blocks, rest = divmod(len(view), BLOCK_BYTES)
-        assert not rest, "whole blocks only"
-        written = ffi.new("rmt_written *")
-        done = 0
-        while done < blocks:
-            count = min(blocks - done, self._call_blocks)
-            status = lib.rmt_write(
-                self._core, tree.c, first_block + done, count, view + done * BLOCK_BYTES,
-                dedup, written, self._failure,
-            )  # fmt: skip
-            if status:
-                self._again(status)
-            else:
-                done += count
-        return WriteResult(written.fresh, written.duplicate, written.zero)
-
-    def punch(self, tree: Tree, first: int, count: int) -> None:
-        """Unmap a range of blocks."""
-        while status := lib.rmt_punch(self._core, tree.c, first, count):
-            self._again(status)
-
-    def share(self, dst: Tree, dst_first: int, src: Tree, src_first: int, count: int) -> None:
-        """Map blocks of ``src`` into ``dst`` as well (range clone).
-
-        The caller has set both trees' shared epochs to one before the current.
-        """
-        to = ffi.new("uint64_t[3]", (dst_first, src_first, count))
-        while status := lib.rmt_share(self._core, dst.c, to, src.c, to + 1, to + 2):
-            self._again(status)
-
-    # --- commit
-
-    def seal(self) -> SealedNodes:
-        """Freeze what has changed since the last seal."""
-        out = ffi.new("rmt_sealed **")
-        status = lib.rmt_seal(self._core, out)
-        if status:
-            self._again(status)
-        sealed = SealedNodes(self._core, out[0])
-        self._sealed.append(sealed)
-        return sealed
-
-    def release(self, sealed: SealedNodes) -> None:
-        """It is durable: its nodes are clean and may be evicted."""
-        lib.rmt_release(self._core, sealed.c)
-
-    def release_freed(self, sealed: SealedNodes) -> int:
-        """Its freed slots may be taken again; call last.  Returns how many they are."""
-        count: int = lib.rmt_release_freed(self._core, sealed.c)
-        self._sealed.remove(sealed)
-        lib.rmt_sealed_free(sealed.c)
-        return count
+class Core(ExtentMaps):
+    """Node cache, extent maps, slots and fingerprint index of one store."""
 
     # --- slots
 
@@ -478,6 +147,11 @@ class Core:
     def total_slots(self) -> int:
         """Slots of all slabs."""
         return self._state.total  # type: ignore[no-any-return]
+
+    @property
+    def taken_slots(self) -> int:
+        """Slots taken since the core was made; only grows."""
+        return self._state.taken  # type: ignore[no-any-return]
 
     @property
     def trimmable_slots(self) -> int:

@@ -6,8 +6,9 @@ while C works.  Shared by scrub, fsck and the rebuild of the index.
 
 from typing import Any
 
-from native import EXTENT_FANOUT, HOLE, Buffer, Core
+from native import EXTENT_FANOUT, HOLE, Core
 from native._core import ffi, lib
+from native.cache import Buffer
 
 BAD: int = lib.RMT_BAD
 UNREADABLE: int = lib.RMT_UNREADABLE

@@ -143,6 +143,42 @@ int rmt_next_hole(rmt_core *core, const rmt_tree *tree, uint64_t block, uint64_t
   return status;
 }
 
+int rmt_mapped_before(rmt_core *core, const rmt_tree *tree, uint64_t end, uint64_t *out) {
+  *out = 0;
+  if (!tree->root || !end) return RMT_OK;
+  if (end >= level_span(core, tree->height - 1)) {
+    *out = tree->blocks;
+    return RMT_OK;
+  }
+  uint64_t mapped = 0;
+  entry e = {tree->root, tree->blocks};
+  for (uint32_t level = tree->height; level-- && e.word;) {
+    node *n;
+    int status = open_node(core, e.word, level, e.value, &n);
+    if (status != RMT_OK) return status;
+    const entry *entries = node_entries(n);
+    uint32_t last = index_at(core, level, end);
+    for (uint32_t i = 0; i < last; i++)
+      if (entries[i].word) mapped += level ? entries[i].value : 1;
+    e = entries[last];
+  }
+  *out = mapped;
+  return RMT_OK;
+}
+
+/* Whether an overwrite would leave the entry's slot to others: not written here alone since the
+ * tree was last shared. */
+static bool may_be_shared(const rmt_core *core, const rmt_tree *tree, node *leaf, uint64_t word) {
+  return node_header(leaf)->birth <= tree->shared_epoch || !(word >> RMT_FLAG_SHIFT & RMT_OWNED) ||
+         rmt_is_shared(core, word & RMT_ADDRESS_MASK);
+}
+
+static bool goes_on(const rmt_core *core, const rmt_extent *e, uint64_t block, uint64_t address,
+                    bool shared) {
+  return e->block + e->count == block && e->address + e->count == address && e->shared == shared &&
+         address % core->slab_slots;
+}
+
 int rmt_lookup(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t count,
                rmt_extent *out, uint64_t capacity, uint64_t *found, uint64_t *next) {
   if (first >= RMT_BLOCKS_MAX || count > RMT_BLOCKS_MAX - first) return RMT_RANGE;
@@ -167,9 +203,9 @@ int rmt_lookup(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t co
       uint64_t word = node_entries(leaf)[first % core->fanout].word;
       if (!word) continue;
       uint64_t address = word & RMT_ADDRESS_MASK;
-      rmt_extent *last = n ? &out[n - 1] : NULL;
-      if (last && last->block + last->count == first && last->address + last->count == address) {
-        last->count++;
+      bool shared = may_be_shared(core, tree, leaf, word);
+      if (n && goes_on(core, &out[n - 1], first, address, shared)) {
+        out[n - 1].count++;
         continue;
       }
       if (n == capacity) {
@@ -177,7 +213,7 @@ int rmt_lookup(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t co
         *next = first;
         return RMT_OK;
       }
-      out[n++] = (rmt_extent){first, address, 1};
+      out[n++] = (rmt_extent){first, address, 1, shared};
     }
   }
   *found = n;

@@ -65,8 +65,10 @@ typedef struct {
   uint32_t pad;
 } rmt_tree;
 
+/* A run of blocks in a run of slots of one slab, all of them shared or none. */
 typedef struct {
   uint64_t block, address, count;
+  uint64_t shared; /* 0: no other file, snapshot or clone has them; 1: one may */
 } rmt_extent;
 
 typedef struct {
@@ -95,6 +97,7 @@ typedef struct {
   uint64_t cuts;    /* waiting for rmt_take_cuts */
   uint64_t debt;    /* blocks that were let go of and may be garbage now: only gc can tell */
   uint64_t dirty_chunks;
+  uint64_t taken; /* slots taken since the core was made */
 } rmt_shared;
 
 rmt_core *rmt_new(uint32_t fanout, uint32_t slab_slots, uint64_t seed, uint64_t cache_nodes,
@@ -129,6 +132,8 @@ int rmt_lookup(rmt_core *core, const rmt_tree *tree, uint64_t first, uint64_t co
                rmt_extent *out, uint64_t capacity, uint64_t *found, uint64_t *next);
 int rmt_next_data(rmt_core *core, const rmt_tree *tree, uint64_t block, uint64_t *out);
 int rmt_next_hole(rmt_core *core, const rmt_tree *tree, uint64_t block, uint64_t *out);
+/* How many blocks before `end` are mapped, in O(height). */
+int rmt_mapped_before(rmt_core *core, const rmt_tree *tree, uint64_t end, uint64_t *out);
 int rmt_punch(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count);
 int rmt_share(rmt_core *core, rmt_tree *dst, uint64_t *dst_first, const rmt_tree *src,
               uint64_t *src_first, uint64_t *count);

@@ -146,6 +146,7 @@ bool slots_take_run(rmt_core *core, uint32_t want, uint64_t *address, uint32_t *
   s->written = true;
   core->state.allocated += count;
   core->state.busy += count;
+  core->state.taken += count;
   core->alloc_slot = slot;
   *got = count;
   return true;

@@ -1,10 +1,11 @@
 """Addresses: ``VOL:/path`` and ``VOL@SNAP:/path``, or a path under the mount for the same thing."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine import Store, Volume, errors
+from service.jobs import Jobs
 from service.share_records import Table
 
 if TYPE_CHECKING:
@@ -17,25 +18,32 @@ SNAPSHOTS = ".snapshots"
 class Context:
     """What a command works on: the store, and where it is mounted (None: nowhere).
 
-    ``running`` has what goes on at the moment, for ``status``; ``presenter`` is the daemon's.
+    ``running`` has what goes on at the moment, for ``status``; ``jobs`` is the store's table;
+    ``presenter`` is the daemon's, None where nothing can be presented.
     """
 
     store: Store
     mountpoint: Path | None = None
     running: dict[str, object] = field(default_factory=dict)
     presenter: "Presenter | None" = None
+    jobs: Jobs = field(init=False)
 
     def __post_init__(self) -> None:
-        """From now on the engine keeps the names of files that are LUNs."""
-        Table(self.store).mark_presented()
+        object.__setattr__(self, "jobs", Jobs(self.store))
+        Table(self.store).mark_presented()  # from now on the engine keeps the names of LUNs
 
     def mounted_path(self, volume: Volume, path: str) -> Path:
         """The path of a file on the mount; InvalidArgument when the store is not mounted."""
         if self.mountpoint is None:
             raise errors.InvalidArgument("the store is not mounted; run `ramet mount DIR` first")
-        name, at, snapshot = str(volume).partition("@")
-        root = self.mountpoint / name / SNAPSHOTS / snapshot if at else self.mountpoint / name
-        return root / path.lstrip("/")
+        return mounted(self.mountpoint, volume, path)
+
+
+def mounted(mountpoint: Path, volume: Volume, path: str) -> Path:
+    """Where a mount has a file of a volume or snapshot."""
+    name, at, snapshot = str(volume).partition("@")
+    root = mountpoint / name / SNAPSHOTS / snapshot if at else mountpoint / name
+    return root / path.lstrip("/")
 
 
 class Address(NamedTuple):
@@ -51,7 +59,7 @@ class Address(NamedTuple):
 def parse(context: Context, text: str) -> Address:
     """NotFound when the volume or snapshot is not there, InvalidArgument for another form."""
     if text.startswith("/"):
-        text = _from_mount(context, text)
+        text = from_mount(context.mountpoint, text)
     head, colon, path = text.partition(":")
     if not colon or not path.startswith("/"):
         raise errors.InvalidArgument(f"{text!r} is no address; write VOL:/path or VOL@SNAP:/path")
@@ -65,12 +73,12 @@ def parse_volume(context: Context, text: str) -> Volume:
     return context.store.snapshot(volume, snapshot) if at else volume
 
 
-def _from_mount(context: Context, text: str) -> str:
-    root = context.mountpoint
-    if root is None or not Path(text).is_relative_to(root):
+def from_mount(root: PurePath | None, text: str) -> str:
+    """The address of a path on a mount at ``root``; InvalidArgument for another path."""
+    if root is None or not PurePath(text).is_relative_to(root):
         where = f"not under the mount {root}" if root else "and the store is not mounted"
         raise errors.InvalidArgument(f"{text} is a path {where}; write VOL:/path")
-    parts = Path(text).relative_to(root).parts
+    parts = PurePath(text).relative_to(root).parts
     if not parts:
         raise errors.InvalidArgument(f"{text} is the mount itself; name a volume's directory in it")
     if len(parts) > 2 and parts[1] == SNAPSHOTS:

@@ -53,13 +53,18 @@ def drop_dead_mount(mountpoint: str) -> None:
 
 
 def stop(store: str) -> None:
-    """Stop the daemon; returns when its mount is gone and the store is closed."""
+    """Stop the daemon; returns when its mount is gone and the store is closed.
+
+    Raises what kept it from storing the last changes; it has stopped all the same.
+    """
     client = Client.connect(Path(store))
     if client is None:
         raise errors.NotFound(f"no daemon serves {store}; see `ramet status`")
-    client.call("shutdown")
-    with (Path(store) / "lock").open("rb+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        client.call("shutdown")
+    finally:
+        with (Path(store) / "lock").open("rb+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def status(store: str) -> dict[str, Any]:

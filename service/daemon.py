@@ -2,8 +2,10 @@
 
 Everything that changes the store runs on this loop; commits, gc's mark and fsck run on threads, on
 captured state.  A change that came by RPC is answered when it is durable and when the kernel has
-forgotten what it knew before.  SIGTERM, SIGINT, ``shutdown`` or the end of the mount end it: the
-mount goes, the last commit is written, the store closes.
+forgotten what it knew before.  SIGTERM, SIGINT, ``shutdown`` or the end of the mount end it, in
+this order, each needing what comes after it: requests, which undo what they cannot finish; notices
+to the kernel, which may wait for an answer of the mount; the mount; the commits; the store.  Only
+then is ``shutdown`` answered, with what went wrong on the way.
 """
 
 import contextlib
@@ -13,6 +15,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +26,39 @@ from engine.accounting import Accounting
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
-from service import integrity, luns, operations, shares, smb_shares, vms
+from service import (
+    clones,
+    extents,
+    hosts,
+    integrity,
+    job_commands,
+    luns,
+    maps,
+    moments,
+    operations,
+    rescan,
+    shares,
+    smb_shares,
+    vms,
+    volume_maps,
+)
 from service.addresses import Context
 from service.cleaner import Cleaner
 from service.commits import Committer
+from service.jobs import Job
 from service.log import log, log_exception
 from service.presenter import Presenter
 from service.rpc import OS_ERRORS, SOCKET, Answer, Request, body_length, decode_request, door, pack
+from service.runner import Runner, Tell
 from service.steps import Beside
 
-ROOMS = (operations, vms, integrity, shares, luns, smb_shares)
-READS = {call.__name__: call for room in ROOMS for call in room.READS}
-CHANGES = {call.__name__: call for room in ROOMS for call in room.CHANGES}
+MODULES = (
+    operations, vms, integrity, job_commands, hosts, rescan, extents, maps, volume_maps, shares,
+    luns, smb_shares,
+)  # fmt: skip
+READS = {call.__name__: call for module in MODULES for call in module.READS}
+CHANGES = {call.__name__: call for module in MODULES for call in module.CHANGES}
+JOBS = {call.__name__: call for call in (*clones.JOBS, *vms.JOBS)}
 ACCEPT_PAUSE_S = 0.1
 SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 
@@ -45,32 +69,57 @@ class Daemon:
     def __init__(self, store: Store, mountpoint: Path | None) -> None:
         self.store = store
         self.mountpoint = mountpoint
-        self.presenter = None if mountpoint is None else Presenter(Context(store, mountpoint))
+        self.presenter = None if mountpoint is None else Presenter(store, mountpoint)
         self.context = Context(store, mountpoint, presenter=self.presenter)
         self.committer = Committer(store)
         self.cleaner = Cleaner(store, self.committer)
         self.invalidator: Invalidator | None = None
+        self.runner = Runner(self.context, self._beside, self._settled)
         self._scope = trio.CancelScope()
+        self._farewells: list[socket.socket] = []
         self._own: dict[str, Callable[..., Any]] = {
-            "status": self._status, "shutdown": self._shutdown, "gc": self._gc,
-            "account": self._account,
+            "status": self._status, "gc": self._gc, "account": self._account,
+            "job_cancel": self._job_cancel,
         }  # fmt: skip
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until told to stop; ``ready`` is called when every door is open."""
         if self.mountpoint is not None:
             check_mountpoint(self.mountpoint)
-        with self._listen() as listener, self._scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.committer.run)
-                nursery.start_soon(self.cleaner.run)
-                nursery.start_soon(self._stop_on_signal)
-                if self.mountpoint is not None:
-                    await nursery.start(self._mount)
-                if self.presenter is not None:
-                    await nursery.start(self.presenter.run)
-                nursery.start_soon(self._accept, listener, nursery)
-                ready()
+        with self._listen() as listener:
+            async with trio.open_nursery() as commits:
+                commits.start_soon(self.committer.run)
+                async with trio.open_nursery() as mounts:
+                    with self._scope:
+                        remote = await self._recover()
+                        if self.mountpoint is not None:
+                            await mounts.start(self._mount)
+                        await self._work(listener, remote, ready)
+                    await self._stop_notices()
+                    mounts.cancel_scope.cancel()
+                commits.cancel_scope.cancel()
+
+    async def _recover(self) -> list[Job]:
+        """Undo what a crash has left half-done, before anybody sees it; returns the jobs for which
+        a hypervisor must be asked."""
+        interrupted = self.context.jobs.interrupted()
+        await self.runner.recover(job for job in interrupted if not job.uri)
+        return [*(job for job in interrupted if job.uri), *self.context.jobs.with_leftovers()]
+
+    async def _work(
+        self, listener: socket.socket, remote: list[Job], ready: Callable[[], None]
+    ) -> None:  # fmt: skip
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stop_on_signal)
+            nursery.start_soon(self._interrupt_passes)
+            nursery.start_soon(self.cleaner.run)
+            await nursery.start(self.runner.run)
+            if self.presenter is not None:
+                await nursery.start(self.presenter.run)
+            nursery.start_soon(self.runner.recover, remote)
+            nursery.start_soon(self._beside().run, moments.recover(self.context))
+            nursery.start_soon(self._accept, listener, nursery)
+            ready()
 
     def _listen(self) -> socket.socket:
         """The socket, for its owner only.  A crashed daemon's is in the way: the lock is ours."""
@@ -90,24 +139,28 @@ class Daemon:
     async def _stop_on_signal(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for _ in signals:
-                await self._withdraw()
                 self._scope.cancel()
 
-    async def _withdraw(self) -> None:
-        """What lies on the mount is presented no more, while the mount can still answer."""
-        if self.presenter is not None:
-            await self.presenter.stop()
+    async def _interrupt_passes(self) -> None:
+        """When all of this is cancelled: threads do not hear of it by themselves."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.store.pool.meta.interrupt()
+
+    async def _stop_notices(self) -> None:
+        if self.invalidator is not None:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self.invalidator.close)
 
     async def _mount(self, task_status: trio.TaskStatus[None]) -> None:
         assert self.mountpoint is not None
         self.invalidator = Invalidator(self.store, all_volumes)
-        try:
-            await serve_mount(
-                self.store, self.mountpoint, durable=self.committer.durable,
-                admit=self.committer.admit, task_status=task_status,
-            )  # fmt: skip
-        finally:
-            self.invalidator.close()
+        await serve_mount(
+            self.store, self.mountpoint, durable=self.committer.durable,
+            admit=self.committer.admit, before_close=self.invalidator.close,
+            task_status=task_status,
+        )  # fmt: skip
         self._scope.cancel()
 
     # --- RPC
@@ -127,6 +180,10 @@ class Daemon:
         async with stream:
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 answer = await self._answer(stream)
+                if answer is None:
+                    self._farewells.append(socket.socket(fileno=os.dup(stream.socket.fileno())))
+                    self._scope.cancel()
+                    return
                 try:
                     frame = pack(answer)
                 except Exception as error:
@@ -135,21 +192,34 @@ class Daemon:
                     )
                 await stream.send_all(frame)
 
-    async def _answer(self, stream: trio.SocketStream) -> Answer:
+    @staticmethod
+    async def _tell(stream: trio.SocketStream, progress: dict[str, Any]) -> None:
+        await stream.send_all(pack(Answer(progress, more=True)))
+
+    def farewell(self, error: BaseException | None) -> None:
+        """The store is closed: answer who asked for that."""
+        answer = Answer({"stopped": os.getpid()}) if error is None else _failed(error)
+        for each in self._farewells:
+            with each, contextlib.suppress(OSError):
+                each.sendall(pack(answer))
+
+    async def _answer(self, stream: trio.SocketStream) -> Answer | None:
+        """None: the answer is the ``farewell``."""
         try:
             self._check_peer(stream)
             body = await _receive(stream, body_length(await _receive(stream, 4)))
             request = decode_request(body)
-            return Answer(await self._perform(request))
-        except errors.RametError as error:
-            return Answer(kind=type(error).__name__, message=str(error))
-        except OSError as error:
-            kind = OS_ERRORS.get(error.errno or 0, errors.RametError)
-            return Answer(kind=kind.__name__, message=str(error))
+            if request.method == "shutdown":
+                return None
+            tell = partial(self._tell, stream) if request.progress else None
+            return Answer(await self._perform(request, tell))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise  # nobody is there to be answered; a job goes on
         except Exception as error:
             # Arguments of a wrong type, mostly. One request must not take the mount down with it.
-            log_exception()
-            return Answer(kind="RametError", message=f"{type(error).__name__}: {error}")
+            if not isinstance(error, errors.RametError | OSError):
+                log_exception()
+            return _failed(error)
 
     @staticmethod
     def _check_peer(stream: trio.SocketStream) -> None:
@@ -158,7 +228,12 @@ class Daemon:
         if uid not in (0, os.geteuid()):
             raise errors.NotPermitted("only the store's owner may use its daemon")
 
-    async def _perform(self, request: Request) -> Any:
+    async def _perform(self, request: Request, tell: Tell | None) -> Any:
+        if request.method in JOBS:
+            return await self._job(request, tell)
+        if request.method == "job_wait":
+            (number,) = request.arguments
+            return self.context.jobs.told(await self.runner.wait(number, tell))
         own = self._own.get(request.method)
         if own is not None:
             return await own(*request.arguments)
@@ -169,10 +244,28 @@ class Daemon:
         with self._foreign():
             result = call(self.context, *request.arguments)
         if isinstance(result, Generator):
-            result = await Beside(self.committer.admit, self._settled, self._foreign).run(result)
+            result = await self._beside().run(result)
         if request.method in CHANGES:
             await self._settled()
         return result
+
+    def _beside(self) -> Beside:
+        return Beside(self.committer.admit, self._settled, self._foreign)
+
+    async def _job(self, request: Request, tell: Tell | None) -> dict[str, Any]:
+        """Its result when it has ended, or, if nobody wants to wait, what it is as it starts."""
+        await self.committer.admit()
+        running = self.runner.start(JOBS[request.method], request.arguments, request.after)
+        if not request.wait:
+            await self._settled()
+            return self.context.jobs.told(running.job)
+        await self.runner.wait(running.job.id, tell)
+        if running.error is not None:
+            raise running.error
+        return running.result
+
+    async def _job_cancel(self, number: int) -> dict[str, Any]:
+        return self.context.jobs.told(await self.runner.cancel(number))
 
     async def _settled(self) -> None:
         """What was done is on disk, and the mount shows it."""
@@ -196,11 +289,6 @@ class Daemon:
             | integrity.status(self.context)
             | shares.status(self.context)
         )
-
-    async def _shutdown(self) -> dict[str, Any]:
-        await self._withdraw()
-        self._scope.deadline = trio.current_time() + 0.05  # after the answer has been sent
-        return {"stopped": os.getpid()}
 
     async def _gc(self) -> dict[str, Any]:
         return operations.gc_figures(await self.cleaner.gc())
@@ -227,18 +315,47 @@ async def _receive(stream: trio.SocketStream, count: int) -> bytes:
 
 
 def serve(store_path: str, mountpoint: str | None, ready: Callable[[], None]) -> None:
-    """Own a store until told to stop.  NoSuchStore, StoreInUse, and what a mount refuses."""
+    """Own a store until told to stop.  NoSuchStore, StoreInUse, and what a mount refuses.
+
+    StoreFailed when the last changes could not be stored.
+    """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    with Store.open(store_path) as store:
-        for leftover in (store.path / SOCKET).parent.glob("import-*"):
-            leftover.unlink()  # of a conversion that a crash cut short
-        daemon = Daemon(store, None if mountpoint is None else Path(mountpoint).absolute())
-        try:
-            trio.run(daemon.run, ready)
-        except BaseExceptionGroup as group:
-            raise _first(group) from group
-        finally:
-            (store.path / SOCKET).unlink(missing_ok=True)
+    daemon: Daemon | None = None
+    try:
+        with Store.open(store_path) as store:
+            for leftover in (store.path / SOCKET).parent.glob("import-*"):
+                leftover.unlink()  # of a conversion that a crash cut short
+            daemon = Daemon(store, None if mountpoint is None else Path(mountpoint).absolute())
+            _run(daemon, ready)
+    except BaseException as error:
+        if daemon is not None:
+            daemon.farewell(error)
+        raise
+    daemon.farewell(None)
+
+
+def _run(daemon: Daemon, ready: Callable[[], None]) -> None:
+    store = daemon.store
+    try:
+        trio.run(daemon.run, ready)
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+    finally:
+        (store.path / SOCKET).unlink(missing_ok=True)
+    if store.failed is not None:
+        raise errors.StoreFailed(
+            f"the last changes are not stored: {store.failed}; see to the disk, then open it again"
+        )
+
+
+def _failed(error: BaseException) -> Answer:
+    """What went wrong, as a client is told."""
+    if isinstance(error, errors.RametError):
+        return Answer(kind=type(error).__name__, message=str(error))
+    if isinstance(error, OSError):
+        kind = OS_ERRORS.get(error.errno or 0, errors.RametError)
+        return Answer(kind=kind.__name__, message=str(error))
+    return Answer(kind="RametError", message=f"{type(error).__name__}: {error}")
 
 
 def _first(error: BaseException) -> BaseException:

@@ -27,3 +27,12 @@ def check_host_file(mountpoint: Path | None, path: str) -> None:
 def check_new_file(mountpoint: Path | None, path: str) -> None:
     """Of a file that is to be made: its directory counts."""
     check_not_own(mountpoint, os.path.dirname(path) or ".")
+
+
+def sync_name(path: str) -> None:
+    """Make a new file's name durable."""
+    fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

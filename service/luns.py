@@ -27,6 +27,8 @@ from service.shares import (
 )
 from service.steps import Steps
 
+NAME_BYTES_MAX = 1000  # of a LUN's last known name: a record has a page
+
 
 def share_lun_show(context: Context, address: str) -> Steps[Result]:
     """One LUN with what an initiator sees of it."""
@@ -53,6 +55,7 @@ def share_lun_add(
     """Present a file as a disk; it serves when this returns."""
     presenter_of(context)
     table = Table(context.store)
+    table.admit()
     if (chap_user is None) != (chap_secret is None):
         raise errors.InvalidArgument("CHAP takes both a user and a secret")
     volume, inode, made = _lun_file(context, address, size_bytes)
@@ -74,13 +77,15 @@ def share_lun_add(
 
 
 def _new_lun(table: Table, volume: Volume, inode: Inode, target: Target, read_only: bool) -> Lun:
-    name = f"{volume}:{volume.path_of(inode.ino)}".encode(errors="backslashreplace").decode()
+    name = f"{volume}:{volume.path_of(inode.ino)}".encode(errors="backslashreplace")[
+        :NAME_BYTES_MAX
+    ]
     lun = Lun(
         volume.id, inode.ino, target.name, _free_number(table, target),
-        read_only or volume.is_snapshot, True, name,
+        read_only or volume.is_snapshot, True, name.decode(errors="ignore"),
     )  # fmt: skip
     if any(each.key == lun.key for each in table.luns()):
-        raise errors.AlreadyExists(f"{name} is a LUN already; see `ramet share lun show`")
+        raise errors.AlreadyExists(f"{lun.address} is a LUN already; see `ramet share lun show`")
     return lun
 
 
@@ -185,6 +190,7 @@ def share_lun_set(
 ) -> Steps[Result]:  # fmt: skip
     """Change the rules of a LUN's target: those of all LUNs behind it.  All log in again."""
     table = Table(context.store)
+    table.admit()
     if (chap_user is None) != (chap_secret is None) or (no_chap and chap_user is not None):
         raise errors.InvalidArgument("CHAP takes both a user and a secret, or --no-chap alone")
     lun = find_lun(context, table, address)

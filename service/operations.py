@@ -5,7 +5,6 @@ Each takes a context and plain values and returns what ``--json`` prints, or the
 about to report.
 """
 
-import contextlib
 import os
 import stat
 from collections.abc import Callable
@@ -17,15 +16,13 @@ from typing import Any
 from engine import Inode, Volume, errors
 from engine.gc import GcResult
 from hypervisor import images
-from service.addresses import Context, parse, parse_volume
-from service.host_files import check_host_file, check_new_file
+from service.addresses import Context, parse
+from service.host_files import check_host_file, check_new_file, sync_name
 from service.share_records import Table
 from service.steps import Steps
 
 Result = dict[str, Any] | list[dict[str, Any]]
 COPY_BYTES = 1 << 20
-CLONES_MAX = 100_000
-CLONES_STEP = 256
 
 
 def iso(time_ns: int) -> str:
@@ -35,7 +32,7 @@ def iso(time_ns: int) -> str:
 # --- volumes and snapshots
 
 
-def _volume(volume: Volume) -> dict[str, Any]:
+def told_volume(volume: Volume) -> dict[str, Any]:
     return {
         "name": str(volume),
         "files": volume.files,
@@ -56,53 +53,49 @@ def as_of(context: Context) -> str | None:
 def _with_unique(context: Context, volume: Volume) -> dict[str, Any]:
     unique = context.store.unique
     found = None if unique is None else unique.of_volume(volume.id)
-    return _volume(volume) | {"unique_bytes": found, "as_of": as_of(context)}
+    return told_volume(volume) | {"unique_bytes": found, "as_of": as_of(context)}
 
 
 def volume_create(context: Context, name: str, quota_bytes: int, own_domain: bool) -> Result:
     made = context.store.create_volume(name, quota_bytes=quota_bytes, own_domain=own_domain)
-    return _volume(made)
+    return told_volume(made)
 
 
 def volume_quota(context: Context, name: str, quota_bytes: int) -> Result:
     context.store.set_quota(name, quota_bytes)
-    return _volume(context.store.volume(name))
+    return told_volume(context.store.volume(name))
 
 
 def volume_ls(context: Context) -> Result:
     return [_with_unique(context, v) for v in context.store.volumes()]
 
 
-def volume_clone(context: Context, source: str, name: str) -> Result:
-    return _volume(context.store.clone_volume(parse_volume(context, source), name))
-
-
 def volume_rename(context: Context, old: str, new: str) -> Result:
     context.store.rename_volume(old, new)
-    return _volume(context.store.volume(new))
+    return told_volume(context.store.volume(new))
 
 
 def volume_rm(context: Context, name: str, dry_run: bool) -> Result:
-    volume = context.store.volume(name)
-    snapshots = [str(s) for s in context.store.snapshots(volume)]
-    Table(context.store).check_not_shared(volume)
+    Table(context.store).check_not_shared(context.store.volume(name))
+    *snapshots, volume = context.store.check_remove_volume(name)
+    snapshot_names = [str(s) for s in snapshots]
     if not dry_run:
         context.store.remove_volume(name)
-    return {"removed": name, "files": volume.files, "snapshots": snapshots, "dry_run": dry_run}
+    return {"removed": name, "files": volume.files, "snapshots": snapshot_names, "dry_run": dry_run}
 
 
 def snapshot_create(context: Context, volume: str, name: str) -> Result:
-    return _volume(context.store.create_snapshot(context.store.volume(volume), name))
+    return told_volume(context.store.create_snapshot(context.store.volume(volume), name))
 
 
 def snapshot_ls(context: Context, volume: str) -> Result:
-    return [_volume(s) for s in context.store.snapshots(context.store.volume(volume))]
+    return [told_volume(s) for s in context.store.snapshots(context.store.volume(volume))]
 
 
 def snapshot_rm(context: Context, volume: str, name: str, dry_run: bool) -> Result:
     store = context.store
-    snapshot = store.snapshot(store.volume(volume), name)
-    Table(store).check_not_shared(snapshot)
+    Table(store).check_not_shared(store.snapshot(store.volume(volume), name))
+    snapshot = store.check_remove_snapshot(store.volume(volume), name)
     if not dry_run:
         store.remove_snapshot(store.volume(volume), name)
     return {"removed": f"{volume}@{name}", "files": snapshot.files, "dry_run": dry_run}
@@ -112,10 +105,10 @@ def snapshot_restore(
     context: Context, volume: str, name: str, force: bool, dry_run: bool
 ) -> Result:  # fmt: skip
     store = context.store
-    snapshot = store.snapshot(store.volume(volume), name)
+    snapshot = store.check_restore(store.volume(volume), name, force=force)
     if not dry_run:
         store.restore(store.volume(volume), name, force=force)
-    return _volume(store.volume(volume)) | {"restored": str(snapshot), "dry_run": dry_run}
+    return told_volume(store.volume(volume)) | {"restored": str(snapshot), "dry_run": dry_run}
 
 
 # --- files
@@ -139,6 +132,15 @@ def _children(volume: Volume, ino: int) -> list[tuple[str, Inode]]:
     return sorted(found, key=lambda pair: pair[0])
 
 
+def _children_if_there(volume: Volume, ino: int) -> list[tuple[str, Inode]]:
+    """None when the directory was removed meanwhile."""
+    try:
+        volume.inode(ino)
+    except errors.Stale:
+        return []
+    return _children(volume, ino)
+
+
 def ls(context: Context, address: str) -> Result:
     volume, path = parse(context, address)
     inode = volume.resolve(path)
@@ -151,10 +153,10 @@ def du(context: Context, address: str) -> Steps[Result]:
     """Sizes of each entry of a directory with all below it (hard links once), and their sum.
 
     Unique bytes are what deleting the entry frees; those of the sum, what deleting all of them
-    frees, which may be more.
+    frees, which may be more.  What is removed meanwhile is left out.
     """
     volume, path = parse(context, address)
-    inode = volume.resolve(path)
+    inode, era = volume.resolve(path), volume.era
     tops = _children(volume, inode.ino) if inode.is_dir else [(path, inode)]
     rows: list[dict[str, Any]] = []
     for name, top in tops:
@@ -163,10 +165,12 @@ def du(context: Context, address: str) -> Steps[Result]:
         while pending:
             each = pending.pop()
             if each.is_dir:
-                below = [child for _, child in _children(volume, each.ino)]
+                below = [child for _, child in _children_if_there(volume, each.ino)]
                 pending += [child for child in below if child.ino not in seen]
                 seen |= {child.ino for child in below}
                 yield None
+                if volume.era != era:
+                    raise errors.Stale(f"{volume} was restored or removed meanwhile; ask again")
             else:
                 files += 1
                 logical += each.size
@@ -192,14 +196,16 @@ def unique_of(context: Context, volume: Volume, inode: Inode) -> int | None:
     return 0 if found is None and empty else found
 
 
-def rm(context: Context, address: str, recursive: bool, dry_run: bool) -> Result:
+def rm(context: Context, address: str, recursive: bool, dry_run: bool) -> Steps[Result]:
+    """Remove a name, with all below it if ``recursive``; stopped half-way, the rest is there."""
     volume, path = parse(context, address)
+    volume.check_writable()
     parent, name = volume.resolve_parent(path)
     if volume.lookup(parent.ino, name).is_dir and not recursive:
         raise errors.IsADirectory(f"{address} is a directory; use -r to remove all below it")
     if dry_run:
         return {"removed": address, "dry_run": True}
-    names = context.store.remove_tree(volume, parent.ino, name)
+    names = yield from context.store.removal(volume, parent.ino, name)
     return {"removed": address, "names": names, "dry_run": False}
 
 
@@ -213,69 +219,6 @@ def make_parents(volume: Volume, path: str) -> None:
         except errors.NotFound:
             parent, name = volume.resolve_parent(at)
             volume.mkdir(parent.ino, name, 0o755, 0, 0)
-
-
-def clone(
-    context: Context, source: str, target: str, count: int, start: int, replace: bool
-) -> Steps[Result]:
-    """Clone a file or directory; with ``{n}`` in the target, ``count`` times: all or none."""
-    origin, path = parse(context, source)
-    inode = origin.resolve(path)
-    if inode.is_dir and replace:
-        raise errors.InvalidArgument("--replace works on files; remove the directory first")
-    names = expand_all(target, start, count)
-    store = context.store
-    made: list[tuple[Volume, int, bytes, int]] = []
-    try:
-        for n, each in enumerate(names):
-            volume, to = parse(context, each)
-            parent, name = volume.resolve_parent(to)
-            if inode.is_dir:
-                twin = store.clone_tree(origin, inode.ino, volume, parent.ino, name)
-            else:
-                twin = store.clone_file(
-                    origin, inode.ino, volume, parent.ino, name, replace=replace
-                )
-            made.append((volume, parent.ino, name, twin.ino))
-            if n % CLONES_STEP == CLONES_STEP - 1:
-                yield None
-    except BaseException:
-        if not replace:  # what was replaced is gone; the new clones stay
-            for volume, directory, name, ino in made:
-                _take_back(context, volume, directory, name, ino)
-        raise
-    return {"source": source, "clones": names, "bytes_copied": 0}
-
-
-def _take_back(context: Context, volume: Volume, directory: int, name: bytes, ino: int) -> None:
-    """Remove what a command has made, if it is still there and still what was made."""
-    with contextlib.suppress(errors.NotFound, errors.Stale, errors.NotADirectory):
-        entry = volume.entry(directory, name)
-        if entry is not None and entry.ino == ino:
-            context.store.remove_tree(volume, directory, name)
-
-
-def expand_all(pattern: str, start: int, count: int) -> list[str]:
-    """The targets of a batch; InvalidArgument when they are not all different."""
-    if not 1 <= count <= CLONES_MAX or start < 0:
-        raise errors.InvalidArgument(f"count must be 1 to {CLONES_MAX}, start 0 or more")
-    names = [expand(pattern, n) for n in range(start, start + count)]
-    if len(set(names)) < count:
-        raise errors.InvalidArgument("the target needs {n}, as in lab:/web-{n:03d}")
-    return names
-
-
-def expand(pattern: str, n: int) -> str:
-    """Replace ``{n}`` and ``{n:03d}``; no other field, no attribute, no index."""
-    head, brace, rest = pattern.partition("{n")
-    if not brace:
-        return pattern
-    form, closing, tail = rest.partition("}")
-    digits = form[1:].removesuffix("d")
-    if not closing or (form and (form[0] != ":" or not digits.isdecimal() or len(digits) > 2)):
-        raise errors.InvalidArgument(f"{pattern!r}: write {{n}} or {{n:03d}}")
-    width = int(digits) if digits else 0
-    return f"{head}{n:0{width}d}{tail}"
 
 
 # --- in and out
@@ -325,7 +268,10 @@ def next_data(fd: int, at: int) -> tuple[int, bytes] | None:
 
 
 def export_file(context: Context, address: str, path: str) -> Steps[Result]:
-    """Write a file out as a sparse raw image; refuses to overwrite, leaves nothing half-done."""
+    """Write a file out as a sparse raw image; refuses to overwrite, leaves nothing half-done.
+
+    It is durable, its name too, when this returns.
+    """
     yield partial(check_new_file, context.mountpoint, path)
     volume, source = parse(context, address)
     inode = volume.hold(volume.file(volume.resolve(source).ino).ino)
@@ -338,6 +284,7 @@ def export_file(context: Context, address: str, path: str) -> Steps[Result]:
                 size = inode.size
                 file.truncate(size)
                 yield partial(os.fsync, file.fileno())
+            yield partial(sync_name, path)
         except BaseException:
             Path(path).unlink()
             raise
@@ -413,6 +360,6 @@ def gc_figures(result: GcResult) -> dict[str, Any]:
 Operation = Callable[..., Result | Steps[Result]]
 READS: tuple[Operation, ...] = (volume_ls, snapshot_ls, ls, du, df, tree, export_file)
 CHANGES: tuple[Operation, ...] = (
-    volume_create, volume_quota, volume_clone, volume_rename, volume_rm, snapshot_create,
-    snapshot_rm, snapshot_restore, rm, clone, import_file,
+    volume_create, volume_quota, volume_rename, volume_rm, snapshot_create, snapshot_rm,
+    snapshot_restore, rm, import_file,
 )  # fmt: skip

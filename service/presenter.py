@@ -9,7 +9,7 @@ of either side, follows renames, and is never called up before it answered.
 Invariants:
 - one settle at a time; plans are made on the loop, everything that may block is done on threads;
 - daemons are started on the loop's thread, which lives as long as the program (host_daemon.py);
-- all are stopped before the mount goes.
+- all are stopped before the mount goes: the task is cancelled first, and ends them.
 """
 
 import os
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import trio
 
-from engine import Change, Volume, errors
+from engine import Change, Store, Volume, errors
 from engine.inode import Inode
 from engine.keys import ROOT_INO
 from fusefs import numbers
@@ -28,7 +28,7 @@ from hypervisor import samba, tgt
 from hypervisor.host_daemon import Listen
 from hypervisor.iscsi import Chap
 from service import share_records
-from service.addresses import Context
+from service.addresses import mounted
 from service.log import log, log_exception
 from service.share_records import Lun, Smb, Table, Target
 
@@ -79,12 +79,10 @@ class Service:
 class Presenter:
     """One store's shares.  ``run`` is a task; ``settle`` and ``stop`` may be called by others."""
 
-    def __init__(self, context: Context) -> None:
-        assert context.mountpoint is not None
-        self._context = context
-        self._mountpoint = context.mountpoint
-        self._store = context.store
-        self._table = Table(context.store)
+    def __init__(self, store: Store, mountpoint: Path) -> None:
+        self._store = store
+        self._mountpoint = mountpoint
+        self._table = Table(store)
         self._services: dict[Door, Service] = {}
         self._plan = Plan()
         self._alone = trio.Lock()
@@ -320,7 +318,7 @@ class Presenter:
             return
         volume, inode, path = found
         lun = tgt.Lun(
-            record.number, self._context.mounted_path(volume, path),
+            record.number, mounted(self._mountpoint, volume, path),
             share_records.serial(self._store, record.volume_id, record.ino),
             share_records.naa(self._store, record.volume_id, record.ino),
             inode.size - inode.size % tgt.BLOCK_BYTES, numbers.join(volume.id, inode.ino),
@@ -356,7 +354,7 @@ class Presenter:
             plan.states[record.key] = State(FAILED, "its secret is gone; remove it, add it again")
             return
         plan.smb.setdefault(door, []).append(samba.SmbShare(
-            record.name, self._context.mounted_path(volume, "/"),
+            record.name, mounted(self._mountpoint, volume, "/"),
             numbers.join(volume.id, ROOT_INO), root.uid, root.gid, account, record.read_only,
         ))  # fmt: skip
         plan.parts[record.key] = (door, (record.name,))

@@ -1,8 +1,8 @@
 """Requests between the command and the daemon: frames on a unix socket.
 
-A frame is a u32 big-endian length and that many bytes of msgpack.  One request, one answer; the
-connection ends after it.  Errors travel as the name of the engine's class and the message, and come
-out as the same class.
+A frame is a u32 big-endian length and that many bytes of msgpack.  One request, one answer, and
+answers with a job's progress before it if the request wants them; the connection ends after it.
+Errors travel as the name of the engine's class and the message, and come out as the same class.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,18 +32,26 @@ OS_ERRORS: dict[int, type[errors.RametError]] = {
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """A method of service.operations (or of the daemon) and its arguments after the store."""
+    """A method of service.operations (or of the daemon) and its arguments after the store.
+
+    For what is a job: ``wait`` for its end or be told its id, the jobs it runs ``after``, and
+    whether answers with its ``progress`` may come before the last one.
+    """
 
     method: str
     arguments: list[Any]
+    wait: bool = True
+    after: list[int] = []
+    progress: bool = False
 
 
 class Answer(msgspec.Struct):
-    """``kind`` is the error's class, empty when it went well."""
+    """``kind`` is the error's class, empty when it went well; ``more``: it is not the last."""
 
     result: Any = None
     kind: str = ""
     message: str = ""
+    more: bool = False
 
 
 def pack(message: Request | Answer) -> bytes:
@@ -128,15 +136,29 @@ class Client:
         connection.settimeout(None)
         return cls(connection)
 
+    def close(self) -> None:
+        self._connection.close()
+
     def call(self, method: str, *arguments: Any) -> Any:
         """Run a method in the daemon; raises what it raised."""
+        return self.ask(Request(method, list(arguments)))
+
+    def ask(self, request: Request, progress: Callable[[Any], object] | None = None) -> Any:
+        """The same, with all that a request can say; ``progress`` is called with what a job says
+        of itself on the way."""
         with self._connection as connection:
-            connection.sendall(pack(Request(method, list(arguments))))
-            length = body_length(self._receive(4))
-            answer = decode_answer(self._receive(length))
+            connection.sendall(pack(request))
+            answer = self._answer()
+            while answer.more:
+                if progress is not None:
+                    progress(answer.result)
+                answer = self._answer()
         if answer.kind:
             raise error_class(answer.kind)(answer.message)
         return answer.result
+
+    def _answer(self) -> Answer:
+        return decode_answer(self._receive(body_length(self._receive(4))))
 
     def _receive(self, count: int) -> bytes:
         parts = b""

@@ -26,7 +26,7 @@ ISCSI_PORT, SMB_PORT = 3260, 445
 CHAP_BYTES_MIN, CHAP_BYTES_MAX = 12, 128  # RFC 7143, 9.2.1: no less than 96 bits
 SMB_BYTES_MIN, SMB_BYTES_MAX = 8, 127
 NAA_PREFIX = "602726d"  # NAA 6, a locally administered OUI; 25 digits are ours
-INITIATORS_MAX = 64
+INITIATORS_MAX = 16  # they are in one record, which has a page
 ANYBODY = "ALL"
 _TARGET = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _INITIATOR = re.compile(r"(iqn|eui|naa)\.[a-z0-9:.-]{1,200}")
@@ -119,8 +119,12 @@ class Table:
         raw = self._records.get(key)
         return None if raw is None else _decode(key, raw, Target)
 
+    def admit(self) -> None:
+        """NoSpace when there is no room for another share."""
+        self._store.pool.check_room()
+
     def put(self, record: Share | Target) -> None:
-        self._records.put(record.key, msgspec.msgpack.encode(record))
+        self._records.put_admitted(record.key, msgspec.msgpack.encode(record))
         self.mark_presented()
 
     def delete(self, record: Share | Target) -> None:
@@ -137,7 +141,7 @@ class Table:
         if secret is None:
             self._records.delete(SECRET + record.key)
         else:
-            self._records.put(SECRET + record.key, secret.encode())
+            self._records.put_admitted(SECRET + record.key, secret.encode())
 
     def mark_presented(self) -> None:
         """The engine keeps the names of what is some host's disk."""

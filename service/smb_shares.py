@@ -16,6 +16,7 @@ def share_smb_add(
     """Present a volume as an SMB share; it serves when this returns."""
     presenter_of(context)
     table = Table(context.store)
+    table.admit()
     if (user is None) != (secret is None) or (user is None) != guest:
         raise errors.InvalidArgument("say who may connect: --user with --secret-file, or --guest")
     volume = parse_volume(context, volume_name)

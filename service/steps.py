@@ -15,12 +15,28 @@ import trio
 from engine import errors
 
 T = TypeVar("T")
+HYPERVISOR_CALLS = trio.CapacityLimiter(16)
 Steps = Generator[Callable[[], Any] | None, Any, T]
 
 
 def durable() -> None:
     """Yield this very function to go on only when all that was done is on disk."""
     raise AssertionError("the drivers of steps know this one by itself")
+
+
+class Stopping(errors.Busy):
+    """The daemon is told to stop: undo, now."""
+
+
+class HypervisorCall:
+    """Work that waits for another daemon, for how long nobody knows: on threads of its own, so
+    that a hypervisor which hangs takes none from disks and images."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+
+    def __call__(self) -> Any:
+        return self._call()
 
 
 def run_here(steps: Steps[T], commit: Callable[[], object], between: Callable[[], object]) -> T:
@@ -67,7 +83,7 @@ class Beside:
                 except StopIteration as done:
                     result: T = done.value
                     return result
-                except errors.Busy:
+                except Stopping:
                     if cancelled is not None:
                         raise cancelled from None
                     raise
@@ -78,7 +94,7 @@ class Beside:
                     error = raised
                 except trio.Cancelled as stop:
                     cancelled, scope.shield = stop, True
-                    error = errors.Busy("the daemon is stopping; nothing was done")
+                    error = Stopping("the daemon is stopping; what was done is undone")
         raise AssertionError("the scope is never cancelled by itself")
 
     async def _between(self, work: Callable[[], Any] | None) -> Any:
@@ -86,4 +102,7 @@ class Beside:
         if work is durable:
             return await self._commit()
         await self._admit()
-        return None if work is None else await trio.to_thread.run_sync(work)
+        if work is None:
+            return None
+        limiter = HYPERVISOR_CALLS if isinstance(work, HypervisorCall) else None
+        return await trio.to_thread.run_sync(work, limiter=limiter)

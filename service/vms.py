@@ -6,61 +6,27 @@ cannot be taken back, the files stay, and the VMs are noted as registered: no do
 its files, and `vm rm` finishes the work.
 """
 
-from collections.abc import Callable
 from functools import partial
-from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
-from engine import Volume, errors
+from engine import errors
 from hypervisor import domain, machines
-from hypervisor.driver import LibvirtDriver
-from hypervisor.identity import Identity, check_name
-from hypervisor.machines import Directory, Machine
+from hypervisor.identity import Identity
+from hypervisor.interface import Hypervisor
+from hypervisor.machines import Directory
+from hypervisor.pools import Pools
+from hypervisor.revert import machine_at
+from service import hosts, moments
 from service.addresses import Address, Context, parse
-from service.operations import Operation, Result, as_of, expand_all, unique_of
-from service.steps import Steps, durable
-
-CLONES_STEP = 8
-T = TypeVar("T")
-
-
-def _directory(context: Context, address: Address) -> Directory:
-    return Directory(address.volume, address.path.rstrip("/") or "/", _place(context, address))
-
-
-def _place(context: Context, address: Address) -> PurePosixPath | None:
-    if context.mountpoint is None:
-        return None
-    return PurePosixPath(context.mounted_path(address.volume, address.path))
-
-
-def _told(directory: Directory, machine: Machine) -> dict[str, Any]:
-    return {
-        "name": machine.name,
-        "address": f"{directory.volume}:{directory.path}",
-        "uuid": machine.uuid,
-        "macs": machine.macs,
-        "registered": machine.uri,
-    }
-
-
-def _with_driver(uri: str, work: Callable[[LibvirtDriver], T]) -> Callable[[], T]:
-    """A call for a thread: connect, work, close."""
-
-    def call() -> T:
-        driver = LibvirtDriver(uri)
-        try:
-            return work(driver)
-        finally:
-            driver.close()
-
-    return call
-
-
-def _pool_of(volume: Volume, path: str) -> str:
-    """The name of the directory pool for the directory that holds a VM's."""
-    inside = path.strip("/").split("/")[:-1]
-    return "-".join(["ramet", volume.name, *inside])
+from service.clone_spec import CloneSpec, Item
+from service.customizing import customize_by_api
+from service.libvirt_calls import connected, kind_of, with_driver
+from service.operations import Operation, Result, as_of, unique_of
+from service.steps import HypervisorCall, Steps, Stopping, durable
+from service.undo import note
+from service.vm_batch import Batch, tree_blocks
+from service.vm_places import directory_at, place_of, told
+from service.work import JobCommand, Work
 
 
 def vm_add(
@@ -70,89 +36,107 @@ def vm_add(
     """Make a directory a VM: XML given, or asked of libvirt, or already in it."""
     where = parse(context, address)
     if from_domain is not None:
-        text = yield _with_driver(uri, lambda driver: driver.xml(from_domain))
-    directory = _directory(context, where)
+        text = yield with_driver(uri, lambda driver: driver.xml(from_domain))
+    directory = directory_at(context, where)
     body = None if text is None else text.encode()
-    return _told(directory, machines.add(context.store, directory, body, virt_type))
+    return told(directory, machines.add(context.store, directory, body, virt_type))
 
 
 def vm_clone(
-    context: Context, source: str, target: str, count: int, start: int, register: bool, uri: str,
-    user_data: str | None, virt_type: str | None,
-) -> Steps[Result]:  # fmt: skip
-    """Clone a VM ``count`` times, each with its own identity; register them; all or none."""
-    base = _directory(context, parse(context, source))
-    _ = base.machine
-    targets = [parse(context, each) for each in expand_all(target, start, count)]
-    names = [check_name(PurePosixPath(each.path).name) for each in targets]
-    taken = machines.taken_macs(context.store)
-    if register:
-        context.mounted_path(base.volume, base.path)
-        known, macs = yield _with_driver(uri, LibvirtDriver.names_and_macs)
-        clash = sorted(known & set(names))
-        if clash:
-            raise errors.AlreadyExists(f"{uri} has a domain {clash[0]!r}; choose another name")
-        taken |= macs
-    extra = None if user_data is None else user_data.encode()
-    made: list[Directory] = []
-    try:
-        for n, (name, where) in enumerate(zip(names, targets, strict=True)):
-            each = machines.clone(
-                context.store, base, where.volume, where.path, _place(context, where),
-                Identity.new(name), taken, extra, virt_type,
+    context: Context, work: Work, source: str, target: str, spec: dict[str, Any]
+) -> Steps[dict[str, Any]]:  # fmt: skip
+    """Clone a VM as often as ``spec`` (a ``CloneSpec``) says, each clone with its own identity;
+    register and start them.
+    """
+    wanted = CloneSpec.of(spec)
+    base = directory_at(context, parse(context, source))
+    plan = wanted.plan(target, len(base.machine.macs))
+    places = [parse(context, item.address) for item in plan.items]
+    uri = wanted.uri if wanted.registers else None
+    batch = Batch(context, work, uri, wanted.on_error)
+    work.plan(len(places), len(places) * tree_blocks(base.volume, base.inode))
+    with batch.macs() as taken:
+        if uri is not None:
+            context.mounted_path(base.volume, base.path)
+            known, macs = yield with_driver(uri, lambda driver: driver.names_and_macs())
+            clash = sorted(known & {item.name for item in plan.items})
+            if clash:
+                raise errors.AlreadyExists(f"{uri} has a domain {clash[0]!r}; choose another name")
+            taken.update(macs)
+        xml = (yield from _asked(base, wanted.uri)) if wanted.via == "api" else None
+        moment = yield from moments.hold(context, base, uri, quiesce=wanted.quiesce)
+
+        def make(item: Item, where: Address) -> Directory:
+            return machines.clone(
+                context.store, moment.base, where.volume, where.path, place_of(context, where, uri),
+                Identity.new(item.name), taken, plan.wishes(item, xml),
             )  # fmt: skip
-            made.append(each)
-            taken |= set(each.machine.macs)
-            if n % CLONES_STEP == CLONES_STEP - 1:
-                yield None
-        if register:
-            yield from _register(made, uri)
-    except errors.PartlyDone:
-        for each in made:
-            _note(each, uri)
-        raise
-    except BaseException:
-        for each in made:
-            _remove(context, each)
-        raise
+
+        try:
+            made = yield from batch.run(
+                (item.name, partial(make, item, where))
+                for item, where in zip(plan.items, places, strict=True)
+            )
+        finally:
+            moments.release(context, moment)
+    if wanted.power_on:
+        yield from _power_on(work, made, wanted.uri)
     return {
         "source": source,
-        "vms": [_told(each, each.machine) for each in made],
+        "consistency": moment.consistency,
+        "vms": [told(each, each.machine) for each in made],
         "bytes_copied": 0,
-        "pool": _pool_of(made[0].volume, made[0].path) if register else None,
+        "pool": hosts.pool_name_of_vm(made[0].volume, made[0].path) if uri is not None else None,
     }
 
 
-def _remove(context: Context, directory: Directory) -> None:
-    parent, name = directory.volume.resolve_parent(directory.path)
-    context.store.remove_tree(directory.volume, parent.ino, name)
+def _asked(base: Directory, uri: str) -> Steps[bytes]:
+    """The base's XML as the hypervisor has it."""
+    machine = base.machine
+    at = machine.uri or uri
+    text: str = yield with_driver(at, lambda driver: driver.xml_to_change(machine.uuid))
+    return text.encode()
 
 
-def _register(made: list[Directory], uri: str) -> Steps[None]:
+def _power_on(work: Work, made: list[Directory], uri: str) -> Steps[None]:
+    """Start registered VMs; those that do not start have failed, and stay registered."""
+    work.registers(uri, powers=True)
+    yield durable
+    yield from connected(uri, partial(_start_all, work, made))
+
+
+def _start_all(work: Work, made: list[Directory], driver: Hypervisor) -> Steps[None]:
+    for each in made:
+        machine = each.machine
+        try:
+            yield HypervisorCall(partial(driver.start, machine.uuid))
+        except Stopping:
+            raise
+        except errors.RametError as error:
+            work.failed(machine.name, error)
+
+
+def _register(context: Context, made: list[Directory], uri: str) -> Steps[None]:
     """Define all, note it, show them in a pool; undone in libvirt when any of it fails."""
     texts = [each.local_xml() for each in made]
     uuids = [each.machine.uuid for each in made]
-    pools = {
-        _pool_of(each.volume, each.path): each.mounted.parent
-        for each in made
-        if each.mounted is not None
-    }
+    pools = hosts.pools_of_vms(context, made, uri)
 
-    def define(driver: LibvirtDriver) -> None:
-        for text in {_kind(text): text for text in texts}.values():
+    def define(driver: Hypervisor) -> None:
+        for text in {kind_of(text): text for text in texts}.values():
             driver.check_runs(text)
         driver.define_all(texts)
 
     yield durable  # no domain without its files, whatever happens next
-    yield _with_driver(uri, define)
+    yield with_driver(uri, define)
     try:
-        for name, path in pools.items():
-            yield _with_driver(uri, partial(LibvirtDriver.refresh_pool, name=name, path=path))
+        for pool in pools:
+            yield hosts.on_pools(uri, context.store, partial(Pools.present, pool=pool))
         for each in made:
-            _note(each, uri)
+            note(each, uri)
     except Exception as error:
         try:
-            yield _with_driver(uri, lambda driver: driver.undefine_all(uuids))
+            yield with_driver(uri, lambda driver: driver.undefine_all(uuids))
         except errors.RametError as again:
             raise errors.PartlyDone(
                 f"{error}; and the domains could not be taken back: {again}; "
@@ -161,31 +145,21 @@ def _register(made: list[Directory], uri: str) -> Steps[None]:
         raise
 
 
-def _note(each: Directory, uri: str) -> None:
-    """The VM is, or may be, registered there."""
-    old = each.machine
-    each.set_machine(Machine(old.name, old.uuid, old.macs, uri))
-
-
-def _kind(text: str) -> tuple[str, str]:
-    root = domain.parse(text.encode())
-    os_type = root.find("os/type")
-    return root.get("type", ""), "" if os_type is None else os_type.get("arch", "")
-
-
 def vm_register(context: Context, address: str, uri: str) -> Steps[Result]:
     """Define a VM where it is mounted now; again is as good."""
-    directory = _directory(context, parse(context, address))
-    _ = directory.machine
-    yield from _register([directory], uri)
-    return _told(directory, directory.machine)
+    directory = directory_at(context, parse(context, address), uri)
+    formerly = directory.machine.formerly
+    if formerly is not None:  # it was to become this VM, and that was cut short
+        yield with_driver(uri, lambda driver: driver.undefine_all([formerly]))
+    yield from _register(context, [directory], uri)
+    return told(directory, directory.machine)
 
 
 def vm_unregister(context: Context, address: str, uri: str | None, force: bool) -> Steps[Result]:
     """Undefine a VM and keep its files."""
-    directory = _directory(context, parse(context, address))
+    directory = directory_at(context, parse(context, address))
     yield from _unregister(context, directory, uri, force=force)
-    return _told(directory, directory.machine)
+    return told(directory, directory.machine)
 
 
 def _unregister(
@@ -195,25 +169,40 @@ def _unregister(
     at = uri or machine.uri
     if at is None:
         return
-    yield _with_driver(at, lambda driver: driver.undefine_all([machine.uuid], stop=force))
-    directory.set_machine(Machine(machine.name, machine.uuid, machine.macs))
-    pool = _pool_of(directory.volume, directory.path)
-    in_pool = {_pool_of(d.volume, d.path) for d, m in machines.everyone(context.store) if m.uri}
-    if pool not in in_pool:
-        yield _with_driver(at, lambda driver: driver.drop_pool(pool))
+    yield with_driver(at, lambda driver: driver.undefine_all(machine.uuids, stop=force))
+    directory.set_machine(machine.at(None))
+    if hosts.at(context.store, at) is None:  # else a rescan of it decides
+        pool = hosts.pool_name_of_vm(directory.volume, directory.path)
+        if pool not in hosts.pools_in_use(context.store, at):
+            yield hosts.on_pools(at, context.store, lambda pools: pools.drop(pool))
 
 
-def vm_customize(context: Context, address: str, name: str, user_data: str | None) -> Result:
-    """A new identity for an existing VM, or for a plain clone of a VM's directory."""
-    directory = _directory(context, parse(context, address))
-    extra = None if user_data is None else user_data.encode()
-    made = machines.renew(context.store, directory, Identity.new(name), extra)
-    return _told(directory, made)
+def vm_customize(
+    context: Context, address: str, name: str, spec: dict[str, Any]
+) -> Steps[Result]:  # fmt: skip
+    """A new identity for an existing VM, or for a plain clone of a VM's directory.
+
+    Via file: the stored XML is parsed and rewritten.  Via api: the hypervisor is asked for the
+    domain, and the changed one is defined there (MISSION.md, G2 and G3).
+    """
+    where = parse(context, address)
+    directory = directory_at(context, where)
+    wanted = CloneSpec.of(spec)
+    plan = wanted.plan(name)
+    identity, wishes = Identity.new(name), plan.wishes(plan.items[0])
+    if wanted.via == "api":
+        known = machine_at(directory)
+        uri = (None if known is None else known.uri) or wanted.uri
+        directory = directory_at(context, where, uri)
+        machine = yield from customize_by_api(context, directory, identity, wishes, uri)
+    else:
+        machine = machines.renew(context.store, directory, identity, wishes)
+    return told(directory, machine)
 
 
 def vm_ls(context: Context, volume: str | None) -> Result:
     rows = [
-        _told(directory, machine)
+        told(directory, machine)
         | {
             "unique_bytes": unique_of(context, directory.volume, directory.inode),
             "as_of": as_of(context),
@@ -226,13 +215,14 @@ def vm_ls(context: Context, volume: str | None) -> Result:
 
 def vm_show(context: Context, address: str) -> Steps[Result]:
     """What the store and libvirt say of a VM, and the XML that `vm register` would define."""
-    directory = _directory(context, parse(context, address))
-    machine = directory.machine
+    where = parse(context, address)
+    machine = directory_at(context, where).machine
+    directory = directory_at(context, where, machine.uri)
     state = "not registered"
     if machine.uri is not None:
-        state = yield _with_driver(machine.uri, lambda driver: driver.state(machine.uuid))
+        state = yield with_driver(machine.uri, lambda driver: driver.state(machine.uuid))
     xml = domain.serialize(directory.xml()) if directory.mounted is None else directory.local_xml()
-    return _told(directory, machine) | {
+    return told(directory, machine) | {
         "state": state,
         "xml": xml if isinstance(xml, str) else xml.decode(),
     }
@@ -240,15 +230,17 @@ def vm_show(context: Context, address: str) -> Steps[Result]:
 
 def vm_rm(context: Context, address: str, force: bool, dry_run: bool) -> Steps[Result]:
     """Undefine a VM and remove its directory."""
-    directory = _directory(context, parse(context, address))
+    directory = directory_at(context, parse(context, address))
     machine = directory.machine
     if not dry_run:
         yield from _unregister(context, directory, None, force=force)
-        _remove(context, directory)
-    return _told(directory, machine) | {"dry_run": dry_run}
+        parent, name = directory.volume.resolve_parent(directory.path)
+        yield from context.store.removal(directory.volume, parent.ino, name)
+    return told(directory, machine) | {"dry_run": dry_run}
 
 
 READS: tuple[Operation, ...] = (vm_ls, vm_show)
 CHANGES: tuple[Operation, ...] = (
-    vm_add, vm_clone, vm_register, vm_unregister, vm_customize, vm_rm,
+    vm_add, vm_register, vm_unregister, vm_customize, vm_rm,
 )  # fmt: skip
+JOBS: tuple[JobCommand, ...] = (vm_clone,)

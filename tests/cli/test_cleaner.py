@@ -2,12 +2,11 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from command import Ramet
+from served import Served
 
 from service.rpc import Client
 
@@ -15,35 +14,16 @@ DEADLINE_S = 60
 MIB = 1 << 20
 
 
-class Served(Ramet):
-    def __init__(self, store: Path, root: Path) -> None:
-        super().__init__(store)
-        self.lab = root / "lab"
-
-    def told(self, key: str) -> Any:
-        client = Client.connect(self.store)
-        assert client is not None
-        return client.call("status")[key]
-
-    def physical(self) -> int:
-        client = Client.connect(self.store)
-        assert client is not None
-        return client.call("df")["physical_bytes"]
-
-    @property
-    def on_disk(self) -> int:
-        return sum(p.stat().st_blocks * 512 for p in (self.store / "slabs").iterdir())
+def told(served: Served, key: str) -> Any:
+    return served.ask("status")[key]
 
 
-@pytest.fixture()
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path / "store", tmp_path / "mnt")
-    made.lab.parent.mkdir()
-    made.run("init", made.store)
-    made.run("volume", "create", "lab")
-    made.run("mount", made.lab.parent)
-    yield made
-    made.run("umount")
+def physical(served: Served) -> int:
+    return served.ask("df")["physical_bytes"]
+
+
+def on_disk(served: Served) -> int:
+    return sum(p.stat().st_blocks * 512 for p in (served.store / "slabs").iterdir())
 
 
 def wait(condition: Callable[[], bool]) -> None:
@@ -56,21 +36,21 @@ def wait(condition: Callable[[], bool]) -> None:
 def test_a_deleted_file_comes_back_without_gc(served: Served) -> None:
     (served.lab / "a").write_bytes(os.urandom(32 * MIB))
     (served.lab / "a").unlink()
-    wait(lambda: served.physical() == 0)
-    wait(lambda: served.told("reclaim_queue") == 0)
-    assert served.told("gc_runs") == 0
+    wait(lambda: physical(served) == 0)
+    wait(lambda: told(served, "reclaim_queue") == 0)
+    assert told(served, "gc_runs") == 0
 
 
 def test_gc_runs_by_itself_when_it_is_worth_it(served: Served) -> None:
     (served.lab / "golden").write_bytes(os.urandom(80 * MIB))
     served.run("clone", "lab:/golden", "lab:/web")
     (served.lab / "golden").unlink()
-    wait(lambda: served.told("gc_runs") == 1)  # it finds that the clone has it all
-    assert served.physical() == 80 * MIB
+    wait(lambda: told(served, "gc_runs") == 1)  # it finds that the clone has it all
+    assert physical(served) == 80 * MIB
     (served.lab / "web").unlink()
-    wait(lambda: served.physical() == 0)
-    wait(lambda: served.on_disk < MIB)
-    assert served.told("garbage_max_bytes") == 0
+    wait(lambda: physical(served) == 0)
+    wait(lambda: on_disk(served) < MIB)
+    assert told(served, "garbage_max_bytes") == 0
     assert served.json("fsck", "--data")["clean"]
 
 
@@ -98,12 +78,12 @@ def test_gc_beside_a_write_load_loses_nothing(served: Served) -> None:
 def test_a_volume_near_its_quota_is_an_event_that_ends(served: Served) -> None:
     served.run("volume", "quota", "lab", "1M")
     (served.lab / "a").write_bytes(os.urandom(1_000_000))
-    wait(lambda: [e["kind"] for e in served.told("events")] == ["quota_low lab"])
+    wait(lambda: [e["kind"] for e in told(served, "events")] == ["quota_low lab"])
     with pytest.raises(OSError, match="quota"):
         (served.lab / "b").write_bytes(os.urandom(MIB))
     assert "quota_low lab" in (served.store / "run" / "daemon.log").read_text()
     (served.lab / "a").unlink()
-    wait(lambda: served.told("events") == [])
+    wait(lambda: told(served, "events") == [])
 
 
 def test_unique_bytes_are_counted_beside_the_load(served: Served) -> None:

@@ -13,7 +13,7 @@ from command import Ramet
 
 from cli.main import main
 from engine import Store
-from service.operations import expand
+from service.clones import expand
 
 
 @pytest.fixture()

@@ -6,41 +6,14 @@ import signal
 import socket
 import stat
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
-from command import Ramet
+from served import Served
 
 from service import background
-from service.rpc import Client, Request, decode_answer, pack
-
-
-class Served(Ramet):
-    def __init__(self, store: Path, root: Path) -> None:
-        super().__init__(store)
-        self.root = root
-
-    def ask(self, method: str, *arguments: object) -> Any:
-        """The daemon itself, without a command in between."""
-        client = Client.connect(self.store)
-        assert client is not None
-        return client.call(method, *arguments)
-
-
-@pytest.fixture()
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path / "store", tmp_path / "mnt")
-    made.root.mkdir()
-    made.run("init", made.store)
-    made.run("volume", "create", "lab")
-    made.run("mount", made.root)
-    yield made
-    if made.json("status")["serving"]:
-        made.run("umount")
-    assert not os.path.ismount(made.root)
+from service.rpc import Request, decode_answer, pack
 
 
 def test_what_the_command_changes_the_mount_shows_at_once(served: Served) -> None:
@@ -147,6 +120,36 @@ def test_no_name_outlives_a_restore_or_a_rename_of_its_volume(served: Served) ->
     served.run("volume", "rename", "lab", "den")
     assert not lab.exists()
     assert (served.root / "den" / "b").read_bytes() == b"other file"
+
+
+def test_no_name_of_an_open_file_outlives_a_forced_restore(served: Served) -> None:
+    lab = served.root / "lab"
+    (lab / "d").mkdir()
+    (lab / "f").write_bytes(b"f")
+    (lab / "d" / "g").write_bytes(b"g")
+    served.run("snapshot", "create", "lab", "one")
+    (lab / "f").rename(lab / "new")
+    (lab / "d").rename(lab / "e")
+    watching = threading.Event()
+
+    def watch() -> None:  # the kernel's memory of these names stays warm
+        while not watching.is_set():
+            (lab / "new").exists(), (lab / "e" / "g").exists()
+
+    with (lab / "new").open("rb") as f, (lab / "e" / "g").open("rb") as g, \
+            ThreadPoolExecutor() as pool:  # fmt: skip
+        pool.submit(watch)
+        try:
+            served.run("snapshot", "restore", "lab", "one", "--force")
+            there = [path.exists() for path in (lab / "new", lab / "e" / "g", lab / "e")]
+        finally:
+            watching.set()
+        assert there == [False, False, False]
+        for file in (f, g):
+            with pytest.raises(OSError, match="Stale"):
+                file.read()
+    assert (lab / "f").read_bytes() == b"f"
+    assert (lab / "d" / "g").read_bytes() == b"g"
 
 
 def test_a_second_daemon_is_refused(served: Served) -> None:

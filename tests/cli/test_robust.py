@@ -11,36 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import Ramet
+from served import Served
 
 from engine import ROOT_INO, Store, fsck
-from service.rpc import Client
 
 DEADLINE_S = 60
 
 
-class Served(Ramet):
-    def __init__(self, store: Path, root: Path) -> None:
-        super().__init__(store)
-        self.root = root
-        self.lab = root / "lab"
-
-    def client(self) -> Client:
-        client = Client.connect(self.store)
-        assert client is not None
-        return client
-
-
 @pytest.fixture()
-def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path / "store", tmp_path / "mnt")
-    made.root.mkdir()
-    made.run("init", made.store)
-    made.run("volume", "create", "lab")
-    made.run("mount", made.root)
-    yield made
-    assert made.json("status")["serving"]
-    made.run("umount")
+def served(served: Served) -> Iterator[Served]:
+    yield served
+    assert served.json("status")["serving"]
 
 
 def test_times_past_what_the_format_holds_are_the_nearest_that_it_does(served: Served) -> None:

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine import ROOT_INO, Store, Volume, errors
+from engine.ranges import BlockRange
 from service.rpc import Client
 
 DEADLINE_S = 30
 PUNCH_KEEPING_SIZE = 3
 ORPHAN_BYTES = b"nobody sees this" * 1024
 NO_QUOTA, OWN_DOMAIN = 0, False
+Range = tuple[int, int, int]  # source block, target block, count
 
 
 def find_volume(store: Store, name: str) -> Volume:
@@ -83,6 +85,14 @@ class EngineDoor:
         source, ino = self._file(volume, name)
         target, into_ino = self._file(into, new)
         assert self.store.clone_range(source, ino, start, target, into_ino, to, length) == length
+
+    def clone_ranges(
+        self, volume: str, name: str, into: str, new: str, ranges: list[Range]
+    ) -> None:  # fmt: skip
+        source, ino = self._file(volume, name)
+        target, into_ino = self._file(into, new)
+        wanted = [BlockRange(*each) for each in ranges]
+        self.store.clone_ranges(source, ino, target, into_ino, wanted, extend=True)
 
     def create_volume(self, volume: str) -> None:
         self.store.create_volume(volume)
@@ -195,11 +205,16 @@ class DaemonDoor:
     def clone_file(self, source: str, name: str, volume: str, new: str) -> None:
         self.call("clone", f"{source}:/{name}", f"{volume}:/{new}", 1, 0, True)
 
+    def clone_ranges(
+        self, volume: str, name: str, into: str, new: str, ranges: list[Range]
+    ) -> None:  # fmt: skip
+        self.call("clone_ranges", f"{volume}:/{name}", f"{into}:/{new}", ranges, True)
+
     def create_volume(self, volume: str) -> None:
         self.call("volume_create", volume, NO_QUOTA, OWN_DOMAIN)
 
     def clone_volume(self, source: str, volume: str) -> None:
-        self.call("volume_clone", source, volume)
+        self.call("volume_clone", source, volume, 1, 1)
 
     def remove_volume(self, volume: str) -> None:
         self.call("volume_rm", volume, False)

@@ -62,6 +62,9 @@ class Door(Protocol):
     def clone_range(
         self, volume: str, name: str, start: int, into: str, new: str, to: int, length: int
     ) -> None: ...
+    def clone_ranges(
+        self, volume: str, name: str, into: str, new: str, ranges: list[tuple[int, int, int]]
+    ) -> None: ...
     def create_volume(self, volume: str) -> None: ...
     def clone_volume(self, source: str, volume: str) -> None: ...
     def remove_volume(self, volume: str) -> None: ...
@@ -136,8 +139,8 @@ class Model:
 
 WEIGHTS = {
     "write": 50, "create": 8, "truncate": 4, "punch": 5, "unlink": 3, "rename": 2,
-    "clone_file": 6, "clone_range": 6, "clone_volume": 1, "remove_volume": 1, "snapshot": 2,
-    "remove_snapshot": 2, "restore": 2,
+    "clone_file": 6, "clone_range": 6, "clone_ranges": 4, "clone_volume": 1, "remove_volume": 1,
+    "snapshot": 2, "remove_snapshot": 2, "restore": 2,
 }  # fmt: skip
 
 
@@ -289,6 +292,24 @@ class Workload:
             return None
         self.model.write(f"{into}:{new}", to, bytes(content[start : start + length]))
         return partial(self._door.clone_range, volume, name, start, into, new, to, length)
+
+    def _plan_clone_ranges(self) -> Action | None:
+        """Some ranges at once, each read from the state before the first of them."""
+        picked, target = self._file(), self._file()
+        if picked is None or target is None:
+            return None
+        (volume, name, content), (into, new, _) = picked, target
+        blocks, before = len(content) // BLOCK, bytes(content)
+        if not blocks:
+            return None
+        ranges = []
+        for _ in range(self._rng.randrange(1, 5)):
+            start, to = self._rng.randrange(blocks), self._rng.randrange(FILE_BLOCKS - 1)
+            count = self._rng.randrange(1, 1 + min(blocks - start, FILE_BLOCKS - to, 24))
+            piece = before[start * BLOCK : (start + count) * BLOCK]
+            self.model.write(f"{into}:{new}", to * BLOCK, piece)
+            ranges.append((start, to, count))
+        return partial(self._door.clone_ranges, volume, name, into, new, ranges)
 
     # --- volumes and snapshots
 

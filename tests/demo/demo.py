@@ -57,7 +57,7 @@ class Demo:
             [RAMET, "--json", *map(str, words)], check=True, env=self.environment,
             capture_output=True,
         )  # fmt: skip
-        return json.loads(done.stdout)
+        return json.loads(done.stdout.splitlines()[-1])
 
     def guest(self, name: str) -> Guest:
         return Guest(self.libvirt, name, self.mount / "lab" / name / "console.log")

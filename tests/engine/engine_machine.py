@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from engine import ROOT_INO, Store, Volume, errors, fsck
 from engine.commit import Commit
 from engine.gc import Gc
+from engine.ranges import BlockRange
 from engine.trim import Run, Trim
 
 BLOCK = 4096
@@ -31,6 +32,12 @@ LENGTHS = st.one_of(
     st.integers(1, 24).map(lambda b: b * BLOCK),
     st.integers(1, 6 * BLOCK),
 )
+RANGES = st.lists(
+    st.builds(
+        BlockRange, st.integers(0, FILE_BLOCKS), st.integers(0, FILE_BLOCKS), st.integers(1, 24)
+    ),
+    min_size=1, max_size=5,
+)  # fmt: skip
 FILLS = st.integers(0, 5)  # few different blocks: much dedup; 0 is the zero block
 
 Files = dict[bytes, bytearray]
@@ -52,6 +59,26 @@ def fill(kind: int, length: int, offset: int) -> bytes:
     block = bytes((kind * 31 + i // 97) & 0xFF for i in range(BLOCK))
     start = offset % BLOCK
     return (block * (length // BLOCK + 2))[start : start + length]
+
+
+def clone_blocks(
+    content: bytearray, source: bytes, ranges: list[BlockRange], *, extend: bool
+) -> bytearray | None:
+    """What clone_ranges makes of a file; None: it has to refuse."""
+    past, made = bytes(source), bytearray(content)
+    room = -(-len(content) // BLOCK) * BLOCK
+    end = len(content)
+    for first, at, count in ranges:
+        if (first + count) * BLOCK > len(past) + -len(past) % BLOCK:
+            return None
+        if (at + count) * BLOCK > room:
+            if not extend:
+                return None
+            end = max(end, at * BLOCK + min(count * BLOCK, len(past) - first * BLOCK))
+        data = past[first * BLOCK : (first + count) * BLOCK].ljust(count * BLOCK, b"\0")
+        made.extend(bytes(max(at * BLOCK + len(data) - len(made), 0)))
+        made[at * BLOCK : at * BLOCK + len(data)] = data
+    return made[:end]
 
 
 class EngineMachine(RuleBasedStateMachine):
@@ -209,6 +236,27 @@ class EngineMachine(RuleBasedStateMachine):
         assert done == length
         if length:
             self.put(files[into][new], to, bytes(content[start : start + length]))
+
+    @rule(source=VOLUMES, name=NAMES, into=VOLUMES, new=NAMES, ranges=RANGES, extend=st.booleans())
+    def clone_ranges(
+        self, source: str, name: bytes, into: str, new: bytes, ranges: list[BlockRange],
+        extend: bool,
+    ) -> None:  # fmt: skip
+        files = self.model.volumes
+        if name not in files.get(source, {}) or new not in files.get(into, {}):
+            return
+        expected = clone_blocks(files[into][new], files[source][name], ranges, extend=extend)
+        try:
+            done = self.store.clone_ranges(
+                self.volume(source), self.ino(source, name), self.volume(into),
+                self.ino(into, new), ranges, extend=extend,
+            )  # fmt: skip
+        except errors.InvalidArgument:
+            assert expected is None
+            return
+        assert expected is not None
+        assert done == sum(each.count for each in ranges)
+        files[into][new][:] = expected
 
     @rule(source=VOLUMES, into=VOLUMES)
     def clone_volume(self, source: str, into: str) -> None:

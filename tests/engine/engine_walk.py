@@ -10,9 +10,12 @@ from typing import Any
 
 from engine_machine import BLOCK, FILE_BLOCKS, EngineMachine
 
+from engine.ranges import BlockRange
+
 WEIGHTS = {
     "write": 30, "write_open": 8, "truncate": 4, "punch": 6, "unlink": 3, "rename": 2,
     "open_file": 3, "close_file": 2, "clone_file": 10, "clone_from_snapshot": 5, "clone_range": 14,
+    "clone_ranges": 10,
     "clone_volume": 3, "remove_volume": 1, "snapshot": 3, "remove_snapshot": 2, "restore": 3,
     "capture": 6, "write_commit": 8, "finish_commit": 8, "gc_start": 3, "gc_mark": 8,
     "gc_sweep": 8, "gc_whole": 1, "reclaim": 8, "trim_take": 4, "trim_punch": 4,
@@ -30,6 +33,18 @@ def existing(rng: random.Random, machine: EngineMachine) -> tuple[str, bytes]:
     return rng.choice(["v1", "v2", "v3"]), rng.choice([b"a", b"b", b"c", b"d", b"e", b"f"])
 
 
+def block_ranges(rng: random.Random, have: int, room: int) -> list[BlockRange]:
+    """Ranges of one call; most often inside both files."""
+    found = []
+    for _ in range(rng.randrange(1, 6)):
+        count = rng.randrange(1, 30)
+        first, at = (rng.randrange(max(size - count, 1)) for size in (have, room))
+        if rng.random() < 0.4:  # congruent: whole subtrees can be shared
+            first, at = first // 16 * 16, at // 16 * 16
+        found.append(BlockRange(first, at, min(count, max(have - first, 1))))
+    return found
+
+
 def arguments(rng: random.Random, machine: EngineMachine, step: str) -> dict[str, Any]:
     volume, name = existing(rng, machine)
     into, new = existing(rng, machine)
@@ -45,7 +60,10 @@ def arguments(rng: random.Random, machine: EngineMachine, step: str) -> dict[str
     elif rng.random() < 0.3:
         offset += rng.randrange(BLOCK)
     length = rng.choice([rng.randrange(1, 24) * BLOCK, rng.randrange(1, 5 * BLOCK)])
+    have = len(machine.model.volumes.get(volume, {}).get(name, b"")) // BLOCK
+    room = len(machine.model.volumes.get(into, {}).get(new, b"")) // BLOCK
     every = {
+        "ranges": block_ranges(rng, have, room), "extend": rng.random() < 0.5,
         "volume": volume, "name": name, "source": volume, "old": name, "into": into, "new": new,
         "offset": offset, "start": offset,
         "length": length, "kind": rng.randrange(40) if rng.random() < 0.7 else rng.randrange(3),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_store import small_store
 
 from engine import ROOT_INO, Store, Volume, errors, fsck, inodes
 
@@ -15,11 +16,8 @@ BLOCK = 4096
 
 @pytest.fixture()
 def store(tmp_path: Path) -> Iterator[Store]:
-    Store.create(tmp_path / "store", fanout=4, records_max=4, slab_slots=64)
-    made = Store.open(tmp_path / "store")
-    made.create_volume("v")
-    yield made
-    made.abandon()
+    with small_store(tmp_path, "v") as made:
+        yield made
 
 
 def create(volume: Volume, name: bytes, blocks: int = 0) -> int:
@@ -149,19 +147,35 @@ def test_a_removed_directory_takes_no_names_and_a_deleted_file_no_marks(store: S
     assert findings(store) == []
 
 
-@pytest.mark.parametrize("operation", ["rename", "replace", "unlink", "create", "link"])
+@pytest.mark.parametrize("operation",
+    [
+        "rename", "replace", "unlink", "create", "link", "symlink", "clone", "clone over",
+        "clone tree",
+    ],
+)  # fmt: skip
 def test_a_name_that_meets_damage_is_changed_whole_or_not_at_all(
     store: Store, operation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     volume = store.volume("v")
+    tree = volume.mkdir(ROOT_INO, b"tree", 0o755, 0, 0).ino
     for n in range(60):
-        create(volume, b"f%02d" % n, n % 2)
+        ino = create(volume, b"f%02d" % n, n % 2)
+        volume.set_xattr(ino, b"user.a", b"x" * 3000)
+        volume.create(tree, b"g%02d" % n, 0o644, 0, 0)
     store.commit()
     calls: dict[str, Callable[[bytes, bytes], object]] = {
         "rename": lambda old, new: volume.rename(ROOT_INO, old, ROOT_INO, new),
         "replace": lambda old, _: volume.rename(ROOT_INO, old, ROOT_INO, b"f00"),
         "unlink": lambda old, _: volume.unlink(ROOT_INO, old),
         "create": lambda _, new: volume.create(ROOT_INO, new, 0o644, 0, 0),
+        "symlink": lambda _, new: volume.symlink(ROOT_INO, new, b"t" * 3000, 0, 0),
+        "clone": lambda old, new: store.clone_file(
+            volume, volume.lookup(ROOT_INO, old).ino, volume, ROOT_INO, new
+        ),
+        "clone over": lambda old, _: store.clone_file(
+            volume, volume.lookup(ROOT_INO, b"f00").ino, volume, ROOT_INO, old, replace=True
+        ),
+        "clone tree": lambda _, new: store.clone_tree(volume, tree, volume, ROOT_INO, new),
         "link": lambda old, new: volume.link(volume.lookup(ROOT_INO, old).ino, ROOT_INO, new),
     }
     reader = store.pool.reader()
@@ -169,6 +183,7 @@ def test_a_name_that_meets_damage_is_changed_whole_or_not_at_all(
     reader.close()
     met, load = 0, store.pool.nodes._load
     for n, damaged in enumerate(ids[:: len(ids) // 50 + 1], 1):
+        before = {(e.name, e.ino) for e in volume.readdir(ROOT_INO, limit=1000)}
         store.pool.nodes._nodes.clear()
         volume.drop_caches()
 
@@ -181,7 +196,11 @@ def test_a_name_that_meets_damage_is_changed_whole_or_not_at_all(
             patch.setattr(store.pool.nodes, "_load", broken)
             try:
                 calls[operation](b"f%02d" % n, b"new%d" % n)
+                failed = False
             except errors.Corrupt:
-                met += 1
+                failed = True
+        met += failed
+        after = {(e.name, e.ino) for e in volume.readdir(ROOT_INO, limit=1000)}
+        assert failed == (before == after)
         assert findings(store) == []
     assert met

@@ -31,6 +31,28 @@ def grown(before: int) -> int:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
 
 
+def gc_frees_nothing(path: Path) -> None:
+    """What lies below a node whose place another has is not garbage: repair may want it."""
+    with Store.open(path) as store:
+        assert store.reclaim()
+        store.commit()
+        slots = store.pool.core.allocated_slots
+        with pytest.raises(errors.Corrupt, match="wrong level"):
+            store.gc()
+        assert store.pool.core.allocated_slots == slots
+
+
+def test_a_leaf_in_the_place_of_a_node_above_it_stops_gc(path: Path) -> None:
+    with Surgery(path) as surgery:
+        record, leaf = surgery.volume("lab"), surgery.leaf("lab", b"")
+        top = Node(surgery.state().next_node, 2, 1)
+        top.keys, top.vals = [b"", b"Z"], [record.root, leaf.id]
+        surgery.store(top)
+        surgery.set_state(next_node=top.id + 1)
+        surgery.set_volume("lab", root=top.id)
+    gc_frees_nothing(path)
+
+
 def test_a_namespace_that_leads_round_in_a_circle(path: Path) -> None:
     with Surgery(path) as surgery:
         root = surgery.node(surgery.volume("lab").root)
@@ -40,6 +62,7 @@ def test_a_namespace_that_leads_round_in_a_circle(path: Path) -> None:
     assert "F3" in checks(path)
     with Store.open(path, read_only=True) as store, pytest.raises(errors.Corrupt):
         store.volume("lab").readdir(ROOT_INO)
+    gc_frees_nothing(path)
     assert repair(path).left.clean
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_store import small_store
 
 from engine import ROOT_INO, Store, Volume, fsck
 
@@ -14,11 +15,8 @@ TIB = 1 << 40
 
 @pytest.fixture()
 def store(tmp_path: Path) -> Iterator[Store]:
-    Store.create(tmp_path / "store", fanout=4, records_max=4, slab_slots=1024)
-    made = Store.open(tmp_path / "store")
-    made.create_volume("lab")
-    yield made
-    made.abandon()
+    with small_store(tmp_path, "lab", slab_slots=1024) as made:
+        yield made
 
 
 def filled(volume: Volume, name: bytes, blocks: int = 50) -> int:

@@ -208,6 +208,7 @@ class CoreDay:
         tree, model = self.trees["a"], self.models["a"]
         extents = self.whole(lambda: self.core.lookup(tree, 0, SPAN))
         assert sum(extent.count for extent in extents) == tree.blocks == len(model)
+        assert self.whole(lambda: self.core.mapped(tree, 3, SPAN)) == sum(n >= 3 for n in model)
         address = extents[0].address
         assert self.core.allocated(address)
         self.core.shared(address)

@@ -26,6 +26,7 @@ from pathlib import Path
 from injection import ALLOCATE, KINDS, SHORT, SYNC, WRITE, Faults
 
 from engine import ROOT_INO, Store, Volume, errors, fsck
+from engine.ranges import BlockRange
 
 BLOCK = 4096
 PLANS = [
@@ -124,6 +125,16 @@ class World:
         old, new = files[into].ljust(to, b"\0"), files[name][start : start + length]
         files[into] = old[:to] + new + old[to + length :]
 
+    def clone_ranges(self, name: str, into: str, *ranges: BlockRange) -> None:
+        """None of the ranges overlaps another, so plain slices are a model of it."""
+        lab, files = self.volume("lab"), self.state.volumes["lab"]
+        self.store.clone_ranges(lab, self.ino("lab", name), lab, self.ino("lab", into), ranges)
+        made = bytearray(files[into])
+        for first, at, count in ranges:
+            data = files[name][first * BLOCK : (first + count) * BLOCK]
+            made[at * BLOCK : (at + count) * BLOCK] = data.ljust(count * BLOCK, b"\0")
+        files[into] = bytes(made[: len(files[into])])
+
     def clone_volume(self, source: str, name: str) -> None:
         self.store.clone_volume(self.volume(source), name)
         self.state.volumes[name] = dict(self.state.volumes[source])
@@ -189,6 +200,10 @@ def the_day() -> Day:
     add("write", "lab", "long", 10 * BLOCK, block(5, 6))
     add("clone_range", "long", 0, "fresh", 64 * BLOCK, 16 * BLOCK)
     add("clone_range", "long", 100, "fresh", 7 * BLOCK, 900, parts=True)
+    add("commit")
+    last = len(block(3, 90)) // BLOCK  # where "long" ends inside a block
+    add("clone_ranges", "long", "long", BlockRange(4, 30, 9), BlockRange(60, last, 1))
+    add("clone_ranges", "long", "fresh", BlockRange(16, 0, 16), BlockRange(41, 18, 5))
     add("commit")
     add("truncate", "lab", "long", 70 * BLOCK + 9, parts=True)
     add("punch", "lab", "twin", 3 * BLOCK + 1, 5 * BLOCK, parts=True)

@@ -117,7 +117,9 @@ def test_a_sync_fails_under_a_mount(ramet: Ramet, tmp_path: Path, error: int) ->
         assert "failed" in ramet.json("status")["failed"]
         ramet.run("volume", "create", "other", code=1)
     finally:
-        mount.stop()
+        stopped = ramet.run("umount", code=1)
+    assert "not stored: writing to its disk failed" in stopped.stderr
+    assert mount.process.wait(30) == 1
     with Store.open(ramet.store) as store:
         assert store.failed is None
         assert fsck.check(store, data=True).findings == []

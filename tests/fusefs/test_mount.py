@@ -40,6 +40,21 @@ def test_files_read_back_what_was_written(mount: Mount) -> None:
     assert path.read_bytes() == b"x" * 5_000 + b"yy" + b"x" * 2_998 + b"end"
 
 
+def test_opening_with_truncation_leaves_nothing_of_the_old(mount: Mount) -> None:
+    path = mount.lab / "a"
+    path.write_bytes(b"x" * 10_000)
+    path.write_bytes(b"y" * 4_000)
+    assert path.read_bytes() == b"y" * 4_000
+    (mount.lab / "b").write_bytes(b"z" * 20_000)
+    subprocess.run(["cp", str(path), str(mount.lab / "b")], check=True)
+    assert (mount.lab / "b").read_bytes() == b"y" * 4_000
+    os.close(os.open(path, os.O_RDONLY | os.O_TRUNC))  # Linux truncates
+    assert path.stat().st_size == 0
+    with pytest.raises(OSError) as caught:
+        os.open(mount.lab / ".snapshots" / "empty", os.O_RDONLY | os.O_TRUNC)
+    assert caught.value.errno in (errno.EISDIR, errno.EROFS)
+
+
 def test_appends_of_several_openers_all_land(mount: Mount) -> None:
     path = mount.lab / "log"
     path.touch()

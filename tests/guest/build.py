@@ -134,19 +134,24 @@ def build(out: Path, cache: Path) -> Path:
         root = work / "root"
         root.mkdir()
         version = make_root(root, packages)
-        boot = make_boot(work, root, version)
-        ext4 = work / "root.ext4"
-        size = DISK_MIB - BOOT_MIB - 1
-        run("mke2fs", "-q", "-t", "ext4", "-L", "root", "-d", root, ext4, f"{size}M")
-        disk = work / "golden.raw"
-        with disk.open("wb") as file:
-            file.truncate(DISK_MIB * MIB)
-        table = f"label: dos\n1MiB,{BOOT_MIB}MiB,6,*\n{BOOT_MIB + 1}MiB,,L\n"
-        run("sfdisk", "-q", disk, data=table.encode())
-        copy_into(disk, MBR_CODE, 0)
-        copy_into(disk, boot, MIB)
-        copy_into(disk, ext4, (BOOT_MIB + 1) * MIB)
-        return disk.rename(out / "golden.raw")
+        return assemble(work, root, version, DISK_MIB).rename(out / "golden.raw")
+
+
+def assemble(work: Path, root: Path, version: str, disk_mib: int) -> Path:
+    """The disk: boot partition, root file system."""
+    boot = make_boot(work, root, version)
+    ext4 = work / "root.ext4"
+    size = disk_mib - BOOT_MIB - 1
+    run("mke2fs", "-q", "-t", "ext4", "-L", "root", "-d", root, ext4, f"{size}M")
+    disk = work / "golden.raw"
+    with disk.open("wb") as file:
+        file.truncate(disk_mib * MIB)
+    table = f"label: dos\n1MiB,{BOOT_MIB}MiB,6,*\n{BOOT_MIB + 1}MiB,,L\n"
+    run("sfdisk", "-q", disk, data=table.encode())
+    copy_into(disk, MBR_CODE, 0)
+    copy_into(disk, boot, MIB)
+    copy_into(disk, ext4, (BOOT_MIB + 1) * MIB)
+    return disk
 
 
 def copy_into(disk: Path, part: Path, at: int) -> None:

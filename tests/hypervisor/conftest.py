@@ -1,10 +1,13 @@
 """A real libvirtd, and a store mounted where it can see it."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import build
 import libvirt
 import libvirtd
 import pytest
@@ -19,10 +22,16 @@ def uri() -> Iterator[str]:
         yield found
 
 
+@pytest.fixture(scope="session")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build.build(tmp_path_factory.mktemp("guest"), Path(".venv/guest-cache"))
+
+
 class Lab:
     """A mounted store with a base VM whose disk is random bytes."""
 
     def __init__(self, root: Path, uri: str) -> None:
+        self.root, self.uri = root, uri
         self.ramet = Ramet(root / "store")
         self.mount = root / "mnt"
         self.disk = os.urandom(1 << 20)
@@ -36,10 +45,17 @@ class Lab:
         self.ramet.run("vm", "add", "lab:/golden", "--xml", BASE_XML)
 
     def domains(self) -> list[str]:
-        return sorted(each.name() for each in self.libvirt.listAllDomains())
+        """Those with a file of this lab; others may use the same libvirtd."""
+        return sorted(self._ours(self.libvirt.listAllDomains()))
 
     def pools(self) -> list[str]:
-        return sorted(each.name() for each in self.libvirt.listAllStoragePools())
+        return sorted(self._ours(self.libvirt.listAllStoragePools()))
+
+    def _ours(self, found: Any) -> Iterator[str]:
+        for each in found:
+            with contextlib.suppress(libvirt.libvirtError):  # gone since the list was made
+                if f"{self.root}/" in each.XMLDesc():
+                    yield each.name()
 
     def names(self) -> list[str]:
         return sorted(os.listdir(self.mount / "lab"))

@@ -6,54 +6,14 @@ import xml.etree.ElementTree as ET
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich_domain import OLD_UUID, RICH
 
 from engine import errors
 from hypervisor import domain, seed
-from hypervisor.customize import customize, localize
+from hypervisor.customize import customize
 from hypervisor.identity import Identity, check_name, hostname_of, new_mac
+from hypervisor.placing import localize
 
-OLD_UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
-RICH = f"""
-<domain type='kvm' id='7' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
-  <name>golden</name><uuid>{OLD_UUID}</uuid><genid>{OLD_UUID}</genid><title>the golden one</title>
-  <metadata><app:x xmlns:app='urn:app'>kept</app:x></metadata>
-  <memory unit='MiB'>192</memory>
-  <sysinfo type='smbios'>
-    <system><entry name='serial'>S1</entry><entry name='uuid'>{OLD_UUID}</entry>
-      <entry name='manufacturer'>Lab</entry></system>
-    <baseBoard><entry name='serial'>S2</entry></baseBoard>
-    <chassis><entry name='asset'>S3</entry></chassis>
-  </sysinfo>
-  <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type>
-    <loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE.fd</loader>
-    <nvram template='/usr/share/OVMF/OVMF_VARS.fd'>/old/golden/golden_VARS.fd</nvram>
-    <kernel>/boot/vmlinuz</kernel></os>
-  <devices>
-    <disk type='file' device='disk'><source file='/old/golden/disk.raw' index='2'/>
-      <backingStore/><target dev='vda'/><serial>D1</serial><wwn>5000c50015ea71aa</wwn></disk>
-    <disk type='file' device='cdrom'><source file='/isos/tools.iso'/><target dev='sda' bus='sata'/>
-      <readonly/></disk>
-    <disk type='file' device='cdrom'><target dev='sdb' bus='sata'/></disk>
-    <interface type='network'><mac address='52:54:00:12:34:56'/>
-      <source network='default' portid='{OLD_UUID}'/><target dev='vnet7'/><alias name='net0'/>
-      <virtualport type='openvswitch'><parameters interfaceid='{OLD_UUID}'/></virtualport>
-      </interface>
-    <interface type='user'/>
-    <serial type='file'><source path='/old/golden/console.log'/>
-      <log file='/var/log/boot.log'/></serial>
-    <channel type='unix'><source mode='bind' path='/run/golden.agent'/></channel>
-    <channel type='unix'><source mode='bind' path='/run/agent.sock'/></channel>
-    <graphics type='vnc' port='5907' autoport='no'/>
-    <graphics type='spice' tlsPort='5908'>
-      <listen type='socket' socket='/run/golden.spice'/></graphics>
-    <vsock><cid auto='no' address='7'/></vsock>
-    <tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>
-  </devices>
-  <seclabel type='dynamic' model='dac'><label>+0:+0</label></seclabel>
-  <seclabel type='none' model='selinux'/>
-  <qemu:commandline><qemu:arg value='-d'/></qemu:commandline>
-</domain>
-"""
 HERE = {"golden_VARS.fd", "disk.raw", "console.log"}
 
 
@@ -99,6 +59,39 @@ def test_nothing_of_the_old_identity_is_left() -> None:
     assert root.find("seclabel[@type='none']") is not None
 
 
+def test_what_else_is_a_vms_own_is_made_anew() -> None:
+    more = """
+    <memory model='nvdimm'><source><path>/old/golden/disk.raw</path></source></memory>
+    <filesystem type='mount'><source dir='/old/golden/disk.raw'/><target dir='own'/></filesystem>
+    <filesystem type='mount'><source dir='/srv/shared'/><target dir='shared'/></filesystem>
+    <console type='pty' tty='/dev/pts/3'><source path='/dev/pts/3'/></console>
+    <audio id='1' type='file' path='/run/golden.wav'/>
+    <interface type='network'><source network='default'/>
+      <virtualport type='802.1Qbg'><parameters instanceid='OLD'/></virtualport>
+      <filterref filter='clean-traffic'><parameter name='IP' value='10.0.0.7'/>
+        <parameter name='DHCPSERVER' value='10.0.0.1'/></filterref></interface>
+    <vsock>""".replace("OLD", OLD_UUID)
+    root = made(RICH.replace("<vsock>", more))
+    assert root.findtext("devices/memory/source/path") == "/new/web-001/disk.raw"
+    directories = [source.get("dir") for source in root.iterfind("devices/filesystem/source")]
+    assert directories == ["/new/web-001/disk.raw", "/srv/shared"]
+    assert "/dev/pts/3" not in ET.tostring(root).decode()
+    audio = root.find("devices/audio")
+    assert audio is not None
+    assert audio.get("path") == "/run/web-001.wav"
+    assert OLD_UUID not in ET.tostring(root.find("devices") or root).decode()
+    names = [each.get("name") for each in root.iter("parameter")]
+    assert names == ["DHCPSERVER"]
+
+
+def test_a_short_name_is_replaced_as_a_word_only() -> None:
+    text = RICH.replace("golden", "r").replace("the r one", "r or rather r")
+    root = made(text)
+    assert root.findtext("title") == "web-001 or rather web-001"
+    paths = [s.get("path") for s in root.iterfind("devices/channel/source")]
+    assert paths == ["/run/web-001.agent", "/run/web-001-agent.sock"]
+
+
 def test_a_clone_of_a_clone_keeps_one_seed_and_one_lineage() -> None:
     first = domain.serialize(made()).decode()
     root = made(first, "web-002")
@@ -133,6 +126,23 @@ def test_a_thousand_identities_share_nothing() -> None:
         ("type='unix'><source mode='bind' path='/run/agent.sock'/>",
          "type='tcp'><source mode='bind' host='0' service='4555'/>"),
         ("<name>golden</name>", ""),
+        ("<qemu:arg value='-d'/>", "<qemu:arg value='guest=golden,debug=on'/>"),
+        ("<qemu:arg value='-d'/>", "<qemu:arg value='file=/old/golden/disk.raw'/>"),
+        ("<kernel>", "<cmdline>ro systemd.machine_id=0123</cmdline><kernel>"),
+        ("<vsock>", "<tpm><backend type='passthrough'/></tpm><vsock>"),
+        ("<vsock>", "<input type='evdev'><source dev='/dev/input/event1'/></input><vsock>"),
+        ("<vsock>", "<interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/></interface><vsock>"),
+        ("<vsock>", "<interface type='server'><source port='5558'/></interface><vsock>"),
+        ("<vsock>", "<interface type='ethernet'><target dev='tap0' managed='no'/></interface>"
+         "<vsock>"),
+        ("<vsock>", "<filesystem type='file'><source file='/x'/></filesystem><vsock>"),
+        ("<vsock>", "<filesystem type='mount'><source socket='/x'/></filesystem><vsock>"),
+        ("<vsock>", "<parallel type='dev'><source path='/dev/parport0'/></parallel><vsock>"),
+        ("<vsock>", "<serial type='udp'><source mode='bind' host='0' service='4555'/></serial>"
+         "<vsock>"),
+        ("<vsock>", "<memory model='nvdimm'><source><path>/else/where</path></source></memory>"
+         "<vsock>"),
+        ("<vsock>", "<video><driver name='/old/golden/disk.raw'/></video><vsock>"),
     ],
 )  # fmt: skip
 def test_what_two_vms_cannot_share_is_refused(old: str, new: str) -> None:
@@ -185,14 +195,13 @@ def test_localize_moves_the_vms_own_files_only() -> None:
 
 def test_the_seed_is_an_iso_that_tools_can_read(tmp_path: object) -> None:
     identity = Identity.new("Web_001")
-    image = seed.build(identity, b"#cloud-config\nusers: []\n")
+    image = seed.build(identity, "#cloud-config\nusers: []\n")
     assert image[32808:32814] == b"cidata"
     text = image.decode("latin-1")
     assert f'local-hostname: "{identity.hostname}"' in text
     assert identity.instance_id in text
     assert "multipart/mixed" in text
-    for bad in (b"\xff", b"users: []"):
-        with pytest.raises(errors.InvalidArgument):
-            seed.build(identity, bad)
+    with pytest.raises(errors.InvalidArgument):
+        seed.build(identity, "users: []")
     with pytest.raises(errors.TooLarge):
-        seed.build(identity, b"#" * (2 << 20))
+        seed.build(identity, "#" * (2 << 20))

@@ -3,17 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import build
-import pytest
 from guests import Guest
 
 if TYPE_CHECKING:
     from conftest import Lab
-
-
-@pytest.fixture(scope="session")
-def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build.build(tmp_path_factory.mktemp("guest"), Path(".venv/guest-cache"))
 
 
 def boot(lab: "Lab", *names: str) -> list[dict[str, str]]:

@@ -64,6 +64,12 @@ class Reference:
         address = self.address(tree, block)
         return ZERO if address is None else self.content[address]
 
+    def may_be_shared(self, tree: Tree, block: int) -> bool:
+        """Whether an overwrite would leave the block's slot alone."""
+        leaf = tree.leaves[block // self.fanout]
+        entry = leaf.entries[block % self.fanout]
+        return leaf.birth <= tree.shared_epoch or not entry.owned or entry.address in self.shared
+
     # --- ownership
 
     def own(self, tree: Tree, number: int) -> Leaf:

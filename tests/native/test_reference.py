@@ -146,6 +146,8 @@ class Machine(RuleBasedStateMachine):
         assert self.core.next_data(tree, block) == (mapped[0] if mapped else None)
         hole = next(b for b in range(block, top) if self.reference.address(model, b) is None)
         assert self.core.next_hole(tree, block) == hole
+        assert self.core.mapped(tree, block, top) == len(mapped)
+        assert self.core.mapped(tree, 0, block) == tree.blocks - len(mapped)
 
     @invariant()
     def same(self) -> None:
@@ -153,22 +155,34 @@ class Machine(RuleBasedStateMachine):
             return
         for tree, model in self.files:
             assert tree.blocks == model.blocks()
-            found: dict[int, int] = {}
+            found: dict[int, tuple[int, bool]] = {}
             for extent in self.core.lookup(tree, 0, SPAN + 200):
+                assert extent.address // SLOTS == (extent.address + extent.count - 1) // SLOTS
                 for i in range(extent.count):
-                    found[extent.block + i] = extent.address + i
+                    found[extent.block + i] = extent.address + i, extent.shared
             expected = {
-                number * FANOUT + at: entry.address
+                number * FANOUT + at: (entry.address, self.reference.may_be_shared(model, block))
                 for number, leaf in model.leaves.items()
                 for at, entry in leaf.entries.items()
+                for block in [number * FANOUT + at]
             }
             assert found == expected
+            self.check_shared(found)
         known = self.reference
         assert self.core.allocated_slots == len(known.content)
         assert self.core.pending_slots == len(known.pending)
         assert all(self.core.allocated(address) for address in known.content)
         for address in known.content:
             assert self.core.shared(address) == (address in known.shared), address
+
+    def check_shared(self, found: dict[int, tuple[int, bool]]) -> None:
+        """What is said to be one file's alone is mapped once, in all of them."""
+        users: dict[int, int] = {}
+        for _, model in self.files:
+            for leaf in model.leaves.values():
+                for entry in leaf.entries.values():
+                    users[entry.address] = users.get(entry.address, 0) + 1
+        assert all(users[address] == 1 for address, shared in found.values() if not shared)
 
 
 TestReference = Machine.TestCase

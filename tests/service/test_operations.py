@@ -1,10 +1,13 @@
 """Public operations between their yields: what others do meanwhile."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine import ROOT_INO, Store, errors
+from service import operations
 from service.addresses import Context
 from service.operations import export_file
 
@@ -31,3 +34,63 @@ def test_an_export_does_not_go_on_into_a_restored_volume(tmp_path: Path) -> None
         assert not (tmp_path / "out").exists()
         assert lab.held  # by the one who opened it after the restore
         lab.release(ino)
+
+
+@pytest.fixture()
+def context(tmp_path: Path) -> Iterator[Context]:
+    Store.create(tmp_path / "store")
+    with Store.open(tmp_path / "store") as store:
+        lab = store.create_volume("lab")
+        for name in (b"a", b"b"):
+            below = lab.mkdir(ROOT_INO, name, 0o755, 0, 0).ino
+            for n in range(3):
+                lab.create(below, b"%d" % n, 0o644, 0, 0)
+        store.create_snapshot(lab, "one")
+        yield Context(store, None)
+
+
+def result(steps: Any) -> Any:
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(steps)
+    return end.value.value
+
+
+def test_a_dry_run_says_what_the_real_run_would(context: Context) -> None:
+    store = context.store
+    lab = store.volume("lab")
+    snapshot = store.snapshot(lab, "one")
+    for held, call in (
+        (lab, lambda dry_run: operations.volume_rm(context, "lab", dry_run)),
+        (snapshot, lambda dry_run: operations.volume_rm(context, "lab", dry_run)),
+        (lab, lambda dry_run: operations.snapshot_restore(context, "lab", "one", False, dry_run)),
+        (snapshot, lambda dry_run: operations.snapshot_rm(context, "lab", "one", dry_run)),
+    ):
+        inode = held.hold(held.resolve("/a/1").ino)
+        for dry_run in (True, False):
+            with pytest.raises(errors.Busy, match="are open"):
+                call(dry_run)
+        held.release(inode.ino)
+        call(True)
+    for dry_run in (True, False):
+        with pytest.raises(errors.ReadOnly):
+            result(operations.rm(context, "lab@one:/a", True, dry_run))
+    assert [str(v) for v in (*store.volumes(), *store.snapshots(lab))] == ["lab", "lab@one"]
+    assert lab.resolve("/a/1")
+
+
+def test_du_leaves_out_what_is_removed_meanwhile(context: Context) -> None:
+    lab = context.store.volume("lab")
+    steps = operations.du(context, "lab:/")
+    next(steps)
+    context.store.remove_tree(lab, ROOT_INO, b"b")
+    rows = {row["name"]: row["files"] for row in result(steps)}
+    assert rows == {"a": 3, "b": 0, "total": 3}
+
+
+def test_du_does_not_add_up_two_states_of_a_volume(context: Context) -> None:
+    steps = operations.du(context, "lab:/")
+    next(steps)
+    context.store.restore(context.store.volume("lab"), "one")
+    with pytest.raises(errors.Stale, match="ask again"):
+        next(steps)

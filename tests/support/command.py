@@ -31,4 +31,4 @@ class Ramet:
         return done
 
     def json(self, *arguments: object) -> Any:
-        return json.loads(self.run(*arguments).stdout)
+        return json.loads(self.run(*arguments).stdout.splitlines()[-1])

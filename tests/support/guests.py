@@ -1,11 +1,14 @@
 """Guests as their host sees them: start, wait for what they print, power off."""
 
 import contextlib
+import json
 import shlex
 import time
 from pathlib import Path
+from typing import Any
 
 import libvirt
+import libvirt_qemu
 
 BOOT_S = 240  # emulated, on a busy host
 STOP_S = 90  # emulated, on a busy host
@@ -39,6 +42,30 @@ class Guest:
                 raise DidNotBoot(f"{self.domain.name()} stopped")
             time.sleep(0.2)
         raise DidNotBoot(f"{self.domain.name()} printed nothing in {timeout_s} s")
+
+    def wait_for_agent(self, timeout_s: float = BOOT_S) -> None:
+        """Until its guest agent answers."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            with contextlib.suppress(libvirt.libvirtError):
+                self.ask_agent("guest-ping")
+                return
+            time.sleep(0.2)
+        raise DidNotBoot(f"the agent of {self.domain.name()} did not answer in {timeout_s} s")
+
+    def ask_agent(self, command: str, **arguments: object) -> Any:
+        """What its guest agent answers to one of its commands."""
+        asked = json.dumps({"execute": command, "arguments": arguments})
+        return json.loads(libvirt_qemu.qemuAgentCommand(self.domain, asked, 10, 0))["return"]
+
+    def frozen(self) -> bool:
+        return bool(self.ask_agent("guest-fsfreeze-status") == "frozen")
+
+    def wait_until_thawed(self, timeout_s: float = STOP_S) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self.frozen():
+            assert time.monotonic() < deadline, "the guest is still frozen"
+            time.sleep(0.1)
 
     def shut_down(self) -> None:
         """By its power button; pulled out when that does not help."""

@@ -1,0 +1,210 @@
+"""VMs cloned, customized and registered: against bare virDomainDefineXML, and against virt-clone.
+
+In turns of BATCH: one `ramet vm clone --register` (the whole command, with the daemon's commits),
+and as many bare defines of that very XML under other names, on an open connection.  Then one VM at
+a time: `virt-clone` with a full copy, and with --reflink on an XFS of its own, against one
+`ramet vm clone --register`.  Needs a libvirtd; makes domains named ``ramet-bench-...`` and
+undefines them.  ``BENCH_DIR`` says where.
+"""
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import libvirt
+
+from bench.fuse import line, served
+from engine import Store
+
+URI = "qemu:///system"
+COUNT, BATCH, SINGLES = 1000, 100, 5
+DISK_BYTES = 256 << 20
+XFS_BYTES = 8 << 30
+PREFIX = f"ramet-bench-{os.getpid()}"
+XML = """
+<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid>
+  <memory unit='MiB'>192</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <devices>
+    <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{disk}'/>
+      <target dev='vda' bus='virtio'/><serial>golden</serial></disk>
+    <interface type='user'><mac address='52:54:00:12:34:56'/><model type='virtio'/></interface>
+    <serial type='pty'/>
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+  </devices>
+</domain>"""
+
+
+class Bench:
+    """A mounted store with a base VM, and a connection to libvirt."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store, self.mount = folder / "store", folder / "mnt"
+        self.libvirt = libvirt.open(URI)
+
+    def ramet(self, *words: object) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", "--json", *map(str, words)], check=True,
+            capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]),
+                 "RAMET_STORE": str(self.store)},
+        )  # fmt: skip
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def make_base(self) -> None:
+        disk = self.folder / "golden.raw"
+        with disk.open("wb") as file:
+            for _ in range(DISK_BYTES >> 20):
+                file.write(os.urandom(1 << 20))
+        xml = self.folder / "golden.xml"
+        xml.write_text(XML.format(name=f"{PREFIX}-golden", uuid=uuid.uuid4(), disk="golden.raw"))
+        self.ramet("volume", "create", PREFIX)
+        self.ramet("import", "-p", disk, f"{PREFIX}:/golden/golden.raw")
+        self.ramet("vm", "add", f"{PREFIX}:/golden", "--xml", xml)
+
+    def clone(self, name: str, count: int) -> list[str]:
+        told = self.ramet("vm", "clone", f"{PREFIX}:/golden", f"{PREFIX}:/{PREFIX}-{name}",
+                          "--count", count, "--register", "-c", URI)  # fmt: skip
+        return [vm["name"] for vm in told["vms"]]
+
+    def undefine_all(self) -> None:
+        for each in self.libvirt.listAllDomains():
+            with contextlib.suppress(libvirt.libvirtError):
+                if each.name().startswith(PREFIX):
+                    each.undefine()
+        for pool in self.libvirt.listAllStoragePools():
+            with contextlib.suppress(libvirt.libvirtError):
+                if PREFIX in pool.name():
+                    pool.destroy()
+                    pool.undefine()
+
+
+@contextlib.contextmanager
+def bench() -> Iterator[Bench]:
+    with tempfile.TemporaryDirectory(
+        prefix="ramet-bench-", dir=os.environ.get("BENCH_DIR")
+    ) as name:
+        made = Bench(Path(name))
+        Path(name).chmod(0o711)
+        Store.create(made.store)
+        words = ["-m", "cli", "--store", str(made.store), "serve", "--mount", str(made.mount)]
+        with served(words, made.mount):
+            try:
+                made.make_base()
+                yield made
+            finally:
+                made.undefine_all()
+                made.libvirt.close()
+
+
+def batches(made: Bench) -> None:
+    ours: list[float] = []
+    bare: list[float] = []
+    for n in range(COUNT // BATCH):
+        start = time.perf_counter()
+        names = made.clone(f"{n:02d}-{{n:03d}}", BATCH)
+        ours.append(time.perf_counter() - start)
+        texts = [other_domain(made.mount / PREFIX / name / "domain.xml") for name in names]
+        start = time.perf_counter()
+        found = [made.libvirt.defineXML(text) for text in texts]
+        bare.append(time.perf_counter() - start)
+        for each in found:
+            each.undefine()
+    print(f"{COUNT} VMs cloned, customized, registered: {sum(ours):.2f} s, "
+          f"{sum(ours) / COUNT * 1e3:.2f} ms each; bare defines: {sum(bare):.2f} s")  # fmt: skip
+    line("cloned VMs against bare defines", BATCH / statistics.median(ours),
+         BATCH / statistics.median(bare), 0.5, "VM/s")  # fmt: skip
+
+
+def other_domain(file: Path) -> str:
+    root = ET.fromstring(file.read_bytes())  # noqa: S314 - our own
+    name = root.find("name")
+    assert name is not None
+    name.text = f"{name.text}-bare"
+    for path in ("uuid", "sysinfo/system/entry[@name='uuid']"):
+        for element in root.iterfind(path):
+            element.text = str(uuid.uuid5(uuid.NAMESPACE_OID, name.text))
+    return ET.tostring(root, encoding="unicode")
+
+
+def virt_clone(made: Bench, name: str, folder: Path, *extra: str) -> float:
+    """Seconds; the base is a domain of its own with its disk in ``folder``."""
+    base = f"{PREFIX}-{folder.name}-golden"
+    if not (folder / "golden.raw").exists():
+        (folder / "golden.raw").write_bytes((made.folder / "golden.raw").read_bytes())
+        disk = folder / "golden.raw"
+        made.libvirt.defineXML(XML.format(name=base, uuid=uuid.uuid4(), disk=disk))
+    start = time.perf_counter()
+    subprocess.run(
+        ["virt-clone", "-q", "--connect", URI, "--original", base, "--name", f"{PREFIX}-{name}",
+         "--file", str(folder / f"{name}.raw"), *extra],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def xfs(folder: Path) -> Iterator[Path]:
+    """An XFS of its own on a loop device, with reflinks."""
+    image, root = folder / "xfs.img", folder / "xfs"
+    with image.open("wb") as file:
+        file.truncate(XFS_BYTES)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(image)], check=True)
+    root.mkdir()
+    subprocess.run(["mount", "-o", "loop", str(image), str(root)], check=True)
+    try:
+        yield root
+    finally:
+        subprocess.run(["umount", str(root)], check=True)
+
+
+def singles(made: Bench) -> None:
+    times: dict[str, list[float]] = {"ramet": [], "copy": [], "reflink": []}
+    plain = made.folder / "plain"
+    plain.mkdir()
+    with xfs(made.folder) as root:
+        for n in range(SINGLES):
+            start = time.perf_counter()
+            made.clone(f"one-{n}", 1)
+            times["ramet"].append(time.perf_counter() - start)
+            times["copy"].append(virt_clone(made, f"copy-{n}", plain))
+            times["reflink"].append(virt_clone(made, f"reflink-{n}", root, "--reflink"))
+        made.undefine_all()
+        for pool in ("plain", "xfs"):  # virt-clone has made them
+            with contextlib.suppress(libvirt.libvirtError):
+                found = made.libvirt.storagePoolLookupByName(pool)
+                if str(made.folder) in found.XMLDesc():
+                    found.destroy()
+                    found.undefine()
+    ours = statistics.median(times["ramet"])
+    print(f"one VM with a disk of {DISK_BYTES >> 20} MiB, whole commands:")
+    print(f"  ramet vm clone --register          {ours * 1e3:8.0f} ms")
+    for name, label in (("copy", "virt-clone"), ("reflink", "virt-clone --reflink on XFS")):
+        theirs = statistics.median(times[name])
+        print(f"  {label:<34} {theirs * 1e3:8.0f} ms ({theirs / ours:.1f} x)", flush=True)
+
+
+def main() -> None:
+    try:
+        libvirt.open(URI).close()
+    except libvirt.libvirtError:
+        print(f"VMs: no libvirtd at {URI}; start it (`virtlogd -d; libvirtd -d`)")
+        return
+    with bench() as made:
+        batches(made)
+        singles(made)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Extent maps and the blocks that they lead to: the facade of ``map.c`` and ``io.c``.
+
+A call is whole or changes nothing, as far as one call of C goes; ranges longer than that are done a
+piece at a time.  All runs on the engine thread but ``run_read``.
+"""
+
+from typing import Any, NamedTuple
+
+from native._core import ffi, lib
+from native.cache import BLOCK_BYTES, HOLE, Buffer, CachedNodes
+from native.errors import CorruptBlock
+
+
+class Extent(NamedTuple):
+    """``count`` logical blocks from ``block`` lie in slots ``address`` and on, of one slab.
+
+    ``shared``: another file, snapshot or clone may have them; False: certainly none has.
+    """
+
+    block: int
+    address: int
+    count: int  # type: ignore[assignment]
+    shared: bool
+
+
+class WriteResult(NamedTuple):
+    """Blocks of one write by what became of them."""
+
+    new: int
+    duplicate: int
+    zero: int
+
+
+class Tree:
+    """An extent map's descriptor: a C struct that each call reads and, when it writes, updates."""
+
+    __slots__ = ("c",)
+
+    def __init__(
+        self, root: int = 0, height: int = 0, blocks: int = 0, shared_epoch: int = 0,
+        domain: int = 0,
+    ) -> None:  # fmt: skip
+        self.c: Any = ffi.new("rmt_tree *", (root, blocks, shared_epoch, domain, height, 0))
+
+    @property
+    def root(self) -> int:
+        return self.c.root  # type: ignore[no-any-return]
+
+    @property
+    def height(self) -> int:
+        return self.c.height  # type: ignore[no-any-return]
+
+    @property
+    def blocks(self) -> int:
+        return self.c.blocks  # type: ignore[no-any-return]
+
+    @property
+    def shared_epoch(self) -> int:
+        return self.c.shared_epoch  # type: ignore[no-any-return]
+
+    @shared_epoch.setter
+    def shared_epoch(self, epoch: int) -> None:
+        self.c.shared_epoch = epoch
+
+
+class ReadPlan(NamedTuple):
+    """Where the blocks of a range are; ``Core.run_read`` on any thread fetches them."""
+
+    first: int
+    count: int  # type: ignore[assignment]
+    addresses: Any
+    checksums: Any
+
+
+class ExtentMaps(CachedNodes):
+    """Reads and changes of extent maps."""
+
+    def lookup(self, tree: Tree, first: int, count: int, limit: int = 1 << 16) -> list[Extent]:
+        """The extents of a range, at most ``limit``; holes are absent."""
+        capacity = max(1, min(limit, count, 4096))
+        out = ffi.new("rmt_extent[]", capacity)
+        found, following = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        extents: list[Extent] = []
+        end = first + count
+        while first < end and len(extents) < limit:
+            status = lib.rmt_lookup(
+                self._core, tree.c, first, end - first, out, capacity, found, following
+            )
+            if status:
+                self._again(status)
+                continue
+            extents += [
+                Extent(e.block, e.address, e.count, bool(e.shared)) for e in out[0 : found[0]]
+            ]
+            first = following[0]
+        return extents[:limit]
+
+    def next_data(self, tree: Tree, block: int) -> int | None:
+        """The first mapped block at or after ``block``."""
+        while status := lib.rmt_next_data(self._core, tree.c, block, self._number):
+            self._again(status)
+        found: int = self._number[0]
+        return None if found == HOLE else found
+
+    def next_hole(self, tree: Tree, block: int) -> int:
+        """The first block at or after ``block`` that is not mapped."""
+        while status := lib.rmt_next_hole(self._core, tree.c, block, self._number):
+            self._again(status)
+        return self._number[0]  # type: ignore[no-any-return]
+
+    def mapped(self, tree: Tree, first: int, end: int) -> int:
+        """How many blocks of a range are mapped, in O(height)."""
+        counts = []
+        for block in (first, end):
+            while status := lib.rmt_mapped_before(self._core, tree.c, block, self._number):
+                self._again(status)
+            counts.append(self._number[0])
+        return counts[1] - counts[0]  # type: ignore[no-any-return]
+
+    def read_into(self, tree: Tree, offset: int, buffer: Buffer) -> None:
+        """Fill the buffer from a byte offset.  CorruptBlock, CorruptNode, OSError."""
+        view = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
+        core, c, length, failure = self._core, tree.c, len(view), self._failure
+        step = (self._call_blocks - 1) * BLOCK_BYTES
+        for at in range(0, length, step):
+            size = min(step, length - at)
+            while status := lib.rmt_read(core, c, offset + at, view + at, size, failure):
+                self._again(status)
+
+    def plan_read(self, tree: Tree, first: int, count: int) -> ReadPlan:
+        """Resolve a range of blocks, to be fetched by ``run_read``."""
+        plan = ReadPlan(first, count, ffi.new("uint64_t[]", count), ffi.new("uint64_t[]", count))
+        while status := lib.rmt_resolve(
+            self._core, tree.c, first, count, plan.addresses, plan.checksums
+        ):
+            self._again(status)
+        return plan
+
+    def run_read(self, plan: ReadPlan, offset: int, buffer: Buffer) -> None:
+        """Fetch bytes of a plan; any thread, while the caller keeps its slots pinned."""
+        view = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
+        failure = ffi.new("rmt_failure *")
+        skipped = offset // BLOCK_BYTES - plan.first
+        assert skipped >= 0
+        assert offset + len(view) <= (plan.first + plan.count) * BLOCK_BYTES
+        status = lib.rmt_fetch(
+            self._core, plan.addresses + skipped, plan.checksums + skipped, plan.first + skipped,
+            plan.count - skipped, offset % BLOCK_BYTES, view, len(view), failure,
+        )  # fmt: skip
+        if status == lib.RMT_CORRUPT_BLOCK:
+            raise CorruptBlock(failure.block, failure.address)
+        if status:
+            raise OSError(failure.error, "reading a slab failed")
+
+    def write(
+        self, tree: Tree, first_block: int, data: Buffer, *, dedup: bool = True
+    ) -> WriteResult:
+        """Write whole blocks.  NeedSlab, OSError, CorruptNode: nothing changed by that piece."""
+        view = ffi.from_buffer("uint8_t[]", data)
+        blocks, rest = divmod(len(view), BLOCK_BYTES)
+        assert not rest, "whole blocks only"
+        written = ffi.new("rmt_written *")
+        done = 0
+        while done < blocks:
+            count = min(blocks - done, self._call_blocks)
+            status = lib.rmt_write(
+                self._core, tree.c, first_block + done, count, view + done * BLOCK_BYTES,
+                dedup, written, self._failure,
+            )  # fmt: skip
+            if status:
+                self._again(status)
+            else:
+                done += count
+        return WriteResult(written.fresh, written.duplicate, written.zero)
+
+    def punch(self, tree: Tree, first: int, count: int) -> None:
+        """Unmap a range of blocks."""
+        while status := lib.rmt_punch(self._core, tree.c, first, count):
+            self._again(status)
+
+    def share(self, dst: Tree, dst_first: int, src: Tree, src_first: int, count: int) -> None:
+        """Map blocks of ``src`` into ``dst`` as well (range clone).
+
+        The caller has set both trees' shared epochs to one before the current.
+        """
+        to = ffi.new("uint64_t[3]", (dst_first, src_first, count))
+        while status := lib.rmt_share(self._core, dst.c, to, src.c, to + 1, to + 2):
+            self._again(status)

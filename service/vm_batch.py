@@ -1,0 +1,255 @@
+"""Many VMs in one job: files first and durable, then domains, each VM as a whole or not at all.
+
+A group's files are made, committed together, and its domains defined a few per call, so that a
+thousand VMs need some commits and not a thousand, and can still be cancelled on the way.  What an
+error means is the user's choice:
+
+- ``undo`` (the default): all or none; the job takes back what it has made;
+- ``stop``: the VM that failed is undone, those made before it stay, the rest is not begun;
+- ``continue``: the VM that failed is undone, and the next one has its turn.
+
+When the hypervisor is lost nobody knows what became of the last domain: there a job never goes on.
+If the domain cannot be taken back its files stay, and the VM is noted as registered.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+
+from engine import Inode, Volume, errors
+from hypervisor.interface import Hypervisor
+from hypervisor.machines import Directory, taken_macs
+from service import hosts
+from service.addresses import Context
+from service.jobs import Made
+from service.libvirt_calls import connected, kind_of, with_driver
+from service.steps import HypervisorCall, Steps, durable
+from service.undo import note, take_back
+from service.work import Work
+
+ON_ERROR = ("undo", "stop", "continue")
+GROUP = 128  # VMs whose files one commit makes durable before they are defined
+MAKE_STEP = 8
+DEFINE_STEP = 16
+Maker = Callable[[], Directory]
+Outcome = Exception | None
+
+
+class Batch:
+    """One job's VMs.  ``uri``: where they are registered, or None."""
+
+    def __init__(self, context: Context, work: Work, uri: str | None, on_error: str) -> None:
+        if on_error not in ON_ERROR:
+            raise errors.InvalidArgument(f"on-error is one of {', '.join(ON_ERROR)}")
+        self._context = context
+        self._work = work
+        self._uri = uri
+        self._on_error = on_error
+        self._stopped = False
+        self._first_error: Exception | None = None
+        self._checked: set[tuple[str, str]] = set()
+
+    @contextmanager
+    def macs(self) -> Iterator[set[str]]:
+        """MACs that are taken, one set for all jobs that run: each adds those that it gives out."""
+        shared = self._context.running.setdefault("macs", Macs())
+        assert isinstance(shared, Macs)
+        shared.users += 1
+        try:
+            shared.taken |= taken_macs(self._context.store)
+            yield shared.taken
+        finally:
+            shared.users -= 1
+            if not shared.users:
+                del self._context.running["macs"]
+
+    def run(self, items: Iterable[tuple[str, Maker]]) -> Steps[list[Directory]]:
+        """Make, and register, each (name, how it is made); those that are complete.
+
+        Raises the first error when none is, and in the mode ``undo``.
+        """
+        if self._uri is None:
+            done = yield from self._groups(iter(items), None)
+        else:
+            done = yield from connected(self._uri, partial(self._groups, iter(items)))
+        if not done and self._first_error is not None:
+            raise self._first_error
+        return done
+
+    def _groups(
+        self, items: Iterator[tuple[str, Maker]], driver: Hypervisor | None
+    ) -> Steps[list[Directory]]:
+        done: list[Directory] = []
+        while not self._stopped and (group := list(islice(items, GROUP))):
+            made = yield from self._make(group)
+            done += made if driver is None else (yield from self._define_group(driver, made))
+        if driver is not None:
+            yield from self._refresh_pools(driver, done)
+        return done
+
+    def _failed(self, item: str, error: Exception) -> None:
+        """Noted; raised again where all is to be undone."""
+        self._work.failed(item, error)
+        if self._on_error == "undo" or isinstance(error, errors.StoreFailed):
+            raise error
+        self._first_error = self._first_error or error
+        self._stopped |= self._on_error == "stop" or isinstance(error, errors.PartlyDone)
+
+    # --- files
+
+    def _make(self, group: list[tuple[str, Maker]]) -> Steps[list[Directory]]:
+        made: list[Directory] = []
+        for n, (item, make) in enumerate(group, 1):
+            try:
+                each = make()
+            except (errors.RametError, OSError) as error:
+                self._failed(item, error)
+                if self._stopped:
+                    break
+                continue
+            self._note_made(each)
+            made.append(each)
+            if n % MAKE_STEP == 0:
+                yield None
+        return made
+
+    def _note_made(self, each: Directory) -> None:
+        shared = self._context.running.get("macs")
+        if isinstance(shared, Macs):
+            shared.taken |= set(each.machine.macs)
+        made = self._as_made(each)
+        self._work.made(each.volume, each.inode, made.parent, made.name, made.uuid)
+        if self._uri is None:
+            self._work.done(self._blocks_of_one())
+
+    def _as_made(self, each: Directory) -> Made:
+        name = each.path.rpartition("/")[2].encode(errors="surrogateescape")
+        uuid = "" if self._uri is None else each.machine.uuid
+        inode = each.inode
+        return Made(each.volume.id, inode.parent, inode.ino, inode.generation, name, uuid)
+
+    def _blocks_of_one(self) -> int:
+        return self._work.job.blocks_total // max(self._work.job.items_total, 1)
+
+    # --- domains
+
+    def _define_group(self, driver: Hypervisor, made: list[Directory]) -> Steps[list[Directory]]:
+        assert self._uri is not None
+        self._work.registers(self._uri)
+        yield durable  # no domain without its files and its record, whatever happens next
+        done: list[Directory] = []
+        before = self._work.job.items_failed  # a failure above ends the making, not this
+        for at in range(0, len(made), DEFINE_STEP):
+            part = made[at : at + DEFINE_STEP]
+            if self._stopped and self._work.job.items_failed > before:
+                self._drop(part)
+                continue
+            part, texts = self._texts(part)
+            yield from self._check_runs(driver, texts)
+            outcomes: list[Outcome] = yield HypervisorCall(
+                partial(define_some, driver, texts, stop=self._on_error != "continue")
+            )
+            good = [each for each, bad in zip(part, outcomes, strict=False) if bad is None]
+            for each in good:
+                note(each, self._uri)
+                self._work.done(self._blocks_of_one())
+            done += good
+            yield from self._not_defined(part, outcomes)
+        return done
+
+    def _texts(self, part: list[Directory]) -> tuple[list[Directory], list[str]]:
+        """The XML of each; without those whose files somebody has spoiled meanwhile."""
+        good: list[Directory] = []
+        texts: list[str] = []
+        for each in part:
+            try:
+                texts.append(each.local_xml())
+                good.append(each)
+            except errors.RametError as error:
+                self._failed(each.path, error)
+                self._drop([each])
+        return good, texts
+
+    def _not_defined(self, part: list[Directory], outcomes: list[Outcome]) -> Steps[None]:
+        """Undo the VMs whose domains were refused, and those that were not tried any more."""
+        for each, error in zip(part, outcomes, strict=False):
+            if error is None:
+                continue
+            self._failed(each.machine.name, error)
+            if isinstance(error, errors.PartlyDone) and not (yield from self._undefined(each)):
+                note(each, self._uri or "")
+            else:
+                self._drop([each])
+        self._drop(part[len(outcomes) :])
+
+    def _undefined(self, each: Directory) -> Steps[bool]:
+        """Whether it is sure that the hypervisor does not have it."""
+        uuids = [each.machine.uuid]
+        try:
+            yield with_driver(self._uri or "", lambda driver: driver.undefine_all(uuids))
+        except errors.RametError:
+            return False
+        return True
+
+    def _drop(self, made: list[Directory]) -> None:
+        """In one stretch: a VM has few files, and who wants us to stop is heard elsewhere."""
+        for each in made:
+            deque(take_back(self._context, self._as_made(each)), maxlen=0)
+
+    def _check_runs(self, driver: Hypervisor, texts: list[str]) -> Steps[None]:
+        """Once for each kind of domain."""
+        for text in texts:
+            kind = kind_of(text)
+            if kind not in self._checked:
+                yield HypervisorCall(partial(driver.check_runs, text))
+                self._checked.add(kind)
+
+    def _refresh_pools(self, driver: Hypervisor, done: list[Directory]) -> Steps[None]:
+        """Show them in directory pools."""
+        pools = driver.pools(self._context.store.uuid)
+        for pool in hosts.pools_of_vms(self._context, done, self._uri or ""):
+            try:
+                yield HypervisorCall(partial(pools.present, pool))
+            except errors.RametError as error:
+                self._failed(f"storage pool {pool.name}", error)
+
+
+class Macs:
+    """The MACs that are taken, while clone jobs run."""
+
+    def __init__(self) -> None:
+        self.users = 0
+        self.taken: set[str] = set()
+
+
+def define_some(driver: Hypervisor, texts: list[str], *, stop: bool) -> list[Outcome]:
+    """Define domains one by one, each as a whole; what became of each that was tried.
+
+    Ends after the first error if ``stop``, and when the hypervisor is lost.
+    """
+    outcomes: list[Outcome] = []
+    for text in texts:
+        try:
+            driver.define_all([text])
+        except errors.RametError as error:
+            outcomes.append(error)
+            if stop or isinstance(error, errors.PartlyDone):
+                break
+        else:
+            outcomes.append(None)
+    return outcomes
+
+
+def tree_blocks(volume: Volume, top: Inode) -> int:
+    """Blocks that the files below a directory map: what a clone of it refers to."""
+    blocks, pending = 0, [top]
+    while pending:
+        inode = pending.pop()
+        blocks += inode.blocks
+        cookie = 0
+        while inode.is_dir and (entries := volume.readdir(inode.ino, cookie)):
+            cookie = entries[-1].cookie
+            pending += [volume.inode(entry.ino) for entry in entries]
+    return blocks
