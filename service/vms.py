@@ -133,7 +133,7 @@ def register(context: Context, made: list[Directory], uri: str) -> Steps[None]:
     yield with_driver(uri, define)
     try:
         for pool in pools:
-            yield hosts.on_pools(uri, context.store, partial(Pools.present, pool=pool))
+            yield hosts.on_pools(uri, context.store, partial(Pools.show, pool=pool))
         for each in made:
             note(each, uri)
     except Exception as error:
