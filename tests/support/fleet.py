@@ -49,11 +49,11 @@ class Fleet:
 
     def clone_vms(self, count: int, *, register: bool, on_error: str = "undo", **more: Any) -> Any:
         """A request to the daemon for ``count`` clones of the base."""
-        uri = more.pop("uri", self.uri or "qemu:///system")
-        arguments = [
-            f"{self.name}:/golden", f"{self.name}:/{self.name}-{{n}}", count, 1, register, uri,
-            None, None, on_error,
-        ]  # fmt: skip
+        spec = {
+            "count": count, "register": register, "on_error": on_error,
+            "uri": more.pop("uri", self.uri or "qemu:///system"),
+        }  # fmt: skip
+        arguments = [f"{self.name}:/golden", f"{self.name}:/{self.name}-{{n}}", spec]
         return self.ask(Request("vm_clone", arguments, **more))
 
     def until(self, number: int, items: int) -> None:
