@@ -90,6 +90,11 @@ def pool_name(*parts: str) -> str:
     return f"{name[: NAME_BYTES_MAX - 33]}-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
+def possible_names(name: str, store: uuid.UUID) -> tuple[str, str]:
+    """What a store's pool may be called: the wanted name, or that and the store's."""
+    return name, f"{name}-{store.hex[:8]}"
+
+
 class Pools:
     """The storage pools of one connection, as one store sees them."""
 
@@ -192,8 +197,7 @@ class Pools:
         return bool(pool.UUIDString() == self._uuid(pool.name()))
 
     def _names(self, name: str) -> tuple[str, str]:
-        """What our pool may be called: the wanted name, or that and the store's."""
-        return name, f"{name}-{self._store.hex[:8]}"
+        return possible_names(name, self._store)
 
     def _find(self, name: str) -> "libvirt.virStoragePool | None":
         for each in self._names(name):

@@ -38,15 +38,22 @@ Outcome = Exception | None
 
 
 class Batch:
-    """One job's VMs.  ``uri``: where they are registered, or None."""
+    """One job's VMs.  ``uri``: where they are registered, or None.
 
-    def __init__(self, context: Context, work: Work, uri: str | None, on_error: str) -> None:
+    ``blocks_of_one``: what each refers to; None: its part of what the job has planned.
+    """
+
+    def __init__(
+        self, context: Context, work: Work, uri: str | None, on_error: str, *,
+        blocks_of_one: int | None = None,
+    ) -> None:  # fmt: skip
         if on_error not in ON_ERROR:
             raise errors.InvalidArgument(f"on-error is one of {', '.join(ON_ERROR)}")
         self._context = context
         self._work = work
         self._uri = uri
         self._on_error = on_error
+        self._planned_blocks = blocks_of_one
         self._stopped = False
         self._defining = True
         self._ahead: list[Directory] = []  # made, and not defined yet
@@ -150,6 +157,8 @@ class Batch:
         return Made(each.volume.id, inode.parent, inode.ino, inode.generation, name, uuid)
 
     def _blocks_of_one(self) -> int:
+        if self._planned_blocks is not None:
+            return self._planned_blocks
         return self._work.job.blocks_total // max(self._work.job.items_total, 1)
 
     # --- domains
