@@ -23,6 +23,7 @@ from service.clone_spec import CloneSpec, Item, Plan
 from service.clones import expand_all
 from service.libvirt_calls import with_driver
 from service.operations import Operation, Result, told_volume
+from service.share_records import Table
 from service.steps import Steps
 from service.vm_batch import Batch
 from service.vm_places import directory_at, place_of, told
@@ -233,11 +234,12 @@ def _registered(context: Context, volume: Volume) -> list[Directory]:
 def volume_rm(context: Context, name: str, dry_run: bool, force: bool = False) -> Steps[Result]:
     """Remove a volume and its snapshots.
 
-    Busy while files are open or VMs of it are registered; ``force`` powers these off and undefines
-    them, and lets files go stale.
+    Busy while it is shared, while files are open, or while VMs of it are registered; ``force``
+    powers these off and undefines them, and lets files go stale; a share is removed first.
     """
     store = context.store
     volume = store.volume(name)
+    Table(store).check_not_shared(volume)
     registered = _registered(context, volume)
     if registered and not force:
         first = registered[0].machine

@@ -18,6 +18,7 @@ from engine.gc import GcResult
 from hypervisor import images
 from service.addresses import Context, parse
 from service.host_files import check_host_file, check_new_file, sync_name
+from service.share_records import Table
 from service.steps import Steps
 
 Result = dict[str, Any] | list[dict[str, Any]]
@@ -84,6 +85,7 @@ def snapshot_ls(context: Context, volume: str) -> Result:
 
 def snapshot_rm(context: Context, volume: str, name: str, dry_run: bool) -> Result:
     store = context.store
+    Table(store).check_not_shared(store.snapshot(store.volume(volume), name))
     snapshot = store.check_remove_snapshot(store.volume(volume), name)
     if not dry_run:
         store.remove_snapshot(store.volume(volume), name)
