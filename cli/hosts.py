@@ -75,7 +75,7 @@ def _show(result: dict[str, Any]) -> None:
     pools = [{"host": row["host"]} | pool for row in result["hosts"] for pool in row["pools"]]
     counted = [
         {key: pool[key] for key in ("host", "pool", "kind", "state", "volumes")}
-        | {key: len(pool[key]) for key in ("new", "changed", "gone")}
+        | pool["counts"]
         | {"source": pool["source"]}
         for pool in pools
     ]
@@ -93,6 +93,8 @@ def _show(result: dict[str, Any]) -> None:
     if changes:
         click.echo()
         table(changes)
+    if result["unlisted"]:
+        click.echo(f"and {result['unlisted']} more changes")
     for pool in pools:
         if pool["note"] and pool["state"] != "failed":
             click.echo(f"{pool['pool']}: {pool['note']}")

@@ -5,18 +5,22 @@ shares (volumes of directory pools, sources of netfs pools).
 """
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from engine import errors
 from hypervisor.connection import connected
-from hypervisor.pools import Pool, Pools, Presented, StorageVolume
+from hypervisor.pools import Pool, Pools, Presented, StorageVolume, possible_names
 from service import hosts
 from service.addresses import Context
 from service.deadline import Tick, beside
 from service.hosts import Host, Seen
 from service.operations import Operation, Result, iso
 from service.steps import HypervisorCall, Steps
+
+LISTED_MAX = 20_000  # changes in one answer; all are counted
+Row = dict[str, Any]
 
 
 class Plan(NamedTuple):
@@ -51,6 +55,7 @@ def host_rescan(context: Context, name: str | None, silent_s: float) -> Steps[Re
     rows = [_settle(context, plan, scans[plan.host.name]) for plan in plans]
     return {
         "hosts": rows,
+        "unlisted": _limit(rows),
         "not_answered": [row["host"] for row in rows if row["error"]],
         "failed_pools": [
             f"{row['host']}: {pool['pool']}"
@@ -88,10 +93,10 @@ def _visit(plan: Plan, store: Any, tick: Tick) -> Scan:
 # --- and back: what is remembered, and what is told
 
 
-def _settle(context: Context, plan: Plan, scan: Scan | Exception) -> dict[str, Any]:
+def _settle(context: Context, plan: Plan, scan: Scan | Exception) -> Row:
     store, host = context.store, plan.host
     before = hosts.seen(store, host.name)
-    row: dict[str, Any] = {"host": host.name, "uri": host.uri, "mounted": plan.mounted}
+    row: Row = {"host": host.name, "uri": host.uri, "mounted": plan.mounted}
     if isinstance(scan, Exception):
         if not isinstance(scan, errors.RametError):
             raise scan
@@ -99,11 +104,12 @@ def _settle(context: Context, plan: Plan, scan: Scan | Exception) -> dict[str, A
             hosts.remember(store, host.name, Seen(before.pools, before.sources, before.time_ns,
                                                   str(scan)))  # fmt: skip
         return row | {"error": str(scan), "rescanned": None, "pools": [], "netfs": None}
-    now = Seen(dict(before.pools), scan.sources, time.time_ns())
-    told = [_pool(pool, scan.shown[pool.name], before, now) for pool in plan.pools]
-    for name, kind in scan.dropped.items():
-        gone = now.pools.pop(name, {})
-        told.append(_row(name, kind, None, "gone", gone=sorted(gone)))
+    now = Seen({} if plan.mounted else dict(before.pools), scan.sources, time.time_ns())
+    told = [_pool(context, pool, scan.shown[pool.name], before, now) for pool in plan.pools]
+    for name in before.pools.keys() | scan.dropped.keys():
+        if name not in now.pools:
+            gone = sorted(before.pools.get(name, {}))
+            told.append(_row(name, scan.dropped.get(name), None, "gone", gone=gone))
     if host in hosts.everyone(store):  # else: removed meanwhile
         hosts.remember(store, host.name, now)
     return row | {
@@ -115,22 +121,37 @@ def _settle(context: Context, plan: Plan, scan: Scan | Exception) -> dict[str, A
 
 
 def _row(
-    name: str, kind: str, source: str | None, state: str, *, volumes: int = 0,
-    new: list[dict[str, Any]] | None = None, changed: list[dict[str, Any]] | None = None,
-    gone: list[str] | None = None, note: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    name: str, kind: str | None, source: str | None, state: str, *, volumes: int = 0,
+    new: Sequence[Row] = (), changed: Sequence[Row] = (), gone: Sequence[str] = (),
+    note: str | None = None,
+) -> Row:  # fmt: skip
     return {
         "pool": name, "kind": kind, "source": source, "state": state, "volumes": volumes,
-        "new": new or [], "changed": changed or [], "gone": gone or [], "note": note,
+        "counts": {"new": len(new), "changed": len(changed), "gone": len(gone)},
+        "new": list(new), "changed": list(changed), "gone": list(gone), "note": note,
     }  # fmt: skip
 
 
+def _limit(hosts_told: list[Row]) -> int:
+    """Cut the lists of changes to what one answer can carry; how many are not listed."""
+    left, cut = LISTED_MAX, 0
+    for pool in (pool for host in hosts_told for pool in host["pools"]):
+        for key in ("new", "changed", "gone"):
+            cut += max(0, len(pool[key]) - left)
+            pool[key] = pool[key][:left]
+            left -= len(pool[key])
+    return cut
+
+
 def _pool(
-    pool: Pool, shown: Presented | errors.RametError, before: Seen, now: Seen
-) -> dict[str, Any]:  # fmt: skip
-    """One pool's changes; ``now`` is told what it has."""
+    context: Context, pool: Pool, shown: Presented | errors.RametError, before: Seen, now: Seen
+) -> Row:  # fmt: skip
+    """One pool's changes; ``now`` is told what it has, or had when it cannot be read."""
     row = partial(_row, kind=pool.kind, source=pool.source)
     if isinstance(shown, errors.RametError):
+        for name in possible_names(pool.name, context.store.uuid):
+            if name in before.pools:
+                now.pools[name] = before.pools[name]
         return row(pool.name, state="failed", note=str(shown))
     if shown.others is not None:
         note = f"others made this pool; `virsh pool-refresh {shown.others}` reads it again"
@@ -148,18 +169,18 @@ def _pool(
     )  # fmt: skip
 
 
-def _volume(name: str, volume: StorageVolume) -> dict[str, Any]:
+def _volume(name: str, volume: StorageVolume) -> Row:
     return {"name": name} | volume._asdict()
 
 
-def _volume_before(volume: StorageVolume) -> dict[str, Any]:
+def _volume_before(volume: StorageVolume) -> Row:
     return {
         "old_capacity_bytes": volume.capacity_bytes,
         "old_allocation_bytes": volume.allocation_bytes,
     }
 
 
-def _sources(host: Host, before: list[str], now: list[str]) -> dict[str, Any] | None:
+def _sources(host: Host, before: list[str], now: list[str]) -> Row | None:
     if host.nfs_server is None:
         return None
     return {

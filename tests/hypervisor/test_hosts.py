@@ -212,6 +212,19 @@ def test_a_host_may_have_the_mount_elsewhere(site: Site) -> None:
     assert str(site.mount) not in xml
 
 
+def test_what_others_removed_is_told_once(site: Site) -> None:
+    site.ramet.run("volume", "create", f"{site.tag}-b")
+    site.ramet.run("host", "add", site.uri, "--name", "here")
+    site.rescan()
+    pool = site.libvirt.storagePoolLookupByName(f"ramet-{site.tag}-b")
+    pool.destroy()
+    pool.undefine()
+    site.ramet.run("volume", "rm", f"{site.tag}-b")
+    assert site.rescan()[f"ramet-{site.tag}-b"]["state"] == "gone"
+    assert f"ramet-{site.tag}-b" not in site.rescan()
+    assert site.ramet.json("host", "ls")[0]["pools"] == 2
+
+
 def test_one_pool_that_cannot_be_is_told_and_the_others_are_made(site: Site) -> None:
     tag = site.tag
     (site.mount / tag / "bad\x01dir").mkdir()
