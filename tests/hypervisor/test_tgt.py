@@ -16,7 +16,7 @@ from hypervisor.tgt import Lun, Target, Tgtd
 from hypervisor.tgt_control import SOCKET, Mode, Op, Refused
 
 
-@pytest.fixture()
+@pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Tgtd]:
     made = Tgtd(tmp_path / "tgt", Listen("127.0.0.1", free_port()))
     made.prepare()
