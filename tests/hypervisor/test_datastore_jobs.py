@@ -19,7 +19,7 @@ VMS = 40
 DEADLINE_S = 60
 
 
-@pytest.fixture()
+@pytest.fixture
 def fleet() -> Iterator[Fleet]:
     """A volume with VMs that are registered nowhere."""
     with (
