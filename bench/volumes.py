@@ -212,14 +212,14 @@ def whole_commands(folder: Path, root: Path) -> None:
                 calls["juicefs"] = lambda n, tree=tree: quietly(  # type: ignore[misc]
                     command, "clone", tree, tree.with_name(f"{tree.name}-{n}")
                 )
-            calls["nothing"] = lambda n: quietly(sys.executable, "-m", "cli", "--version")
+            calls["nothing"] = lambda n: quietly(sys.executable, "-m", "cli", "--help")
             os.sync()
             tell_commands(files, in_turns(calls, COMMAND_ROUNDS))
 
 
 def tell_commands(files: int, told: dict[str, float]) -> None:
     line = f"whole command, {files} files: ramet volume clone {told['ramet']:.0f} ms"
-    line += f" (ramet --version: {told['nothing']:.0f})"
+    line += f" (ramet --help: {told['nothing']:.0f})"
     for name, what in (("btrfs", "btrfs subvolume snapshot"), ("juicefs", "juicefs clone")):
         if name in told:
             line += f", {what} {told[name]:.0f} ms ({told[name] / told['ramet']:.2f} x ramet's)"
