@@ -259,6 +259,7 @@ def vm_rm(context: Context, address: str, force: bool, dry_run: bool) -> Steps[R
     """Undefine a VM and remove its directory."""
     directory = directory_at(context, parse(context, address))
     machine = directory.machine
+    directory.volume.check_not_presented(directory.inode)
     if not dry_run:
         yield from unregister(context, [directory], None, force=force)
         parent, name = directory.volume.resolve_parent(directory.path)

@@ -16,7 +16,7 @@ from engine import Store
 from service.clones import expand
 
 
-@pytest.fixture()
+@pytest.fixture
 def cli(tmp_path: Path) -> Ramet:
     made = Ramet(tmp_path / "store")
     made.run("init", made.store)
