@@ -29,6 +29,7 @@ from service.addresses import Context
 from service.deadline import within
 from service.operations import Operation, Result, iso
 from service.steps import HypervisorCall, Steps
+from service.target_pools import pools_of_targets
 
 ANSWER_S = 30.0
 CHUNK_BYTES = 3000  # a record is a page of LMDB at most
@@ -158,15 +159,16 @@ def pools_in_use(store: Store, uri: str, *, but: Container[str] = ()) -> set[str
 
 
 def wanted(context: Context, host: Host) -> list[Pool]:
-    """A pool for each volume and each directory that holds VMs; none while nothing is mounted."""
+    """A pool for each target that it may log in to; where the store is mounted, for each volume
+    and each directory that holds VMs as well."""
+    pools = pools_of_targets(context.store, host.name, host.uri)
     root = mount_path(context, host)
-    if root is None:
-        return []
-    pools = [directory_pool(root, volume, "/") for volume in context.store.volumes()]
-    pools += [
-        pool_of_vm(root, each.volume, each.path)
-        for each, _ in machines.everyone(context.store)
-    ]  # fmt: skip
+    if root is not None:
+        pools += [directory_pool(root, volume, "/") for volume in context.store.volumes()]
+        pools += [
+            pool_of_vm(root, each.volume, each.path)
+            for each, _ in machines.everyone(context.store)
+        ]  # fmt: skip
     return sorted({pool.name: pool for pool in pools}.values(), key=lambda pool: pool.name)
 
 

@@ -19,6 +19,7 @@ from service import hosts
 from service.addresses import Address, Context, from_mount, parse
 from service.extents import Row, file_row, slabs
 from service.operations import Operation, Result
+from service.share_records import Table
 from service.steps import Steps
 
 NO_FILE: Row = dict.fromkeys((
@@ -165,7 +166,14 @@ def _by_path(context: Context, uri: str, path: str) -> tuple[Found | None, str |
 
 
 def _find_lun(context: Context, iqn: str, lun: int) -> tuple[Found | None, str | None]:
-    return None, f"LUN {lun} of {iqn} is none of this store's"
+    record = Table(context.store).lun_at(iqn, lun)
+    if record is None:
+        return None, f"LUN {lun} of {iqn} is none of this store's"
+    try:
+        volume = context.store.volume_by_id(record.volume_id)
+        return Found(volume, volume.file(record.ino), volume.path_of(record.ino)), None
+    except errors.Stale:
+        return None, f"the file of LUN {lun} of {iqn} is gone"
 
 
 READS: tuple[Operation, ...] = (vm_map,)

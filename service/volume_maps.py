@@ -14,6 +14,7 @@ from service.addresses import Context, parse, parse_volume
 from service.extents import Call, Row, file_row, slabs
 from service.maps import device_of, find
 from service.operations import Operation, Result
+from service.shares import urls_of
 from service.steps import Steps
 
 FILES_STEP = 64
@@ -32,7 +33,7 @@ def volume_map(context: Context, name: str) -> Result:
     volume = parse_volume(context, name)
     mounted = None if context.mountpoint is None else str(context.mounted_path(volume, "/"))
     return {
-        "volume": str(volume), "mounted": mounted, "shares": [],
+        "volume": str(volume), "mounted": mounted, "shares": urls_of(context, volume),
         "logical_bytes": volume.logical_bytes, "referenced_bytes": volume.referenced_bytes,
         **slabs(context),
     }  # fmt: skip
@@ -60,7 +61,7 @@ def _volume_row(
     context: Context, volume: Volume, inode: Inode, path: str | None
 ) -> Steps[Row]:  # fmt: skip
     row = yield from file_row(context, volume, inode, path)
-    return row | {"vm": _machine_of(volume, inode), "shares": []}
+    return row | {"vm": _machine_of(volume, inode), "shares": urls_of(context, volume, inode.ino)}
 
 
 def _machine_of(volume: Volume, inode: Inode) -> str | None:

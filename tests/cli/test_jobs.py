@@ -20,7 +20,7 @@ from service.work import Work, queue, run
 MANY = 100_000  # clones: some seconds of work
 
 
-@pytest.fixture()
+@pytest.fixture
 def alone(tmp_path: Path) -> Ramet:
     """A store that no daemon serves, with a golden file."""
     made = Ramet(tmp_path / "store")
@@ -31,7 +31,7 @@ def alone(tmp_path: Path) -> Ramet:
     return made
 
 
-@pytest.fixture()
+@pytest.fixture
 def served(alone: Ramet, tmp_path: Path) -> Iterator[Ramet]:
     root = tmp_path / "mnt"
     root.mkdir()
