@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cli import files, hosts, integrity, jobs, maps, vms, volumes
+from cli import files, hosts, integrity, jobs, maps, shares, vms, volumes
 from cli.output import printable, show
 from cli.running import EXACT, Branch, run, run_counted
 from cli.settings import Settings, settings
@@ -117,8 +117,8 @@ def gc() -> None:
 
 
 for command in (
-    volumes.volume, volumes.snapshot, vms.vm, jobs.job, *files.COMMANDS, *hosts.COMMANDS,
-    *integrity.COMMANDS,
+    volumes.volume, volumes.snapshot, vms.vm, jobs.job, shares.share, *files.COMMANDS,
+    *hosts.COMMANDS, *integrity.COMMANDS,
 ):  # fmt: skip
     main.add_command(command)
 vms.vm.add_command(maps.vm_map)

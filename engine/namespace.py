@@ -128,6 +128,7 @@ class Namespace(InodeTable):
         entry, inode = self._must_find(directory, name)
         if inode.is_dir:
             raise errors.IsADirectory(f"{name!r} is a directory; use rmdir")
+        self.check_not_presented(inode)
         self._remove_entry(directory, entry)
         self._drop_link(inode)
 
@@ -167,6 +168,7 @@ class Namespace(InodeTable):
                 return
             target = self.inode(existing.ino)
             self._check_replace(inode, target)
+            self.check_not_presented(target)
             self._check_counts(target_dir, target)
         if inode.is_dir and source_dir is not target_dir and target_dir.nlink >= LINKS_MAX:
             raise errors.TooManyLinks("the directory has too many subdirectories")
@@ -213,6 +215,7 @@ class Namespace(InodeTable):
                 raise errors.AlreadyExists(f"{name.decode(errors='replace')!r} exists")
             if self.inode(existing.ino).is_dir:
                 raise errors.IsADirectory(f"{name!r} is a directory; remove it first")
+            self.check_not_presented(self.inode(existing.ino))
             self._check_counts(directory, self.inode(existing.ino))
             self._replace_target(directory, existing)
         self.pool.adopt_orphan(self.id, ino)
@@ -292,6 +295,32 @@ class Namespace(InodeTable):
         self._check_counts(directory, inode)
         self._load_of_entry(directory, entry, inode)
         return entry, inode
+
+    def check_not_presented(self, inode: Inode) -> None:
+        """Busy when the inode, or one below it, is some host's disk; a rename is no harm to it."""
+        presented = self.pool.presented
+        if inode.is_dir:
+            below = (i for v, i in presented if v == self.id and self._is_below(i, inode))
+            found = next(below, None)
+        else:
+            found = inode.ino if (self.id, inode.ino) in presented else None
+        if found is not None:
+            raise errors.Busy(
+                f"{self}:{self.path_of(found)} is presented as a LUN; take that away first "
+                "(`ramet share lun rm`)"
+            )
+
+    def _is_below(self, ino: int, directory: Inode) -> bool:
+        seen: set[int] = set()
+        while directory.is_dir and ino != ROOT_INO and ino not in seen:
+            seen.add(ino)
+            try:
+                ino = self.inode(ino).parent
+            except errors.Stale:
+                return False
+            if ino == directory.ino:
+                return True
+        return False
 
     def _check_counts(self, directory: Inode, inode: Inode) -> None:
         """That no count falls below zero when the inode leaves the directory."""

@@ -68,6 +68,7 @@ class Pool:
         self.corrupt_reads = CorruptReads()
         self.generation = 1
         self.collecting = False  # a gc is running
+        self.presented: set[tuple[int, int]] = set()  # (volume, inode) that must keep their names
         nodes_max = max(cache_bytes // native.NODE_BYTES, 256)
         self.core = native.Core(
             hash_seed=superblock.hash_seed,

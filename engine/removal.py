@@ -31,6 +31,7 @@ def removal(volume: Namespace, parent: int, name: bytes) -> Generator[None, None
     """
     volume.check_writable()
     inode = volume.lookup(parent, name)
+    volume.check_not_presented(inode)
     era, removed = volume.era, 0
     order, done = _next_names(volume, parent, name, inode, WHOLE_NAMES)
     while True:

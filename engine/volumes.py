@@ -5,6 +5,7 @@ Ownership by epoch).  What is removed, or given up by a restore, goes to the rec
 """
 
 from engine import errors
+from engine.keys import ROOT_INO
 from engine.pool import Pool, now_ns
 from engine.volume import Volume
 from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord, check_volume_name
@@ -100,6 +101,8 @@ class Volumes:
         doomed = [*self.snapshots(volume), volume]
         if not force and any(v.held for v in doomed):
             raise errors.Busy(f"files of {name} are open; close them, or force")
+        for each in () if force else doomed:
+            each.check_not_presented(each.inode(ROOT_INO))
         return doomed
 
     def remove_volume(self, name: str, *, force: bool = False) -> None:
@@ -171,6 +174,8 @@ class Volumes:
         snapshot = self.snapshot(volume, name)
         if snapshot.held and not force:
             raise errors.Busy(f"files of {snapshot} are open; close them, or force")
+        if not force:
+            snapshot.check_not_presented(snapshot.inode(ROOT_INO))
         return snapshot
 
     def remove_snapshot(self, volume: Volume, name: str, *, force: bool = False) -> None:

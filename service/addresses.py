@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine import Store, Volume, errors
 from service.jobs import Jobs
+from service.share_records import Table
+
+if TYPE_CHECKING:
+    from service.presenter import Presenter
 
 SNAPSHOTS = ".snapshots"
 
@@ -14,24 +18,32 @@ SNAPSHOTS = ".snapshots"
 class Context:
     """What a command works on: the store, and where it is mounted (None: nowhere).
 
-    ``running`` has what goes on at the moment, for ``status``; ``jobs`` is the store's table.
+    ``running`` has what goes on at the moment, for ``status``; ``jobs`` is the store's table;
+    ``presenter`` is the daemon's, None where nothing can be presented.
     """
 
     store: Store
     mountpoint: Path | None = None
     running: dict[str, object] = field(default_factory=dict)
+    presenter: "Presenter | None" = None
     jobs: Jobs = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "jobs", Jobs(self.store))
+        Table(self.store).mark_presented()  # from now on the engine keeps the names of LUNs
 
     def mounted_path(self, volume: Volume, path: str) -> Path:
         """The path of a file on the mount; InvalidArgument when the store is not mounted."""
         if self.mountpoint is None:
             raise errors.InvalidArgument("the store is not mounted; run `ramet mount DIR` first")
-        name, at, snapshot = str(volume).partition("@")
-        root = self.mountpoint / name / SNAPSHOTS / snapshot if at else self.mountpoint / name
-        return root / path.lstrip("/")
+        return mounted(self.mountpoint, volume, path)
+
+
+def mounted(mountpoint: Path, volume: Volume, path: str) -> Path:
+    """Where a mount has a file of a volume or snapshot."""
+    name, at, snapshot = str(volume).partition("@")
+    root = mountpoint / name / SNAPSHOTS / snapshot if at else mountpoint / name
+    return root / path.lstrip("/")
 
 
 class Address(NamedTuple):

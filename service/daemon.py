@@ -32,10 +32,13 @@ from service import (
     hosts,
     integrity,
     job_commands,
+    luns,
     maps,
     moments,
     operations,
     rescan,
+    shares,
+    smb_shares,
     vms,
     volume_maps,
 )
@@ -44,12 +47,14 @@ from service.cleaner import Cleaner
 from service.commits import Committer
 from service.jobs import Job
 from service.log import log, log_exception
+from service.presenter import Presenter
 from service.rpc import OS_ERRORS, SOCKET, Answer, Request, body_length, decode_request, door, pack
 from service.runner import Runner, Tell
 from service.steps import Beside
 
 MODULES = (
-    operations, vms, integrity, job_commands, hosts, rescan, extents, maps, volume_maps,
+    operations, vms, integrity, job_commands, hosts, rescan, extents, maps, volume_maps, shares,
+    luns, smb_shares,
 )  # fmt: skip
 READS = {call.__name__: call for module in MODULES for call in module.READS}
 CHANGES = {call.__name__: call for module in MODULES for call in module.CHANGES}
@@ -64,7 +69,8 @@ class Daemon:
     def __init__(self, store: Store, mountpoint: Path | None) -> None:
         self.store = store
         self.mountpoint = mountpoint
-        self.context = Context(store, mountpoint)
+        self.presenter = None if mountpoint is None else Presenter(store, mountpoint)
+        self.context = Context(store, mountpoint, presenter=self.presenter)
         self.committer = Committer(store)
         self.cleaner = Cleaner(store, self.committer)
         self.invalidator: Invalidator | None = None
@@ -108,6 +114,8 @@ class Daemon:
             nursery.start_soon(self._interrupt_passes)
             nursery.start_soon(self.cleaner.run)
             await nursery.start(self.runner.run)
+            if self.presenter is not None:
+                await nursery.start(self.presenter.run)
             nursery.start_soon(self.runner.recover, remote)
             nursery.start_soon(self._beside().run, moments.recover(self.context))
             nursery.start_soon(self._accept, listener, nursery)
@@ -279,6 +287,7 @@ class Daemon:
             }
             | self.cleaner.status()
             | integrity.status(self.context)
+            | shares.status(self.context)
         )
 
     async def _gc(self) -> dict[str, Any]:

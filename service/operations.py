@@ -18,6 +18,7 @@ from engine.gc import GcResult
 from hypervisor import images
 from service.addresses import Context, parse
 from service.host_files import check_host_file, check_new_file, sync_name
+from service.share_records import Table
 from service.steps import Steps
 
 Result = dict[str, Any] | list[dict[str, Any]]
@@ -75,6 +76,7 @@ def volume_rename(context: Context, old: str, new: str) -> Result:
 
 
 def volume_rm(context: Context, name: str, dry_run: bool) -> Result:
+    Table(context.store).check_not_shared(context.store.volume(name))
     *snapshots, volume = context.store.check_remove_volume(name)
     snapshot_names = [str(s) for s in snapshots]
     if not dry_run:
@@ -92,6 +94,7 @@ def snapshot_ls(context: Context, volume: str) -> Result:
 
 def snapshot_rm(context: Context, volume: str, name: str, dry_run: bool) -> Result:
     store = context.store
+    Table(store).check_not_shared(store.snapshot(store.volume(volume), name))
     snapshot = store.check_remove_snapshot(store.volume(volume), name)
     if not dry_run:
         store.remove_snapshot(store.volume(volume), name)

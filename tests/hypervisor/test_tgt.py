@@ -1,0 +1,92 @@
+"""The driver of tgtd, where the command cannot lead."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from presented import eventually, free_port
+
+from engine import errors
+from hypervisor.host_daemon import Listen, kill_lock_holder
+from hypervisor.iscsi import Chap, Initiator, LoginRefused
+from hypervisor.tgt import Lun, Target, Tgtd
+from hypervisor.tgt_control import SOCKET, Mode, Op, Refused
+
+
+@pytest.fixture()
+def daemon(tmp_path: Path) -> Iterator[Tgtd]:
+    made = Tgtd(tmp_path / "tgt", Listen("127.0.0.1", free_port()))
+    made.prepare()
+    made.spawn()
+    made.await_ready()
+    yield made
+    made.stop()
+    assert not made.alive
+
+
+def target_of(path: Path, chap: Chap | None = None) -> Target:
+    path.write_bytes(bytes(1 << 20))
+    lun = Lun(1, path, "ab" * 16, "602726d" + "1" * 25, 1 << 20, path.stat().st_ino)
+    return Target(7, "iqn.2026-01.io.ramet:test", ("127.0.0.1",), (), chap, (lun,))
+
+
+def test_the_probe_logs_in_where_only_others_may(daemon: Tgtd, tmp_path: Path) -> None:
+    target = target_of(tmp_path / "a", Chap("eve", "secret-of-eve"))
+    only = Target(7, target.iqn, (), ("iqn.2026-01.test:friend",), target.chap, target.luns)
+    assert daemon.apply((only,)) == {}
+    daemon.probe(only)
+    with pytest.raises(LoginRefused), Initiator.stranger().login(
+        daemon.listen, only.iqn, only.chap
+    ):  # fmt: skip
+        pass
+    assert "secret-of-eve" not in repr(only)
+
+
+def test_the_probe_sees_what_is_not_as_it_should_be(daemon: Tgtd, tmp_path: Path) -> None:
+    target = target_of(tmp_path / "a")
+    assert daemon.apply((target,)) == {}
+    daemon.control.call(Mode.DEVICE, Op.UPDATE, tid=7, lun=1, text="scsi_sn=another")
+    with pytest.raises(errors.RametError, match="another"):
+        daemon.probe(target)
+    daemon.control.call(Mode.DEVICE, Op.DELETE, tid=7, lun=1)
+    with pytest.raises(errors.RametError, match="does not answer"):
+        daemon.probe(target)
+
+
+def test_a_lun_that_fails_leaves_the_others(daemon: Tgtd, tmp_path: Path) -> None:
+    target = target_of(tmp_path / "a")
+    bad = Lun(2, tmp_path / "none", "cd" * 16, "602726d" + "2" * 25, 1 << 20, 1)
+    swapped = Lun(3, tmp_path / "a", "ef" * 16, "602726d" + "3" * 25, 1 << 20, 1)
+    both = Target(7, target.iqn, target.addresses, luns=(*target.luns, bad, swapped))
+    failed = daemon.apply((both,))
+    assert set(failed) == {f"{target.iqn}/2", f"{target.iqn}/3"}
+    daemon.probe(target)
+    with Initiator.stranger().login(daemon.listen, target.iqn) as session:
+        assert session.capacity_bytes(1) == 1 << 20
+        with pytest.raises(errors.RametError):
+            session.capacity_bytes(3)
+
+
+def test_a_port_lost_in_between_never_becomes_another(tmp_path: Path) -> None:
+    """tgtd listens everywhere when it cannot have its port: then it gets no target, and ends."""
+    daemon = Tgtd(tmp_path / "tgt", Listen("127.0.0.1", free_port()))
+    daemon.prepare()
+    with socket.socket() as taken:
+        taken.bind(daemon.listen)
+        taken.listen()
+        daemon.spawn()
+        with pytest.raises(errors.RametError, match=r"could not listen|did not start"):
+            daemon.await_ready()
+        daemon.stop()
+    assert not daemon.alive
+
+
+def test_one_left_over_is_ended_first(daemon: Tgtd) -> None:
+    with pytest.raises(Refused, match="no such target"):
+        daemon.control.call(Mode.TARGET, Op.DELETE, tid=99)
+    kill_lock_holder(daemon.directory / f"{SOCKET}.0.lock")
+    eventually(lambda: not daemon.alive)
+    daemon.prepare()
+    daemon.spawn()
+    daemon.await_ready()

@@ -1,0 +1,109 @@
+"""LUNs as libvirt sees them: a pool of them, and a guest that boots from one."""
+
+import uuid
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import build
+import libvirt
+import pytest
+from guests import Guest
+from presented import Presented
+
+POOL = """
+<pool type='iscsi-direct'><name>{name}</name><source>
+  <host name='{host}' port='{port}'/><device path='{iqn}'/>
+  <initiator><iqn name='iqn.2026-01.test:pool'/></initiator>
+</source></pool>"""
+
+DOMAIN = """
+<domain type='qemu'>
+  <name>{name}</name><memory unit='MiB'>192</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type><boot dev='hd'/></os>
+  <features><acpi/></features>
+  <devices>
+    <disk type='network' device='disk'><driver name='qemu' type='raw' discard='unmap'/>
+      <source protocol='iscsi' name='{iqn}/{lun}'><host name='{host}' port='{port}'/></source>
+      <target dev='vda' bus='virtio'/></disk>
+    <interface type='user'><model type='virtio'/></interface>
+    <serial type='file'><source path='{console}'/><target port='0'/></serial>
+  </devices>
+</domain>"""
+
+
+@pytest.fixture(scope="session")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build.build(tmp_path_factory.mktemp("guest"), Path(".venv/guest-cache"))
+
+
+def test_a_pool_lists_luns_and_sees_a_new_one(shared: Presented, uri: str) -> None:
+    first = shared.lun("lab:/a", "--size", "1M", "--initiator", "iqn.2026-01.test:pool")
+    host, _, port = shared.iscsi.partition(":")
+    name = f"ramet-shares-{uuid.uuid4().hex[:8]}"
+    connection = libvirt.open(uri)
+    try:
+        pool = connection.storagePoolDefineXML(
+            POOL.format(name=name, host=host, port=port, iqn=first["iqn"])
+        )
+        try:
+            pool.create()
+            assert _sizes(pool) == [1 << 20]
+            shared.json("share", "lun", "add", "lab:/b", "--size", "2M")
+            pool.refresh()
+            assert _sizes(pool) == [1 << 20, 2 << 20]
+            shared.run("share", "lun", "rm", "lab:/a", "--force")
+            pool.refresh()
+            assert _sizes(pool) == [2 << 20]
+        finally:
+            if pool.isActive():
+                pool.destroy()
+            pool.undefine()
+    finally:
+        connection.close()
+
+
+def _sizes(pool: libvirt.virStoragePool) -> list[int]:
+    """LUN 0 is tgt's controller, of no size; libvirt 9.0 takes the last block for their number."""
+    found = [vol.info()[1] for vol in pool.listAllVolumes()]
+    return sorted(size + 512 for size in found if size)
+
+
+def test_a_guest_boots_from_the_lun_of_a_clone(
+    shared: Presented, uri: str, golden: Path
+) -> None:  # fmt: skip
+    """Twice: what it wrote in its first life is there in its second, and in a clone of it."""
+    shared.run("import", golden, "lab:/golden.raw")
+    shared.run("clone", "lab:/golden.raw", "lab:/web.raw")
+    lun = shared.lun("lab:/web.raw")
+    assert _boots(shared, uri, lun) == "1"
+    assert _boots(shared, uri, lun) == "2"
+    shared.run("clone", "lab:/web.raw", "lab:/twin.raw")
+    assert _boots(shared, uri, shared.lun("lab:/twin.raw")) == "3"
+    first = shared.json("du", "lab:/")
+    golden_row = next(row for row in first if row["name"] == "golden.raw")
+    assert golden_row["logical_bytes"] == golden.stat().st_size
+
+
+def _boots(shared: Presented, uri: str, lun: dict[str, str]) -> str:
+    """Boot it, and how often it says that it has been."""
+    host, _, port = shared.iscsi.partition(":")
+    name = f"ramet-shares-{uuid.uuid4().hex[:8]}"
+    console = shared.root / f"{name}.log"
+    connection = libvirt.open(uri)
+    try:
+        connection.defineXML(DOMAIN.format(
+            name=name, iqn=lun["iqn"], lun=lun["lun"], host=host, port=port,
+            console=escape(str(console)),
+        ))  # fmt: skip
+        guest = Guest(connection, name, console)
+        try:
+            guest.start()
+            told = guest.identity()
+            guest.shut_down()
+        finally:
+            if guest.domain.isActive():
+                guest.domain.destroy()
+            guest.domain.undefine()
+    finally:
+        connection.close()
+    return told["boots"]
