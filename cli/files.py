@@ -47,15 +47,13 @@ def clone(
 ) -> None:  # fmt: skip
     """Clone a file, a directory, or block ranges of a file into another.
 
-    Ranges are cloned all or none, as SOURCE is when it begins, and may overlap in one file.
-
-    With --replace a directory takes the place of TARGET in one step.  A VM stays the VM it is, and
-    has to be off.
-
-    \b
     Example: ramet clone lab:/golden 'lab:/web-{n:03d}' --count 20
-    Example: ramet clone lab:/golden/root.raw san:/lun0 --range 0:2048:262144 --range 262144:0:2048
-    Example: ramet clone lab@monday:/web-001 lab:/web-001 --replace
+
+    Ranges are cloned all or none, as SOURCE is when it begins, and may overlap in one file.
+    Example: ramet clone lab:/root.raw san:/lun0 --range 0:2048:512 --range 512:0:64
+
+    With --replace a directory takes the place of TARGET in one step; a VM stays the VM it is, and
+    has to be off.  Example: ramet clone lab@monday:/web-001 lab:/web-001 --replace
     """
     if extend and not ranges:
         raise click.UsageError("--extend is for --range")

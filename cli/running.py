@@ -205,6 +205,10 @@ CONNECT = click.option(
     "-c", "--connect", envvar="LIBVIRT_DEFAULT_URI", help="libvirt URI  [default: qemu:///system]"
 )
 EXACT = click.option("--exact", is_flag=True, help="Count unique and shared bytes now.")
+VM_NAME = click.option(
+    "--vm-name", default="{vm}-{volume}", show_default=True, metavar="PATTERN",
+    help="The VMs' new names: {vm}, {volume}, {n}.",
+)  # fmt: skip
 VIRT_TYPE = click.option("--virt-type", help="Domain type instead of the XML's: kvm, qemu.")
 
 

@@ -11,6 +11,7 @@ from cli.running import (
     EXACT,
     SIZE,
     VIRT_TYPE,
+    VM_NAME,
     Branch,
     address,
     run,
@@ -20,7 +21,7 @@ from cli.running import (
 )
 from cli.waiting import job_options, run_job
 from hypervisor import variables
-from service import vms
+from service import datastores, vms
 from service.clone_spec import CloneSpec
 from service.vm_batch import ON_ERROR
 
@@ -47,6 +48,9 @@ def clone_spec(user_data: str | None, network: str | None, **options: Any) -> di
     """What the user's options say, as the service takes it."""
     made = CloneSpec(user_data=small_text(user_data), network=small_text(network), **options)
     return made.to_dict()
+
+
+ALL = click.option("--all", "every", is_flag=True, help="All VMs of the volume DIRECTORY.")
 
 
 @click.group(cls=Branch)
@@ -113,36 +117,66 @@ def vm_clone(
 
 @vm.command("customize")
 @click.argument("directory")
-@click.option("--name", required=True, help="The VM's new name.")
+@click.option("--name", help="The VM's new name.")
+@click.option("--all", "every", is_flag=True, help="All copies in the volume DIRECTORY.")
+@VM_NAME
 @seed_and_hardware
 @CONNECT
-def vm_customize(directory: str, name: str, connect: str | None, **options: Any) -> None:
-    """Give a VM a new identity.
+def vm_customize(
+    directory: str, name: str | None, every: bool, vm_name: str, connect: str | None,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Give a VM, or the copies in a cloned volume, a new identity.
 
     With --via file its domain.xml is rewritten; with --via api libvirt is asked for the domain, and
     the changed one is defined again.
 
     Example: ramet vm customize lab:/copy --name web-021 --memory 4GiB
+
+    Example: ramet vm customize class-01: --all --vm-name '{vm}-{volume}'
     """
+    if every == (name is not None):
+        raise click.UsageError("give --name, or --all for the copies in a volume")
     spec = clone_spec(uri=uri(connect), **options)
-    run(vms.vm_customize, address(directory), name, spec)
+    if name is None:
+        run(datastores.vm_customize_all, directory, vm_name, spec)
+    else:
+        run(vms.vm_customize, address(directory), name, spec)
 
 
 @vm.command("register")
 @click.argument("directory")
+@ALL
 @CONNECT
-def vm_register(directory: str, connect: str | None) -> None:
-    """Define a VM in libvirt.  Example: ramet vm register lab:/web-001"""
-    run(vms.vm_register, address(directory), uri(connect))
+def vm_register(directory: str, every: bool, connect: str | None) -> None:
+    """Define a VM, or all of a volume, in libvirt.
+
+    Example: ramet vm register lab:/web-001
+
+    Example: ramet vm register class-01: --all
+    """
+    if every:
+        run(datastores.vm_register_all, directory, uri(connect))
+    else:
+        run(vms.vm_register, address(directory), uri(connect))
 
 
 @vm.command("unregister")
 @click.argument("directory")
+@ALL
 @click.option("--force", is_flag=True, help="Also when it runs: it is powered off.")
 @CONNECT
-def vm_unregister(directory: str, force: bool, connect: str | None) -> None:
-    """Undefine a VM, keep its files.  Example: ramet vm unregister lab:/web-001"""
-    run(vms.vm_unregister, address(directory), connect, force)
+def vm_unregister(directory: str, every: bool, force: bool, connect: str | None) -> None:
+    """Undefine a VM, or all of a volume; the files stay.
+
+    Example: ramet vm unregister lab:/web-001
+
+    Example: ramet vm unregister class-01: --all
+    """
+    if every:
+        run(datastores.vm_unregister_all, directory, force)
+    else:
+        run(vms.vm_unregister, address(directory), connect, force)
 
 
 @vm.command("ls")

@@ -2,9 +2,10 @@
 
 import click
 
-from cli.running import DRY_RUN, SIZE, Branch, run
+from cli.running import CONNECT, DRY_RUN, SIZE, VM_NAME, Branch, run, small_text, uri
 from cli.waiting import job_options, run_job
-from service import clones, operations
+from service import datastores, operations
+from service.clone_spec import CloneSpec
 
 
 @click.group(cls=Branch)
@@ -43,15 +44,35 @@ def volume_ls() -> None:
 @click.argument("name")
 @click.option("--count", default=1, show_default=True, help="How many; NAME then has {n}.")
 @click.option("--start", default=1, show_default=True, help="The first n.")
+@click.option("--customize", is_flag=True, help="Give the VMs in it identities of their own.")
+@click.option("--register", is_flag=True, help="Customize, and define them in libvirt.")
+@click.option("--power-on", is_flag=True, help="Register and start them.")
+@VM_NAME
+@click.option("--user-data", help="A file with a template of cloud-init user-data.")
+@click.option("--network", help="A file with a template of cloud-init network-config.")
+@CONNECT
 @job_options
 def volume_clone(
-    source: str, name: str, count: int, start: int, wait: bool, after: tuple[int, ...]
+    source: str, name: str, count: int, start: int, customize: bool, register: bool,
+    power_on: bool, vm_name: str, user_data: str | None, network: str | None, connect: str | None,
+    wait: bool, after: tuple[int, ...],
 ) -> None:  # fmt: skip
     """Clone volume or snapshot SOURCE; all or none.  Example: ramet volume clone lab@monday test
 
-    Example: ramet volume clone lab 'class-{n:02d}' --count 20 --after 17
+    The VMs in it come along as copies; with --register they are VMs of their own, known to libvirt.
+
+    Example: ramet volume clone lab 'class-{n:02d}' --count 20 --register --vm-name '{vm}-{n}'
     """
-    run_job(clones.volume_clone, source, name, count, start, wait=wait, after=after)
+    spec = None
+    if customize or register or power_on:
+        spec = CloneSpec(
+            user_data=small_text(user_data), network=small_text(network), register=register,
+            power_on=power_on, uri=uri(connect),
+        ).to_dict()  # fmt: skip
+    elif user_data is not None or network is not None:
+        raise click.UsageError("--user-data and --network are for --customize or --register")
+    run_job(datastores.volume_clone, source, name, count, start, spec, vm_name, wait=wait,
+            after=after)  # fmt: skip
 
 
 @volume.command("rename")
@@ -64,10 +85,11 @@ def volume_rename(old: str, new: str) -> None:
 
 @volume.command("rm")
 @click.argument("name")
+@click.option("--force", is_flag=True, help="Power off and undefine its VMs; files go stale.")
 @DRY_RUN
-def volume_rm(name: str, dry_run: bool) -> None:
+def volume_rm(name: str, force: bool, dry_run: bool) -> None:
     """Remove a volume and its snapshots.  Example: ramet volume rm test"""
-    run(operations.volume_rm, name, dry_run)
+    run(datastores.volume_rm, name, dry_run, force)
 
 
 @click.group(cls=Branch)

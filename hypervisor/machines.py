@@ -31,6 +31,8 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the mark of a VM's directory says.  ``uri``: where it is registered, or None.
 
     ``formerly``: the UUID of the domain that it may still be there, while it becomes another.
+    ``home``: the number of the volume in which it was given its identity.  A mark is cloned with
+    its volume, in no time, and is then a *copy's*: identity and domain are the original's.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
     macs: list[str] = []
     uri: str | None = None
     formerly: str | None = None
+    home: int = 0
 
     @property
     def uuids(self) -> list[str]:
@@ -55,6 +58,14 @@ def read_mark(payload: bytes) -> Machine:
         return msgspec.msgpack.decode(payload, type=Machine)
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raise errors.Corrupt(f"the mark of a VM is damaged ({error}); run `ramet fsck`") from None
+
+
+def machine_in(volume: Volume, payload: bytes) -> Machine:
+    """What a mark says where it stands: a copy is registered nowhere."""
+    machine = read_mark(payload)
+    if machine.home in (0, volume.id):
+        return machine
+    return msgspec.structs.replace(machine, uri=None, formerly=None)
 
 
 class Directory:
@@ -76,10 +87,25 @@ class Directory:
             raise errors.NotFound(
                 f"{self.volume}:{self.path} is no VM; make it one: `ramet vm add`"
             )
-        return read_mark(payload)
+        return machine_in(self.volume, payload)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it still has the identity of the VM that it was cloned from with its volume."""
+        return self.machine.home not in (0, self.volume.id)
+
+    def check_own(self) -> None:
+        """InvalidArgument for a copy: what is done to its domain is done to the original's."""
+        if self.is_copy:
+            raise errors.InvalidArgument(
+                f"{self.volume}:{self.path} has the identity of the VM it was cloned from; give it "
+                "its own by `ramet vm customize`, or `ramet vm add` if the other is no more"
+            )
 
     def set_machine(self, machine: Machine) -> None:
-        self.volume.set_mark(self.inode.ino, MARK, msgspec.msgpack.encode(machine))
+        """From now on the identity is this one's own."""
+        here = msgspec.structs.replace(machine, home=self.volume.id)
+        self.volume.set_mark(self.inode.ino, MARK, msgspec.msgpack.encode(here))
 
     def child(self, relative: str) -> Inode | None:
         ino = self.inode.ino
@@ -178,7 +204,7 @@ def everyone(store: Store) -> Iterator[tuple[Directory, Machine]]:
         for ino, payload in volume.marks(MARK):
             path = volume.path_of(ino)
             if path is not None:
-                yield Directory(volume, path, None), read_mark(payload)
+                yield Directory(volume, path, None), machine_in(volume, payload)
 
 
 def taken_macs(store: Store) -> set[str]:
@@ -202,7 +228,7 @@ def add(store: Store, directory: Directory, text: bytes | None, virt_type: str |
     uuid, macs = domain.text_of(root, "uuid"), domain.macs(root)
     for other, machine in everyone(store):
         here = other.volume is directory.volume and other.inode.ino == directory.inode.ino
-        if not here and (machine.uuid == uuid or set(machine.macs) & set(macs)):
+        if not (here or other.is_copy) and (machine.uuid == uuid or set(machine.macs) & set(macs)):
             raise errors.AlreadyExists(
                 f"{other.volume}:{other.path} has the same UUID or MAC; a copy of a VM gets its "
                 "identity by `ramet vm clone` or `ramet vm customize`"

@@ -123,6 +123,15 @@ class Pools:
         return {name: kind for name, kind in self.ours().items() if name not in names}
 
     def present(self, pool: Pool) -> Presented:
+        """``show`` a pool, and say what the host sees in it."""
+        shown = self.show(pool)
+        if shown.others is not None:
+            return shown
+        with translated(f"storage pool {pool.name}"):
+            found = self._connection.storagePoolLookupByName(shown.name)
+            return shown._replace(volumes=_volumes(found))
+
+    def show(self, pool: Pool) -> Presented:
         """Make the host show a pool as it is now: define it, start it, read it again.
 
         RametError when libvirt refuses, InvalidArgument when its XML cannot hold the place; a pool
@@ -136,7 +145,7 @@ class Pools:
                 found = None
             if found is not None:
                 self._start(found, pool)
-                return Presented(found.name(), False, _volumes(found))
+                return Presented(found.name(), False, {})
             others = self._holder(pool)
             if others is not None:
                 return Presented(others, False, {}, others)
@@ -146,7 +155,7 @@ class Pools:
             except libvirt.libvirtError:
                 self._forget(found)
                 raise
-            return Presented(found.name(), True, _volumes(found))
+            return Presented(found.name(), True, {})
 
     def drop(self, name: str) -> bool:
         """Forget a pool of ours by its wanted name or its own; the files stay.  Whether it was."""
@@ -218,9 +227,10 @@ class Pools:
     def _start(self, found: "libvirt.virStoragePool", pool: Pool) -> None:
         if isinstance(pool.place, Target) and pool.place.user is not None:
             self._set_secret(found.name(), pool.place)
-        if not found.isActive():
-            found.create()
-        found.refresh()
+        if found.isActive():
+            found.refresh()
+        else:
+            found.create()  # which reads it as well
 
     def _forget(self, found: "libvirt.virStoragePool") -> None:
         if found.isActive():

@@ -11,13 +11,13 @@ import msgspec
 
 from engine import Inode, Store, errors
 from hypervisor import domain
-from hypervisor.machines import MARK, Directory, Machine, drop_host_labels, read_mark
+from hypervisor.machines import MARK, Directory, Machine, drop_host_labels, machine_in
 
 
 def machine_at(directory: Directory) -> Machine | None:
     """The VM that a directory is, if it is one."""
     payload = directory.volume.get_mark(directory.inode.ino, MARK)
-    return None if payload is None else read_mark(payload)
+    return None if payload is None else machine_in(directory.volume, payload)
 
 
 def check_same(past: Directory, now: Machine) -> Machine:
@@ -55,7 +55,7 @@ def revert(
     """Put the directory's earlier state in its place.  Raises what ``replace_tree`` raises."""
     machine = now.machine
     then = check_same(past, machine)
-    kept = Machine(then.name, then.uuid, then.macs, machine.uri)
+    kept = Machine(then.name, then.uuid, then.macs, machine.uri, home=now.volume.id)
 
     def prepare(made: Inode) -> None:
         where = now.volume.path_of(made.ino)

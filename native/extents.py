@@ -122,10 +122,14 @@ class ExtentMaps(CachedNodes):
         view = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
         core, c, length, failure = self._core, tree.c, len(view), self._failure
         step = (self._call_blocks - 1) * BLOCK_BYTES
-        for at in range(0, length, step):
-            size = min(step, length - at)
-            while status := lib.rmt_read(core, c, offset + at, view + at, size, failure):
-                self._again(status)
+        try:
+            for at in range(0, length, step):
+                size = min(step, length - at)
+                while status := lib.rmt_read(core, c, offset + at, view + at, size, failure):
+                    self._again(status)
+        except BaseException:
+            ffi.release(view)  # see ``write``
+            raise
 
     def plan_read(self, tree: Tree, first: int, count: int) -> ReadPlan:
         """Resolve a range of blocks, to be fetched by ``run_read``."""
@@ -147,6 +151,8 @@ class ExtentMaps(CachedNodes):
             self._core, plan.addresses + skipped, plan.checksums + skipped, plan.first + skipped,
             plan.count - skipped, offset % BLOCK_BYTES, view, len(view), failure,
         )  # fmt: skip
+        if status:
+            ffi.release(view)  # see ``write``
         if status == lib.RMT_CORRUPT_BLOCK:
             raise CorruptBlock(failure.block, failure.address)
         if status:
@@ -161,16 +167,20 @@ class ExtentMaps(CachedNodes):
         assert not rest, "whole blocks only"
         written = ffi.new("rmt_written *")
         done = 0
-        while done < blocks:
-            count = min(blocks - done, self._call_blocks)
-            status = lib.rmt_write(
-                self._core, tree.c, first_block + done, count, view + done * BLOCK_BYTES,
-                dedup, written, self._failure,
-            )  # fmt: skip
-            if status:
-                self._again(status)
-            else:
-                done += count
+        try:
+            while done < blocks:
+                count = min(blocks - done, self._call_blocks)
+                status = lib.rmt_write(
+                    self._core, tree.c, first_block + done, count, view + done * BLOCK_BYTES,
+                    dedup, written, self._failure,
+                )  # fmt: skip
+                if status:
+                    self._again(status)
+                else:
+                    done += count
+        except BaseException:
+            ffi.release(view)  # who keeps the error keeps this frame, and must not keep the buffer
+            raise
         return WriteResult(written.fresh, written.duplicate, written.zero)
 
     def punch(self, tree: Tree, first: int, count: int) -> None:

@@ -6,15 +6,13 @@ made.  A clone is one atomic change; between some of them others have their turn
 
 from engine import Volume, errors
 from engine.ranges import BlockRange
-from service.addresses import Address, Context, parse, parse_volume
-from service.operations import told_volume
+from service.addresses import Address, Context, parse
 from service.reverts import replace_directory
 from service.steps import Steps
 from service.work import JobCommand, Result, Work
 
 CLONES_MAX = 100_000
 CLONES_STEP = 256
-VOLUMES_STEP = 64
 
 
 def clone(
@@ -85,30 +83,6 @@ class Places:
         return volume, directory.ino, name
 
 
-def volume_clone(
-    context: Context, work: Work, source: str, target: str, count: int, start: int
-) -> Steps[Result]:
-    """Clone a volume or snapshot; with ``{n}`` in the name, ``count`` times: all or none."""
-    origin = parse_volume(context, source)
-    names = expand_all(target, start, count)
-    work.plan(count, origin.record.blocks * count)
-    made: list[Volume] = []
-    for n, name in enumerate(names):
-        try:
-            volume = context.store.clone_volume(origin, name)
-        except errors.RametError as error:
-            work.failed(name, error)
-            raise
-        work.made(volume, None, 0, b"")
-        work.done(volume.record.blocks)
-        made.append(volume)
-        if n % VOLUMES_STEP == VOLUMES_STEP - 1:
-            yield None
-    if "{n" not in target:
-        return told_volume(made[0]) | {"bytes_copied": 0}
-    return {"source": source, "volumes": [told_volume(each) for each in made], "bytes_copied": 0}
-
-
 def clone_ranges(
     context: Context, work: Work, source: str, target: str, ranges: list[list[int]], extend: bool
 ) -> Steps[Result]:
@@ -166,4 +140,4 @@ def expand(pattern: str, n: int) -> str:
     return f"{head}{n:0{width}d}{tail}"
 
 
-JOBS: tuple[JobCommand, ...] = (clone, clone_ranges, volume_clone)
+JOBS: tuple[JobCommand, ...] = (clone, clone_ranges)

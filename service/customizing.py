@@ -51,7 +51,7 @@ def _customize(
     yield from _define(hypervisor, change, known if own else None)
     pools = hypervisor.pools(context.store.uuid)
     for pool in hosts.pools_of_vms(context, [directory], hypervisor.uri):
-        yield HypervisorCall(partial(pools.present, pool))
+        yield HypervisorCall(partial(pools.show, pool))
 
 
 def _is_of(root: ET.Element, mounted: PurePosixPath) -> bool:

@@ -28,6 +28,7 @@ from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
 from service import (
     clones,
+    datastores,
     extents,
     hosts,
     integrity,
@@ -53,12 +54,12 @@ from service.runner import Runner, Tell
 from service.steps import Beside
 
 MODULES = (
-    operations, vms, integrity, job_commands, hosts, rescan, extents, maps, volume_maps, shares,
-    luns, smb_shares,
+    operations, vms, datastores, integrity, job_commands, hosts, rescan, extents, maps, volume_maps,
+    shares, luns, smb_shares,
 )  # fmt: skip
 READS = {call.__name__: call for module in MODULES for call in module.READS}
 CHANGES = {call.__name__: call for module in MODULES for call in module.CHANGES}
-JOBS = {call.__name__: call for call in (*clones.JOBS, *vms.JOBS)}
+JOBS = {call.__name__: call for call in (*clones.JOBS, *vms.JOBS, *datastores.JOBS)}
 ACCEPT_PAUSE_S = 0.1
 SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 

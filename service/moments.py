@@ -13,7 +13,6 @@ that may be frozen: ``recover`` removes what a crash left and thaws what it left
 """
 
 import uuid as uuids
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
@@ -27,7 +26,7 @@ from hypervisor.machines import Directory
 from hypervisor.quiesce import LIMIT_S, Frozen, freeze
 from service.addresses import Context
 from service.log import log
-from service.steps import HypervisorCall, Steps, Stopping, durable
+from service.steps import HypervisorCall, Steps, Stopping, durable, insist
 
 PREFIX = "moment/"
 
@@ -81,7 +80,7 @@ def hold(context: Context, base: Directory, uri: str | None, *, quiesce: bool) -
             return _snapshot(context, base, "crash")
         return (yield from _quiesced(context, base, hypervisor))
     finally:
-        yield from _insist(hypervisor.close)
+        yield from insist(HypervisorCall(hypervisor.close))
 
 
 def _quiesced(context: Context, base: Directory, hypervisor: Hypervisor) -> Steps[Moment]:
@@ -96,7 +95,7 @@ def _quiesced(context: Context, base: Directory, hypervisor: Hypervisor) -> Step
         try:
             moment = _snapshot(context, base, "quiesced")
         finally:
-            yield from _insist(frozen.thaw)
+            yield from insist(HypervisorCall(frozen.thaw))
     except BaseException:
         if moment is not None:
             release(context, moment)
@@ -104,14 +103,6 @@ def _quiesced(context: Context, base: Directory, hypervisor: Hypervisor) -> Step
     finally:
         context.store.records.delete(key)
     return moment
-
-
-def _insist(work: Callable[[], object]) -> Steps[None]:
-    """Also when the daemon is told to stop while it waits for its turn."""
-    try:
-        yield HypervisorCall(work)
-    except Stopping:
-        yield HypervisorCall(work)
 
 
 def _snapshot(context: Context, base: Directory, consistency: str) -> Moment:

@@ -75,15 +75,6 @@ def volume_rename(context: Context, old: str, new: str) -> Result:
     return told_volume(context.store.volume(new))
 
 
-def volume_rm(context: Context, name: str, dry_run: bool) -> Result:
-    Table(context.store).check_not_shared(context.store.volume(name))
-    *snapshots, volume = context.store.check_remove_volume(name)
-    snapshot_names = [str(s) for s in snapshots]
-    if not dry_run:
-        context.store.remove_volume(name)
-    return {"removed": name, "files": volume.files, "snapshots": snapshot_names, "dry_run": dry_run}
-
-
 def snapshot_create(context: Context, volume: str, name: str) -> Result:
     return told_volume(context.store.create_snapshot(context.store.volume(volume), name))
 
@@ -360,6 +351,6 @@ def gc_figures(result: GcResult) -> dict[str, Any]:
 Operation = Callable[..., Result | Steps[Result]]
 READS: tuple[Operation, ...] = (volume_ls, snapshot_ls, ls, du, df, tree, export_file)
 CHANGES: tuple[Operation, ...] = (
-    volume_create, volume_quota, volume_rename, volume_rm, snapshot_create, snapshot_rm,
+    volume_create, volume_quota, volume_rename, snapshot_create, snapshot_rm,
     snapshot_restore, rm, import_file,
 )  # fmt: skip

@@ -6,7 +6,9 @@ else touches the store, so each stretch is atomic; what must be undone is undone
 own ``except``.  One driver runs steps in the command itself, one in the daemon.
 """
 
+import threading
 from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -37,6 +39,40 @@ class HypervisorCall:
 
     def __call__(self) -> Any:
         return self._call()
+
+
+class Started:
+    """A call that runs at once, on a thread of its own, beside whatever the steps do next.
+
+    Its owner waits for it, by ``insist`` when that fails: nothing is undone under its feet.
+    """
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._outcome: Future[Any] = Future()
+        self._call = call
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._outcome.set_result(self._call())
+        except BaseException as error:
+            self._outcome.set_exception(error)
+
+    def result(self) -> Any:
+        """What it returned; raises what it raised."""
+        return self._outcome.result()
+
+    def wait(self) -> None:
+        """Until it has ended, however."""
+        self._outcome.exception()
+
+
+def insist(work: Callable[[], Any]) -> "Steps[Any]":
+    """Work that is done also when one is told to stop while it waits for its turn."""
+    try:
+        return (yield work)
+    except Stopping:
+        return (yield work)
 
 
 def run_here(steps: Steps[T], commit: Callable[[], object], between: Callable[[], object]) -> T:

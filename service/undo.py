@@ -9,10 +9,8 @@ its place stays, and where somebody has moved it, it is found.  Nothing is undon
 a clone of the volume: what these have is theirs.
 """
 
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from engine import Inode, Volume, errors
 from hypervisor.interface import Hypervisor
@@ -22,7 +20,7 @@ from service import hosts
 from service.addresses import Context
 from service.jobs import Job, Made
 from service.libvirt_calls import with_driver
-from service.steps import Steps, Stopping
+from service.steps import Steps, Stopping, insist
 
 UNDO_STEP = 32
 
@@ -69,14 +67,6 @@ def turn() -> Steps[None]:
     """Others may have their turn; who wants us to stop has to wait, this is the way to stop."""
     with suppress(Stopping):
         yield None
-
-
-def _insist(work: Callable[[], Any]) -> Steps[None]:
-    """Also when told to stop while it waits for its turn."""
-    try:
-        yield work
-    except Stopping:
-        yield work
 
 
 # --- files and volumes
@@ -138,8 +128,8 @@ def _undo_domains(context: Context, job: Job) -> Steps[None]:
     doomed = _pools(context, registered, job.uri)
     drop = partial(Pools.drop_all, names=doomed)
     try:
-        yield from _insist(with_driver(job.uri, undefine))
-        yield from _insist(hosts.on_pools(job.uri, context.store, drop))
+        yield from insist(with_driver(job.uri, undefine))
+        yield from insist(hosts.on_pools(job.uri, context.store, drop))
     except errors.RametError as error:
         raise _NotTakenBack(str(error)) from error
 

@@ -1,8 +1,8 @@
 """Many VMs in one job: files first and durable, then domains, each VM as a whole or not at all.
 
 A group's files are made, committed together, and its domains defined a few per call, so that a
-thousand VMs need some commits and not a thousand, and can still be cancelled on the way.  What an
-error means is the user's choice:
+thousand VMs need some commits and not a thousand, and can still be cancelled on the way; while the
+hypervisor defines some, the next group's files are made.  What an error means is the user's choice:
 
 - ``undo`` (the default): all or none; the job takes back what it has made;
 - ``stop``: the VM that failed is undone, those made before it stay, the rest is not begun;
@@ -25,7 +25,7 @@ from service import hosts
 from service.addresses import Context
 from service.jobs import Made
 from service.libvirt_calls import connected, kind_of, with_driver
-from service.steps import HypervisorCall, Steps, durable
+from service.steps import HypervisorCall, Started, Steps, durable, insist
 from service.undo import note, take_back
 from service.work import Work
 
@@ -38,16 +38,25 @@ Outcome = Exception | None
 
 
 class Batch:
-    """One job's VMs.  ``uri``: where they are registered, or None."""
+    """One job's VMs.  ``uri``: where they are registered, or None.
 
-    def __init__(self, context: Context, work: Work, uri: str | None, on_error: str) -> None:
+    ``blocks_of_one``: what each refers to; None: its part of what the job has planned.
+    """
+
+    def __init__(
+        self, context: Context, work: Work, uri: str | None, on_error: str, *,
+        blocks_of_one: int | None = None,
+    ) -> None:  # fmt: skip
         if on_error not in ON_ERROR:
             raise errors.InvalidArgument(f"on-error is one of {', '.join(ON_ERROR)}")
         self._context = context
         self._work = work
         self._uri = uri
         self._on_error = on_error
+        self._planned_blocks = blocks_of_one
         self._stopped = False
+        self._defining = True
+        self._ahead: list[Directory] = []  # made, and not defined yet
         self._first_error: Exception | None = None
         self._checked: set[tuple[str, str]] = set()
 
@@ -82,38 +91,55 @@ class Batch:
         self, items: Iterator[tuple[str, Maker]], driver: Hypervisor | None
     ) -> Steps[list[Directory]]:
         done: list[Directory] = []
-        while not self._stopped and (group := list(islice(items, GROUP))):
-            made = yield from self._make(group)
-            done += made if driver is None else (yield from self._define_group(driver, made))
-        if driver is not None:
-            yield from self._refresh_pools(driver, done)
+        if driver is None:
+            while self._make_some(items):
+                yield None
+            return self._ahead
+        while True:
+            while len(self._ahead) < GROUP and self._make_some(items):
+                yield None
+            group, self._ahead = self._ahead, []
+            if not group:
+                break
+            done += yield from self._define_group(driver, group, items)
+        yield from self._refresh_pools(driver, done)
         return done
 
     def _failed(self, item: str, error: Exception) -> None:
         """Noted; raised again where all is to be undone."""
         self._work.failed(item, error)
         if self._on_error == "undo" or isinstance(error, errors.StoreFailed):
-            raise error
-        self._first_error = self._first_error or error
+            try:
+                raise error
+            finally:
+                del error  # no cycle of frames
+        self._first_error = self._first_error or error.with_traceback(None)  # no cycle of frames
         self._stopped |= self._on_error == "stop" or isinstance(error, errors.PartlyDone)
+
+    def _refused(self, item: str, error: Exception) -> None:
+        """As above; where it ends the job, it ends the defining too: a failure in the making does
+        not, what was made before it is registered."""
+        self._failed(item, error)
+        self._defining = not self._stopped
 
     # --- files
 
-    def _make(self, group: list[tuple[str, Maker]]) -> Steps[list[Directory]]:
-        made: list[Directory] = []
-        for n, (item, make) in enumerate(group, 1):
+    def _make_some(self, items: Iterator[tuple[str, Maker]]) -> bool:
+        """Make a few more; False when there are none."""
+        if self._stopped:
+            return False
+        some = list(islice(items, MAKE_STEP))
+        for item, make in some:
             try:
                 each = make()
             except (errors.RametError, OSError) as error:
                 self._failed(item, error)
                 if self._stopped:
-                    break
+                    return False
                 continue
             self._note_made(each)
-            made.append(each)
-            if n % MAKE_STEP == 0:
-                yield None
-        return made
+            self._ahead.append(each)
+        return bool(some)
 
     def _note_made(self, each: Directory) -> None:
         shared = self._context.running.get("macs")
@@ -131,33 +157,54 @@ class Batch:
         return Made(each.volume.id, inode.parent, inode.ino, inode.generation, name, uuid)
 
     def _blocks_of_one(self) -> int:
+        if self._planned_blocks is not None:
+            return self._planned_blocks
         return self._work.job.blocks_total // max(self._work.job.items_total, 1)
 
     # --- domains
 
-    def _define_group(self, driver: Hypervisor, made: list[Directory]) -> Steps[list[Directory]]:
+    def _define_group(
+        self, driver: Hypervisor, made: list[Directory], items: Iterator[tuple[str, Maker]]
+    ) -> Steps[list[Directory]]:
+        """Define what was made, and make the next ones while the hypervisor works."""
         assert self._uri is not None
         self._work.registers(self._uri)
         yield durable  # no domain without its files and its record, whatever happens next
         done: list[Directory] = []
-        before = self._work.job.items_failed  # a failure above ends the making, not this
         for at in range(0, len(made), DEFINE_STEP):
             part = made[at : at + DEFINE_STEP]
-            if self._stopped and self._work.job.items_failed > before:
+            if not self._defining:
                 self._drop(part)
                 continue
             part, texts = self._texts(part)
             yield from self._check_runs(driver, texts)
-            outcomes: list[Outcome] = yield HypervisorCall(
-                partial(define_some, driver, texts, stop=self._on_error != "continue")
-            )
+            define = partial(define_some, driver, texts, stop=self._on_error != "continue")
+            outcomes = yield from self._meanwhile(define, items)
             good = [each for each, bad in zip(part, outcomes, strict=False) if bad is None]
             for each in good:
                 note(each, self._uri)
                 self._work.done(self._blocks_of_one())
             done += good
             yield from self._not_defined(part, outcomes)
+        if not self._defining:
+            self._drop(self._ahead)
+            self._ahead = []
         return done
+
+    def _meanwhile(
+        self, define: Callable[[], list[Outcome]], items: Iterator[tuple[str, Maker]]
+    ) -> Steps[list[Outcome]]:
+        running = Started(define)
+        try:
+            for _ in range(DEFINE_STEP // MAKE_STEP):
+                if len(self._ahead) >= GROUP or not self._make_some(items):
+                    break
+                yield None
+            outcomes: list[Outcome] = yield HypervisorCall(running.result)
+        except BaseException:
+            yield from insist(HypervisorCall(running.wait))
+            raise
+        return outcomes
 
     def _texts(self, part: list[Directory]) -> tuple[list[Directory], list[str]]:
         """The XML of each; without those whose files somebody has spoiled meanwhile."""
@@ -168,7 +215,7 @@ class Batch:
                 texts.append(each.local_xml())
                 good.append(each)
             except errors.RametError as error:
-                self._failed(each.path, error)
+                self._refused(each.path, error)
                 self._drop([each])
         return good, texts
 
@@ -177,7 +224,7 @@ class Batch:
         for each, error in zip(part, outcomes, strict=False):
             if error is None:
                 continue
-            self._failed(each.machine.name, error)
+            self._refused(each.machine.name, error)
             if isinstance(error, errors.PartlyDone) and not (yield from self._undefined(each)):
                 note(each, self._uri or "")
             else:
@@ -211,7 +258,7 @@ class Batch:
         pools = driver.pools(self._context.store.uuid)
         for pool in hosts.pools_of_vms(self._context, done, self._uri or ""):
             try:
-                yield HypervisorCall(partial(pools.present, pool))
+                yield HypervisorCall(partial(pools.show, pool))
             except errors.RametError as error:
                 self._failed(f"storage pool {pool.name}", error)
 

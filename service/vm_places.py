@@ -27,4 +27,5 @@ def told(directory: Directory, machine: Machine) -> dict[str, Any]:
         "uuid": machine.uuid,
         "macs": machine.macs,
         "registered": machine.uri,
+        "copy": machine.home not in (0, directory.volume.id),
     }

@@ -80,7 +80,7 @@ def vm_clone(
         finally:
             moments.release(context, moment)
     if wanted.power_on:
-        yield from _power_on(work, made, wanted.uri)
+        yield from power_on(work, made, wanted.uri)
     return {
         "source": source,
         "consistency": moment.consistency,
@@ -98,7 +98,7 @@ def _asked(base: Directory, uri: str) -> Steps[bytes]:
     return text.encode()
 
 
-def _power_on(work: Work, made: list[Directory], uri: str) -> Steps[None]:
+def power_on(work: Work, made: list[Directory], uri: str) -> Steps[None]:
     """Start registered VMs; those that do not start have failed, and stay registered."""
     work.registers(uri, powers=True)
     yield durable
@@ -116,8 +116,10 @@ def _start_all(work: Work, made: list[Directory], driver: Hypervisor) -> Steps[N
             work.failed(machine.name, error)
 
 
-def _register(context: Context, made: list[Directory], uri: str) -> Steps[None]:
+def register(context: Context, made: list[Directory], uri: str) -> Steps[None]:
     """Define all, note it, show them in a pool; undone in libvirt when any of it fails."""
+    for each in made:
+        each.check_own()
     texts = [each.local_xml() for each in made]
     uuids = [each.machine.uuid for each in made]
     pools = hosts.pools_of_vms(context, made, uri)
@@ -131,7 +133,7 @@ def _register(context: Context, made: list[Directory], uri: str) -> Steps[None]:
     yield with_driver(uri, define)
     try:
         for pool in pools:
-            yield hosts.on_pools(uri, context.store, partial(Pools.present, pool=pool))
+            yield hosts.on_pools(uri, context.store, partial(Pools.show, pool=pool))
         for each in made:
             note(each, uri)
     except Exception as error:
@@ -151,30 +153,48 @@ def vm_register(context: Context, address: str, uri: str) -> Steps[Result]:
     formerly = directory.machine.formerly
     if formerly is not None:  # it was to become this VM, and that was cut short
         yield with_driver(uri, lambda driver: driver.undefine_all([formerly]))
-    yield from _register(context, [directory], uri)
+    yield from register(context, [directory], uri)
     return told(directory, directory.machine)
 
 
 def vm_unregister(context: Context, address: str, uri: str | None, force: bool) -> Steps[Result]:
     """Undefine a VM and keep its files."""
     directory = directory_at(context, parse(context, address))
-    yield from _unregister(context, directory, uri, force=force)
+    yield from unregister(context, [directory], uri, force=force)
     return told(directory, directory.machine)
 
 
-def _unregister(
-    context: Context, directory: Directory, uri: str | None, *, force: bool
+def unregister(
+    context: Context, found: list[Directory], uri: str | None, *, force: bool
 ) -> Steps[None]:  # fmt: skip
-    machine = directory.machine
-    at = uri or machine.uri
-    if at is None:
-        return
-    yield with_driver(at, lambda driver: driver.undefine_all(machine.uuids, stop=force))
-    directory.set_machine(machine.at(None))
-    if hosts.at(context.store, at) is None:  # else a rescan of it decides
-        pool = hosts.pool_name_of_vm(directory.volume, directory.path)
-        if pool not in hosts.pools_in_use(context.store, at):
-            yield hosts.on_pools(at, context.store, lambda pools: pools.drop(pool))
+    """Undefine VMs where they are registered, or at ``uri``, and drop the pools that none needs.
+
+    Busy when one runs, unless ``force``; then no VM of its hypervisor is touched.
+    """
+    at: dict[str, list[Directory]] = {}
+    for each in found:
+        where = uri or each.machine.uri
+        if where is not None:
+            each.check_own()
+            at.setdefault(where, []).append(each)
+    for where, group in at.items():
+        uuids = [uuid for each in group for uuid in each.machine.uuids]
+        yield with_driver(where, partial(_undefine, uuids=uuids, stop=force))
+        for each in group:
+            each.set_machine(each.machine.at(None))
+        if hosts.at(context.store, where) is None:  # else a rescan of it decides
+            pools = {hosts.pool_name_of_vm(each.volume, each.path) for each in group}
+            unused = pools - hosts.pools_in_use(context.store, where)
+            yield hosts.on_pools(where, context.store, partial(_drop_all, names=unused))
+
+
+def _undefine(driver: Hypervisor, uuids: list[str], *, stop: bool) -> None:
+    driver.undefine_all(uuids, stop=stop)
+
+
+def _drop_all(pools: Pools, names: set[str]) -> None:
+    for name in sorted(names):
+        pools.drop(name)
 
 
 def vm_customize(
@@ -233,7 +253,7 @@ def vm_rm(context: Context, address: str, force: bool, dry_run: bool) -> Steps[R
     directory = directory_at(context, parse(context, address))
     machine = directory.machine
     if not dry_run:
-        yield from _unregister(context, directory, None, force=force)
+        yield from unregister(context, [directory], None, force=force)
         parent, name = directory.volume.resolve_parent(directory.path)
         yield from context.store.removal(directory.volume, parent.ino, name)
     return told(directory, machine) | {"dry_run": dry_run}

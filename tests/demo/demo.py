@@ -20,9 +20,10 @@ import libvirt
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "guest")]
 
-import build  # noqa: E402
 import libvirtd  # noqa: E402
 from guests import DidNotBoot, Guest  # noqa: E402
+
+import build  # noqa: E402
 
 RAMET = str(ROOT / ".venv" / "bin" / "ramet")
 CLONES = 20
@@ -63,7 +64,10 @@ class Demo:
         return Guest(self.libvirt, name, self.mount / "lab" / name / "console.log")
 
     def boot(self, *names: str) -> list[dict[str, str]]:
-        guests = [self.guest(name) for name in names]
+        return self.boot_all([self.guest(name) for name in names])
+
+    @staticmethod
+    def boot_all(guests: list[Guest]) -> list[dict[str, str]]:
         for guest in guests:
             guest.start()
         told = [guest.identity() for guest in guests]
@@ -139,7 +143,8 @@ class Demo:
             subprocess.run(["cmp", str(golden), str(clone)], check=True)
         print(f"cmp: all {CLONES} disks equal the golden one")
 
-    def show_identities(self) -> None:
+    def show_identities(self) -> dict[str, str]:
+        """That of the first."""
         say("Three of them boot and say who they are")
         told = self.boot("web-001", "web-002", "web-003")
         for guest in told:
@@ -147,10 +152,34 @@ class Demo:
         for key in told[0].keys() - {"boots"}:
             assert len({guest[key] for guest in told}) == len(told), key
         print("no two share a host name, machine-id, MAC, UUID, SSH host key or instance-id")
+        return told[0]
 
     @staticmethod
     def print_identity(guest: dict[str, str]) -> None:
         print("  ".join(f"{key}={value}" for key, value in guest.items()))
+
+    def clone_datastore(self, original: dict[str, str]) -> None:
+        say("The whole datastore is cloned, and its VMs are others; one of them boots")
+        before = self.ask("df")
+        words = ["volume", "clone", "lab", "test", "--register", "--vm-name", "{vm}-{volume}"]
+        print(f"$ ramet {shlex.join(words)}")
+        start = time.monotonic()
+        made = self.ask(*words)
+        seconds = time.monotonic() - start
+        after = self.ask("df")
+        print(
+            f"clone, customize, register:    {seconds:.2f} s, {len(made['vms'])} VMs\n"
+            f"bytes copied:                  {made['bytes_copied']}\n"
+            f"data stored before and after:  {mib(before['physical_bytes'])}, "
+            f"{mib(after['physical_bytes'])}"
+        )
+        console = self.mount / "test" / "web-001" / "console.log"
+        (told,) = self.boot_all([Guest(self.libvirt, "web-001-test", console)])
+        self.print_identity(told)
+        for key in told.keys() - {"boots"}:
+            assert told[key] != original[key], key
+        print("it has booted before, as web-001, and shares no identity with it")
+        self.ramet("-q", "volume", "rm", "--force", "test")
 
     def delete_golden(self) -> None:
         say("The golden image goes; a clone still boots")
@@ -160,8 +189,8 @@ class Demo:
         self.print_identity(self.boot("web-004")[0])
 
     def tear_down(self) -> None:
-        for vm in self.ask("vm", "ls"):
-            self.ask("vm", "rm", "--force", vm["address"])
+        for volume in self.ask("volume", "ls"):
+            self.ask("volume", "rm", "--force", volume["name"])
 
     def run(self) -> None:
         say("A store, mounted, with a volume")
@@ -173,7 +202,8 @@ class Demo:
             self.ramet("vm", "add", "lab:/golden", "--xml", GOLDEN_XML)
             self.clone(self.virt_type())
             self.compare()
-            self.show_identities()
+            first = self.show_identities()
+            self.clone_datastore(first)
             self.ramet("df")
             self.ramet("tree")
             self.delete_golden()

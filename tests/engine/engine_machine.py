@@ -71,9 +71,9 @@ def clone_blocks(
     for first, at, count in ranges:
         if (first + count) * BLOCK > len(past) + -len(past) % BLOCK:
             return None
-        if (at + count) * BLOCK > room:
-            if not extend:
-                return None
+        if (at + count) * BLOCK > room and not extend:
+            return None
+        if extend:
             end = max(end, at * BLOCK + min(count * BLOCK, len(past) - first * BLOCK))
         data = past[first * BLOCK : (first + count) * BLOCK].ljust(count * BLOCK, b"\0")
         made.extend(bytes(max(at * BLOCK + len(data) - len(made), 0)))

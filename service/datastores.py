@@ -1,0 +1,273 @@
+"""Whole datastores with their VMs: cloned, presented, discovered, customized, registered.
+
+The clone itself copies one root, however much is in the volume (MISSION.md D1), and with it the
+marks of the VMs: each is at first a *copy*, with the identity of its original and registered
+nowhere.  What follows is a step for each VM, never for its files: an identity of its own (G4), and
+then, made durable first, a domain in a storage pool of the mount (F2, H1).  Each of these is a
+command as well, for a volume that is there: `vm customize --all`, `vm register --all`.
+
+A clone with its VMs is one job, all or none: what fails takes back domains, pool and volumes.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+from engine import Volume, errors
+from hypervisor import machines
+from hypervisor.identity import Identity, hostname_of
+from hypervisor.machines import MARK, Change, Directory
+from service import vms
+from service.addresses import Address, Context, parse_volume
+from service.clone_spec import CloneSpec, Item, Plan
+from service.clones import expand_all
+from service.libvirt_calls import with_driver
+from service.operations import Operation, Result, told_volume
+from service.share_records import Table
+from service.steps import Steps
+from service.vm_batch import Batch
+from service.vm_places import directory_at, place_of, told
+from service.work import JobCommand, Work
+
+VM_NAME = "{vm}-{volume}"
+VOLUMES_STEP = 64
+CHANGES_STEP = 8
+
+
+class Renaming(NamedTuple):
+    """A copy, and what it shall be: one item of a plan."""
+
+    directory: Directory
+    plan: Plan
+    item: Item
+
+
+def vms_of(context: Context, volume: Volume, uri: str | None = None) -> Iterator[Directory]:
+    """The VMs of a volume, by path, placed where the host of ``uri`` has the mount."""
+    paths = [volume.path_of(ino) for ino, _ in volume.marks(MARK)]
+    for path in sorted(path for path in paths if path is not None):
+        yield directory_at(context, Address(volume, path), uri)
+
+
+def renamings(
+    context: Context, volume: Volume, n: int, pattern: str, spec: CloneSpec
+) -> list[Renaming]:
+    """What the copies of a volume shall be; the pattern knows {vm}, {volume} and {n}.
+
+    InvalidArgument for names or templates that do not fit, told before anything is changed.
+    """
+    uri = spec.uri if spec.registers else None
+    copies = [each for each in vms_of(context, volume, uri) if each.is_copy]
+    if not copies:
+        return []
+    found = [each.machine for each in copies]
+    rows: list[dict[str, bool | int | str]] = [
+        {"vm": machine.name, "volume": volume.name, "n": n} for machine in found
+    ]
+    wanted = CloneSpec.of(spec.to_dict() | {"rows": rows, "count": None})
+    plan = wanted.plan(pattern, min(len(machine.macs) for machine in found))
+    return [Renaming(each, plan, item) for each, item in zip(copies, plan.items, strict=True)]
+
+
+def _check_names(wanted: list[Renaming], known: set[str], uri: str) -> None:
+    """Unlike within one volume, which the plan has checked."""
+    names = [each.item.name for each in wanted]
+    if len({hostname_of(name) for name in names}) < len(names):
+        raise errors.InvalidArgument(
+            "two VMs would have the same name; put {vm} and {volume} or {n} into --vm-name"
+        )
+    clash = sorted(known & set(names))
+    if clash:
+        raise errors.AlreadyExists(
+            f"{uri} has a domain {clash[0]!r}; choose other names with --vm-name"
+        )
+
+
+def _change(context: Context, each: Renaming, taken: set[str]) -> Change:
+    """All of a copy's new identity; ``taken`` gets its MACs."""
+    directory, item = each.directory, each.item
+    origin = None
+    for volume in context.store.volumes():
+        if volume.id == directory.volume.origin_id:
+            origin = place_of(context, Address(volume, directory.path))
+    change = machines.prepare(
+        directory, directory.xml(), Identity.new(item.name), taken, each.plan.wishes(item), origin
+    )
+    taken |= set(change.machine.macs)
+    return change
+
+
+# --- clone a volume, and all that is in it
+
+
+def volume_clone(
+    context: Context, work: Work, source: str, target: str, count: int = 1, start: int = 1,
+    spec: dict[str, Any] | None = None, vm_name: str = VM_NAME,
+) -> Steps[dict[str, Any]]:  # fmt: skip
+    """Clone a volume or snapshot; with ``{n}`` in the name, ``count`` times: all or none.
+
+    ``spec`` (a ``CloneSpec``): give each VM in the clones an identity of its own, named after
+    ``vm_name``, and register and start it if the spec says so.
+    """
+    origin = parse_volume(context, source)
+    names = expand_all(target, start, count)
+    wanted = None if spec is None else CloneSpec.of(spec)
+    if wanted is not None and wanted.registers:
+        context.mounted_path(origin, "/")
+    work.plan(count, origin.record.blocks * count)
+    made: list[Volume] = []
+    for n, name in enumerate(names):
+        try:
+            volume = context.store.clone_volume(origin, name)
+        except errors.RametError as error:
+            work.failed(name, error)
+            raise
+        work.made(volume, None, 0, b"")
+        work.done(volume.record.blocks)
+        made.append(volume)
+        if n % VOLUMES_STEP == VOLUMES_STEP - 1:
+            yield None
+    result: dict[str, Any] = {"bytes_copied": 0}
+    if wanted is not None:
+        found = yield from _vms_of_clones(context, work, made, start, wanted, vm_name)
+        result["vms"] = [told(each, each.machine) for each in found]
+    if "{n" not in target:
+        return told_volume(made[0]) | result
+    return {"source": source, "volumes": [told_volume(each) for each in made]} | result
+
+
+def _vms_of_clones(
+    context: Context, work: Work, made: list[Volume], start: int, spec: CloneSpec, pattern: str
+) -> Steps[list[Directory]]:
+    """Customize, and register, the VMs of new volumes."""
+    wanted = [
+        each for n, volume in enumerate(made, start)
+        for each in renamings(context, volume, n, pattern, spec)
+    ]  # fmt: skip
+    if not wanted:
+        return []
+    uri = spec.uri if spec.registers else None
+    batch = Batch(context, work, uri, "undo", blocks_of_one=0)
+    work.plan(len(made) + len(wanted), sum(volume.record.blocks for volume in made))
+    with batch.macs() as taken:
+        known: set[str] = set()
+        if uri is not None:
+            known, macs = yield with_driver(uri, lambda driver: driver.names_and_macs())
+            taken.update(macs)
+        _check_names(wanted, known, spec.uri)
+
+        def make(each: Renaming) -> Directory:
+            change = _change(context, each, taken)
+            change.write()
+            change.finish()
+            return each.directory
+
+        done = yield from batch.run((each.item.name, partial(make, each)) for each in wanted)
+    if spec.power_on:
+        yield from vms.power_on(work, done, spec.uri)
+    return done
+
+
+# --- the steps of it, for a volume that is there
+
+
+def _volume(context: Context, text: str) -> Volume:
+    """``VOL:`` or ``VOL:/``."""
+    name, _, path = text.partition(":")
+    if path not in ("", "/"):
+        raise errors.InvalidArgument(f"--all is for a whole volume; write {name}:")
+    return context.store.volume(name)
+
+
+def vm_customize_all(
+    context: Context, address: str, vm_name: str, spec: dict[str, Any]
+) -> Steps[Result]:
+    """Give every copy of a volume an identity of its own; all, or none when one fails.
+
+    VMs that have one are left alone, so what a crash has cut short is finished by the same again.
+    """
+    volume, asked = _volume(context, address), CloneSpec.of(spec)
+    if asked.via == "api":
+        raise errors.InvalidArgument("copies are no domains yet; leave --via api out")
+    wanted = renamings(context, volume, 1, vm_name, asked)
+    taken = machines.taken_macs(context.store)
+    written: list[Change] = []
+    try:
+        for n, each in enumerate(wanted, 1):
+            change = _change(context, each, taken)
+            written.append(change)
+            change.write()
+            if n % CHANGES_STEP == 0:
+                yield None
+    except BaseException:
+        for change in reversed(written):
+            change.revert()
+        raise
+    for change in written:
+        change.finish()
+    return [told(change.directory, change.directory.machine) for change in written]
+
+
+def vm_register_all(context: Context, address: str, uri: str) -> Steps[Result]:
+    """Define every VM of a volume that is not registered; all or none."""
+    volume = _volume(context, address)
+    found = [each for each in vms_of(context, volume, uri) if each.machine.uri is None]
+    if found:
+        yield from vms.register(context, found, uri)
+    return [told(each, each.machine) for each in found]
+
+
+def vm_unregister_all(context: Context, address: str, force: bool) -> Steps[Result]:
+    """Undefine every registered VM of a volume, and keep the files.
+
+    Busy when one runs, and then none is touched at its hypervisor; ``force`` powers off.
+    """
+    found = _registered(context, _volume(context, address))
+    yield from vms.unregister(context, found, None, force=force)
+    return [told(each, each.machine) for each in found]
+
+
+def _registered(context: Context, volume: Volume) -> list[Directory]:
+    return [each for each in vms_of(context, volume) if each.machine.uri is not None]
+
+
+def volume_rm(context: Context, name: str, dry_run: bool, force: bool = False) -> Steps[Result]:
+    """Remove a volume and its snapshots.
+
+    Busy while it is shared, while files are open, or while VMs of it are registered; ``force``
+    powers these off and undefines them, and lets files go stale; a share is removed first.
+    """
+    store = context.store
+    volume = store.volume(name)
+    Table(store).check_not_shared(volume)
+    registered = _registered(context, volume)
+    if registered and not force:
+        first = registered[0].machine
+        raise errors.Busy(
+            f"{len(registered)} VMs of {name} are registered, {first.name} first; "
+            f"`ramet vm unregister {name}: --all`, or --force"
+        )
+    *snapshots, _ = store.check_remove_volume(name, force=force)
+    answer = {
+        "removed": name,
+        "files": volume.files,
+        "snapshots": [str(each) for each in snapshots],
+        "unregistered": [each.machine.name for each in registered],
+        "dry_run": dry_run,
+    }
+    if dry_run:
+        return answer
+    while registered:
+        yield from vms.unregister(context, registered, None, force=True)
+        if store.volume(name) is not volume:
+            raise errors.Stale(f"somebody else has removed {name} meanwhile; look what is there")
+        registered = _registered(context, volume)
+    store.remove_volume(name, force=force)
+    return answer
+
+
+READS: tuple[Operation, ...] = ()
+CHANGES: tuple[Operation, ...] = (
+    vm_customize_all, vm_register_all, vm_unregister_all, volume_rm,
+)  # fmt: skip
+JOBS: tuple[JobCommand, ...] = (volume_clone,)
