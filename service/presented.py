@@ -84,14 +84,11 @@ def files_of_target(context: Context, pool: Pool) -> dict[str, str]:
 
 def file_of_lun(context: Context, iqn: str, number: int) -> tuple[Volume, Inode] | None:
     """The file behind a LUN of ours; None for another's.  Stale when it is gone."""
-    table = Table(context.store)
-    for target in table.targets():
-        if records.iqn(context.store, target) == iqn:
-            for lun in table.luns():
-                if (lun.target_key, lun.number) == (target.key, number):
-                    volume = context.store.volume_by_id(lun.volume_id)
-                    return volume, volume.file(lun.ino)
-    return None
+    lun = Table(context.store).lun_at(iqn, number)
+    if lun is None:
+        return None
+    volume = context.store.volume_by_id(lun.volume_id)
+    return volume, volume.file(lun.ino)
 
 
 def urls_of_files(context: Context, volume: Volume) -> dict[int, list[str]]:
