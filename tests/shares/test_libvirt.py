@@ -4,12 +4,11 @@ import uuid
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+import build
 import libvirt
 import pytest
 from guests import Guest
 from presented import Presented
-
-import build
 
 POOL = """
 <pool type='iscsi-direct'><name>{name}</name><source>
