@@ -30,6 +30,10 @@ class Stopping(errors.Busy):
     """The daemon is told to stop: undo, now."""
 
 
+TOLD_TO_STOP = (Stopping, errors.Cancelled)
+"""What is thrown into steps that shall end now; never taken for a failure of what they wait for."""
+
+
 class HypervisorCall:
     """Work that waits for another daemon, for how long nobody knows: on threads of its own, so
     that a hypervisor which hangs takes none from disks and images."""
@@ -68,11 +72,13 @@ class Started:
 
 
 def insist(work: Callable[[], Any]) -> "Steps[Any]":
-    """Work that is done also when one is told to stop while it waits for its turn."""
-    try:
-        return (yield work)
-    except Stopping:
-        return (yield work)
+    """Work that is done also when one is told to stop while it waits for its turn: that the daemon
+    stops, and that the job is cancelled, each once."""
+    while True:
+        try:
+            return (yield work)
+        except TOLD_TO_STOP:
+            continue
 
 
 def run_here(steps: Steps[T], commit: Callable[[], object], between: Callable[[], object]) -> T:

@@ -22,7 +22,7 @@ from service.clone_spec import CloneSpec, Item
 from service.customizing import customize_by_api
 from service.libvirt_calls import connected, kind_of, with_driver
 from service.operations import Operation, Result, as_of, unique_of
-from service.steps import HypervisorCall, Steps, Stopping, durable
+from service.steps import TOLD_TO_STOP, HypervisorCall, Steps, durable
 from service.undo import note
 from service.vm_batch import Batch, tree_blocks
 from service.vm_places import directory_at, place_of, told
@@ -110,7 +110,7 @@ def _start_all(work: Work, made: list[Directory], driver: Hypervisor) -> Steps[N
         machine = each.machine
         try:
             yield HypervisorCall(partial(driver.start, machine.uuid))
-        except Stopping:
+        except TOLD_TO_STOP:
             raise
         except errors.RametError as error:
             work.failed(machine.name, error)

@@ -20,6 +20,7 @@ from service.steps import Steps
 from service.undo import undo
 
 INTERRUPTED = "its process ended in the middle of it; what it had made is undone; start it again"
+CANCELLED_ON_THE_WAY = "cancelled on the way; what it made is undone"
 NEVER_BEGUN = "its process ended before it had made anything that lasts; start it again"
 
 Result = dict[str, Any]
@@ -43,6 +44,7 @@ class Work:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.cancelled = False
+        self._told = False
         self._new: list[Made] = []
 
     def plan(self, items: int, blocks: int) -> None:
@@ -78,8 +80,15 @@ class Work:
         self.job.uri, self.job.powers = uri, powers
 
     def check_cancelled(self) -> None:
-        if self.cancelled:
-            raise errors.Cancelled("cancelled on the way; what it made is undone")
+        """Cancelled, once: the steps that are told so may have steps to undo what they did."""
+        if self.cancelled and not self._told:
+            self._told = True
+            raise errors.Cancelled(CANCELLED_ON_THE_WAY)
+
+    def check_swallowed(self) -> None:
+        """For steps that were told and went on to their end."""
+        if self._told:
+            raise errors.Cancelled(CANCELLED_ON_THE_WAY)
 
     def take(self) -> list[Made]:
         new, self._new = self._new, []
@@ -125,6 +134,7 @@ def _remembered(context: Context, work: Work, steps: Steps[Result]) -> Steps[Res
             todo = steps.throw(error) if error is not None else steps.send(value)
         except StopIteration as end:  # nothing is left to undo, so nothing need be remembered
             result: Result = end.value
+            work.check_swallowed()
             return result
         value, error = None, None
         try:
