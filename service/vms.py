@@ -255,6 +255,9 @@ def vm_rm(context: Context, address: str, force: bool, dry_run: bool) -> Steps[R
     if not dry_run:
         yield from unregister(context, [directory], None, force=force)
         parent, name = directory.volume.resolve_parent(directory.path)
+        found = directory.volume.lookup(parent.ino, name)
+        if (found.ino, found.generation) != (directory.inode.ino, directory.inode.generation):
+            raise errors.Stale(f"somebody has moved VM {machine.name} meanwhile; see `ramet vm ls`")
         yield from context.store.removal(directory.volume, parent.ino, name)
     return told(directory, machine) | {"dry_run": dry_run}
 
