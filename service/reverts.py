@@ -89,8 +89,8 @@ def _define(directory: Directory, uri: str) -> Steps[None]:
     def define(driver: Hypervisor) -> None:
         driver.define_all([text])
 
-    yield durable
     try:
+        yield durable
         yield with_driver(uri, define)
     except errors.RametError as error:
         raise errors.PartlyDone(

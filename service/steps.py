@@ -71,12 +71,18 @@ class Started:
         self._outcome.exception()
 
 
+class Insisted(HypervisorCall):
+    """Work that a job's cancelling does not keep from being done (``insist``)."""
+
+
 def insist(work: Callable[[], Any]) -> "Steps[Any]":
-    """Work that is done also when one is told to stop while it waits for its turn: that the daemon
-    stops, and that the job is cancelled, each once."""
+    """Work that is done also when one is told to stop while it waits for its turn.
+
+    A job's steps are told again at the next thing that they do not insist on.
+    """
     while True:
         try:
-            return (yield work)
+            return (yield Insisted(work))
         except TOLD_TO_STOP:
             continue
 

@@ -13,11 +13,13 @@ import pytest
 from engine import ROOT_INO, Store, errors
 from hypervisor import machines
 from hypervisor.driver import LibvirtDriver
+from hypervisor.interface import Hypervisor
 from hypervisor.machines import Directory, Machine
-from service import moments
+from service import clones, moments
 from service.addresses import Context
 from service.jobs import CANCELLED, COMPLETED
-from service.steps import HypervisorCall, Started, Steps, insist, run_here
+from service.libvirt_calls import connected
+from service.steps import Started, Steps, insist, run_here
 from service.vms import vm_clone
 from service.work import Work, queue, run
 
@@ -76,7 +78,7 @@ def test_what_is_insisted_on_is_done_for_a_cancelled_job(context: Context) -> No
             yield None
         finally:
             yield from insist(partial(done.append, "first"))
-            yield partial(done.append, "second")
+            yield from insist(partial(done.append, "second"))
         return {}
 
     with pytest.raises(errors.Cancelled):
@@ -186,7 +188,10 @@ def test_a_guest_that_was_frozen_is_thawed_for_a_cancelled_job(
 
     def steps() -> Steps[dict[str, Any]]:
         moment = yield from moments.hold(context, base, URI, quiesce=True)
-        moments.release(context, moment)
+        try:
+            yield None
+        finally:
+            moments.release(context, moment)
         return {}
 
     with pytest.raises(errors.Cancelled):
@@ -196,20 +201,61 @@ def test_a_guest_that_was_frozen_is_thawed_for_a_cancelled_job(
     assert context.store.records.items(moments.PREFIX) == []
 
 
-def test_a_cancelled_job_closes_its_connection(context: Context) -> None:
-    closed: list[bool] = []
+def test_a_job_hears_of_it_after_what_it_insists_on(context: Context) -> None:
+    done: list[str] = []
     case = Case(context)
 
     def steps() -> Steps[dict[str, Any]]:
-        try:
-            yield HypervisorCall(lambda: None)
-            yield HypervisorCall(lambda: None)
-        except Exception:
-            yield HypervisorCall(lambda: closed.append(True))
-            raise
+        yield from insist(partial(done.append, "insisted"))
+        yield partial(done.append, "more")
         return {}
 
     with pytest.raises(errors.Cancelled):
         case.run(steps(), lambda: True)
-    assert closed == [True]
-    assert case.job.state != COMPLETED
+    assert done == ["insisted"]
+
+
+def test_a_cancelled_job_closes_its_connection(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[LibvirtDriver] = []
+    close = LibvirtDriver.close
+
+    def seen_close(self: LibvirtDriver) -> None:
+        closed.append(self)
+        close(self)
+
+    monkeypatch.setattr(LibvirtDriver, "close", seen_close)
+    case = Case(context)
+
+    def use(_: Hypervisor) -> Steps[dict[str, Any]]:
+        yield None
+        return {}
+
+    with pytest.raises(errors.Cancelled):
+        case.run(connected(URI, use), lambda: True)
+    assert len(closed) == 1
+
+
+def test_what_was_replaced_is_not_called_undone(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clones, "CLONES_STEP", 2)
+    lab = context.store.volume("lab")
+    for n in range(6):
+        lab.create(ROOT_INO, b"f%d" % n, 0o644, 0, 0)
+    case = Case(context)
+    steps = clones.clone(context, case.work, "lab:/golden/disk.raw", "lab:/f{n}", 6, 0, True)
+    with pytest.raises(errors.PartlyDone, match="4 of 6 were replaced"):
+        case.run(steps, lambda: True)
+    sizes = [lab.resolve(f"/f{n}").size for n in range(6)]
+    assert sizes == [8192] * 4 + [0] * 2
+
+
+def test_ranges_are_cloned_and_their_job_ended_in_one_step(context: Context) -> None:
+    case = Case(context)
+    steps = clones.clone_ranges(
+        context, case.work, "lab:/golden/disk.raw", "lab:/new", [[0, 0, 2]], True
+    )
+    assert case.run(steps, lambda: True)["blocks"] == 2
+    assert case.job.state == COMPLETED

@@ -1,4 +1,4 @@
-"""`vm rm` waits for libvirt in the middle; it removes the VM it was told, never what is there now."""
+"""`vm rm` waits for libvirt in the middle; it removes that VM, never what has taken its place."""
 
 from collections.abc import Iterator
 from pathlib import Path
