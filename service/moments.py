@@ -26,7 +26,7 @@ from hypervisor.machines import Directory
 from hypervisor.quiesce import LIMIT_S, Frozen, freeze
 from service.addresses import Context
 from service.log import log
-from service.steps import HypervisorCall, Steps, Stopping, durable, insist
+from service.steps import TOLD_TO_STOP, HypervisorCall, Steps, durable, insist
 
 PREFIX = "moment/"
 
@@ -70,7 +70,7 @@ def hold(context: Context, base: Directory, uri: str | None, *, quiesce: bool) -
     try:
         hypervisor: Hypervisor = yield HypervisorCall(partial(connect, at))
     except errors.RametError as error:
-        if quiesce or isinstance(error, Stopping):
+        if quiesce or isinstance(error, TOLD_TO_STOP):
             raise
         return _snapshot(context, base, "crash")  # it may run
     try:
@@ -87,8 +87,8 @@ def _quiesced(context: Context, base: Directory, hypervisor: Hypervisor) -> Step
     machine = base.machine
     key = _note(context, Record(uri=hypervisor.uri, uuid=machine.uuid))
     moment: Moment | None = None
-    yield durable  # whatever happens from here on, the guest is thawed
     try:
+        yield durable  # whatever happens from here on, the guest is thawed
         frozen: Frozen = yield HypervisorCall(
             partial(freeze, hypervisor, machine.uuid, machine.name)
         )
