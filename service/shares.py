@@ -13,13 +13,14 @@ from typing import Any
 
 import trio
 
-from engine import errors
+from engine import Volume, errors
 from service import share_records as records
 from service.addresses import Context, parse
 from service.operations import Operation, Result
-from service.presenter import FAILED, OFFLINE, Presenter, State
+from service.presenter import Presenter
+from service.share_plan import FAILED, OFFLINE, State
 from service.share_records import Lun, Share, Smb, Table
-from service.steps import Steps, durable
+from service.steps import HypervisorCall, Steps, durable
 
 NOT_MOUNTED = State(OFFLINE, "the store is not mounted")
 KINDS: dict[type, str] = {Lun: "lun", Smb: "smb"}
@@ -56,7 +57,9 @@ def rows_of(context: Context, shares: list[Share]) -> Steps[list[Row]]:
     targets = [target for key in keys if (target := table.target(key)) is not None]
     connected: dict[str, list[str]] = {}
     if presenter is not None:
-        connected = yield lambda: {each.key: presenter.connected(each) for each in targets}
+        connected = yield HypervisorCall(
+            lambda: {each.key: presenter.connected(each) for each in targets}
+        )
     rows: list[Row] = []
     for share in shares:
         row: Row = {"kind": KINDS[type(share)], "address": address_of(context, share)}
@@ -105,6 +108,17 @@ def _reachable(listen: str) -> str:
     if ipaddress.ip_address(at.host).is_unspecified:
         return f"{socket.gethostname()}:{at.port}"
     return listen
+
+
+def urls_of(context: Context, volume: Volume, ino: int | None = None) -> list[str]:
+    """Where a volume (``ino`` None) or one of its files is presented, whatever its state."""
+    table = Table(context.store)
+    if ino is None:
+        return [str(_smb_row(smb)["url"]) for smb in table.smbs() if smb.volume_id == volume.id]
+    if (volume.id, ino) not in context.store.pool.presented:
+        return []
+    ours = [lun for lun in table.luns() if (lun.volume_id, lun.ino) == (volume.id, ino)]
+    return [str(_lun_row(context, table, lun)["url"]) for lun in ours]
 
 
 def address_of(context: Context, share: Share) -> str:
@@ -156,7 +170,7 @@ def settle(context: Context) -> Steps[None]:
     yield durable
     presenter = context.presenter
     if presenter is not None:
-        yield lambda: trio.from_thread.run(presenter.settle)
+        yield HypervisorCall(lambda: trio.from_thread.run(presenter.settle))
 
 
 def change_shares(

@@ -36,7 +36,7 @@ def test_an_export_does_not_go_on_into_a_restored_volume(tmp_path: Path) -> None
         lab.release(ino)
 
 
-@pytest.fixture()
+@pytest.fixture
 def context(tmp_path: Path) -> Iterator[Context]:
     Store.create(tmp_path / "store")
     with Store.open(tmp_path / "store") as store:

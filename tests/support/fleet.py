@@ -10,6 +10,7 @@ from typing import Any
 import libvirt
 from command import Ramet
 
+from service.clone_spec import CloneSpec
 from service.rpc import Client, Request
 
 BASE_XML = Path(__file__).parents[1] / "guest" / "golden.xml"
@@ -50,10 +51,9 @@ class Fleet:
     def clone_vms(self, count: int, *, register: bool, on_error: str = "undo", **more: Any) -> Any:
         """A request to the daemon for ``count`` clones of the base."""
         uri = more.pop("uri", self.uri or "qemu:///system")
-        arguments = [
-            f"{self.name}:/golden", f"{self.name}:/{self.name}-{{n}}", count, 1, register, uri,
-            None, None, on_error,
-        ]  # fmt: skip
+        spec = CloneSpec(count=count, register=register, uri=uri, on_error=on_error)  # type: ignore
+        target = f"{self.name}:/{self.name}-{{n}}"
+        arguments = [f"{self.name}:/golden", target, spec.to_dict()]
         return self.ask(Request("vm_clone", arguments, **more))
 
     def until(self, number: int, items: int) -> None:
