@@ -11,8 +11,9 @@ from cli.settings import settings
 from cli.waiting import Line
 from engine import Store, errors
 from service import job_commands
-from service.jobs import CANCELLED, COMPLETED, STATES
-from service.rpc import Client, Request, error_class
+from service.client import check_ended_well
+from service.jobs import COMPLETED, STATES
+from service.rpc import Client, Request
 
 
 @click.group(cls=Branch)
@@ -45,15 +46,7 @@ def job_wait(number: int) -> None:
         else:
             told = _without_daemon(job_commands.job_show, number)
     show(told)
-    if told["state"] != COMPLETED:
-        kind = errors.PartlyDone if told["left"] else error_class(told["error_kind"] or "")
-        raise kind(f"job {number} {_how(told)}")
-
-
-def _how(told: dict[str, Any]) -> str:
-    how = "was cancelled" if told["state"] == CANCELLED else f"has {told['state']}"
-    left = f"; {told['left']}" if told["left"] else ""
-    return f"{how}: {told['error']}{left}"
+    check_ended_well(told)
 
 
 @job.command("cancel")
@@ -70,7 +63,7 @@ def job_cancel(number: int) -> None:
         told = _without_daemon(job_commands.job_cancel, number)
     show(told)
     if told["left"]:
-        raise errors.PartlyDone(f"job {number} {_how(told)}")
+        check_ended_well(told)
     if told["state"] == COMPLETED:
         raise errors.Busy(f"job {number} was complete before it could be cancelled")
 

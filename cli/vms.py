@@ -102,7 +102,7 @@ def vm_clone(
     A clone that fails is undone whatever it says; exit code 3: some failed, the others stay.
 
     TARGET may have {n}, {n:03d} and the columns of --var; --user-data and --network may have
-    {{ n }}, {{ name }}, {{ mac }}, {{ column }}, or {{ column | tojson }} in YAML quotes.
+    {{ n }}, {{ name }}, {{ mac }}, {{ column }}, or {{ column | tojson }}: quoted for YAML.
 
     Example: ramet vm clone lab:/golden 'lab:/web-{n:03d}' --count 20 --register
 

@@ -8,7 +8,10 @@ captured state.
 from engine import errors
 from engine.inode import Inode
 from engine.keys import ROOT_INO, DirEntry
+from engine.ranges import BlockRange
 from engine.store import Change, Space, Store
 from engine.volume import Volume
 
-__all__ = ["ROOT_INO", "Change", "DirEntry", "Inode", "Space", "Store", "Volume", "errors"]
+__all__ = [
+    "ROOT_INO", "BlockRange", "Change", "DirEntry", "Inode", "Space", "Store", "Volume", "errors",
+]  # fmt: skip

@@ -23,10 +23,13 @@ UNDEFINE_FLAGS: int = (
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+    | libvirt.VIR_DOMAIN_UNDEFINE_TPM
 )
 REPLACE_FLAGS: int = (
     UNDEFINE_FLAGS & ~libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM
 )
+_UNKNOWN = (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_INVALID_ARG)
+"""What a driver says to a call, or a flag, that it does not know."""
 T = TypeVar("T")
 AGENT = "org.qemu.guest_agent.0"
 
@@ -215,14 +218,15 @@ class LibvirtDriver:
 
     @staticmethod
     def _undefine(each: "libvirt.virDomain", flags: int = UNDEFINE_FLAGS) -> None:
-        try:
-            each.undefineFlags(flags)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() not in (
-                libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_INVALID_ARG,
-            ):  # fmt: skip
-                raise
-            each.undefine()  # a driver that knows no such flags
+        older = flags & ~libvirt.VIR_DOMAIN_UNDEFINE_TPM  # libvirt before 8.9
+        for known in (flags, older, None):
+            try:
+                each.undefine() if known is None else each.undefineFlags(known)
+            except libvirt.libvirtError as error:
+                if known is None or error.get_error_code() not in _UNKNOWN:
+                    raise
+            else:
+                return
 
     def _try_undefine(self, each: "libvirt.virDomain") -> bool:
         try:
@@ -271,6 +275,6 @@ def _unless_unsupported(ask: Callable[[], T]) -> T | None:
     try:
         return ask()
     except libvirt.libvirtError as error:
-        if error.get_error_code() in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_INVALID_ARG):
+        if error.get_error_code() in _UNKNOWN:
             return None
         raise

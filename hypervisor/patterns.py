@@ -31,7 +31,7 @@ def expand(pattern: str, fields: Mapping[str, Value]) -> str:
             if field not in fields or conversion:
                 known = ", ".join(f"{{{name}}}" for name in fields)
                 what = field + (f"!{conversion}" if conversion else "")
-                raise errors.InvalidArgument(f"{pattern!r} has {{{what}}}; there is {known}")
+                raise errors.InvalidArgument(f"{pattern!r} has {{{what}}}; write {known}")
             done.append(_filled(pattern, field, form or "", fields[field]))
     return "".join(done)
 

@@ -10,25 +10,52 @@ Secrets reach ``pdbedit`` by its standard input and rest as hashes in a file of 
 """
 
 import re
-import socket
-import struct
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine import errors
 from hypervisor.host_daemon import Deadline, HostDaemon, Listen, kill_lock_holder, point
+from hypervisor.smb import negotiate
 
 READY_S = 15.0
-PROBE_S = 5.0
 WRAPPER = "libnss_wrapper.so"
 FIRST_UID = 2_000_000_000  # of accounts that exist in Samba only
 LINKS = "shares"
 FOLDERS = ("private", "lock", "state", "cache", "ncalrpc", LINKS)
+PLACES = (
+    ("private", "dir", "private"), ("lock", "directory", "lock"), ("state", "directory", "state"),
+    ("cache", "directory", "cache"), ("pid", "directory", "lock"), ("ncalrpc", "dir", "ncalrpc"),
+)  # fmt: skip
+OPTIONS = {
+    "server role": "standalone server",
+    "netbios name": "RAMET",
+    "workgroup": "RAMET",
+    "server string": "Ramet",
+    "disable netbios": "yes",
+    "server min protocol": "SMB2_10",
+    "map to guest": "Bad User",
+    "guest account": "nobody",
+    "log level": "1",
+    "usershare max shares": "0",
+    "load printers": "no",
+    "printing": "bsd",
+    "printcap name": "/dev/null",
+    "disable spoolss": "yes",
+    "oplocks": "no",
+    "level2 oplocks": "no",
+    "smb2 leases": "no",
+    "strict sync": "yes",
+    "store dos attributes": "no",
+    "map archive": "no",
+    "nt acl support": "no",
+    "create mask": "0644",
+    "directory mask": "0755",
+    "wide links": "no",
+}
 _SHARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _USER = re.compile(r"[a-z][a-z0-9_.-]{0,30}")
 _RESERVED = {"global", "homes", "printers", "ipc", "admin", "print", "root", "nobody"}
-_MESSAGE_BYTES_MAX = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,45 +267,17 @@ def check_user_name(name: str) -> None:
 def configuration(directory: Path, listen: Listen, shares: tuple[SmbShare, ...]) -> str:
     """smb.conf(5)."""
     signed = all(share.account is not None for share in shares)  # a guest has no key to sign with
-    width = 128 if ":" in listen.host else 32
     anywhere = listen.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
-    options = {
-        "server role": "standalone server",
-        "netbios name": "RAMET",
-        "workgroup": "RAMET",
-        "server string": "Ramet",
-        "disable netbios": "yes",
-        "smb ports": listen.port,
+    mask = 128 if ":" in listen.host else 32
+    signed = all(share.account is not None for share in shares)  # a guest has no key to sign with
+    options = OPTIONS | {
+        "smb ports": str(listen.port),
         "bind interfaces only": "no" if anywhere else "yes",
-        "interfaces": listen.host if anywhere else f"{listen.host}/{width}",
-        "server min protocol": "SMB2_10",
+        "interfaces": listen.host if anywhere else f"{listen.host}/{mask}",
         "server signing": "mandatory" if signed else "auto",
-        "map to guest": "Bad User",
-        "guest account": "nobody",
-        "private dir": directory / "private",
-        "lock directory": directory / "lock",
-        "state directory": directory / "state",
-        "cache directory": directory / "cache",
-        "pid directory": directory / "lock",
-        "ncalrpc dir": directory / "ncalrpc",
         "passdb backend": f"tdbsam:{directory / 'private' / 'passdb.tdb'}",
-        "log file": directory / "log",
-        "log level": 1,
-        "usershare max shares": 0,
-        "load printers": "no",
-        "printing": "bsd",
-        "printcap name": "/dev/null",
-        "disable spoolss": "yes",
-        "oplocks": "no",
-        "level2 oplocks": "no",
-        "smb2 leases": "no",
-        "strict sync": "yes",
-        "store dos attributes": "no",
-        "map archive": "no",
-        "nt acl support": "no",
-        "create mask": "0644",
-        "directory mask": "0755",
-        "wide links": "no",
+        "log file": str(directory / "log"),
+        **{f"{name} {kind}": str(directory / place) for name, kind, place in PLACES},
     }
     parts = ["[global]", *(f"  {key} = {value}" for key, value in options.items())]
     for share in shares:
@@ -297,33 +296,3 @@ def _section(directory: Path, share: SmbShare) -> list[str]:
     else:
         options |= {"guest ok": "no", "valid users": share.account.user}
     return [f"  {key} = {value}" for key, value in options.items()]
-
-
-def negotiate(listen: Listen) -> int:
-    """SMB2 NEGOTIATE (MS-SMB2 2.2.3); returns the dialect.  OSError when nobody answers it."""
-    head = struct.pack(
-        "<4sHHIHHIIQIIQ16s", b"\xfeSMB", 64, 0, 0, 0, 31, 0, 0, 0, 0, 0, 0, bytes(16)
-    )
-    dialects = (0x0210, 0x0300)
-    body = struct.pack("<HHHHI16sQ", 36, len(dialects), 1, 0, 0, bytes(16), 0)
-    message = head + body + struct.pack("<2H", *dialects)
-    with socket.create_connection(listen, PROBE_S) as connection:
-        connection.sendall(struct.pack(">I", len(message)) + message)
-        length = struct.unpack(">I", _exactly(connection, 4))[0]
-        if not 70 <= length <= _MESSAGE_BYTES_MAX:
-            raise ConnectionError("no SMB server")
-        answer = _exactly(connection, length)
-    protocol, status, dialect = answer[:4], answer[8:12], answer[68:70]
-    if protocol != b"\xfeSMB" or any(status):
-        raise ConnectionError("no SMB2 server")
-    return int.from_bytes(dialect, "little")
-
-
-def _exactly(connection: socket.socket, count: int) -> bytes:
-    parts = b""
-    while len(parts) < count:
-        part = connection.recv(count - len(parts))
-        if not part:
-            raise ConnectionError("the SMB server closed the connection")
-        parts += part
-    return parts

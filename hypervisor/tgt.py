@@ -40,10 +40,11 @@ _NAME = re.compile(r"[a-z0-9:.-]{1,223}")
 
 @dataclass(frozen=True, slots=True)
 class Lun:
-    """One disk.  ``version`` differs when the same file has to be opened anew."""
+    """One disk.  ``version`` differs when the same file has to be opened anew; another path does
+    not: what tgtd has open is the file."""
 
     number: int
-    path: Path
+    path: Path = field(compare=False)
     serial: str
     naa: str
     size_bytes: int

@@ -6,6 +6,7 @@ made.  A clone is one atomic change; between some of them others have their turn
 
 from engine import Volume, errors
 from engine.ranges import BlockRange
+from hypervisor import patterns
 from service.addresses import Address, Context, parse
 from service.reverts import replace_directory
 from service.steps import TOLD_TO_STOP, Steps
@@ -135,16 +136,8 @@ def expand_all(pattern: str, start: int, count: int) -> list[str]:
 
 
 def expand(pattern: str, n: int) -> str:
-    """Replace ``{n}`` and ``{n:03d}``; no other field, no attribute, no index."""
-    head, brace, rest = pattern.partition("{n")
-    if not brace:
-        return pattern
-    form, closing, tail = rest.partition("}")
-    digits = form[1:].removesuffix("d")
-    if not closing or (form and (form[0] != ":" or not digits.isdecimal() or len(digits) > 2)):
-        raise errors.InvalidArgument(f"{pattern!r}: write {{n}} or {{n:03d}}")
-    width = int(digits) if digits else 0
-    return f"{head}{n:0{width}d}{tail}"
+    """Fill in ``{n}`` or ``{n:03d}``."""
+    return patterns.expand(pattern, {"n": n})
 
 
 JOBS: tuple[JobCommand, ...] = (clone, clone_ranges)

@@ -25,7 +25,7 @@ from service.shares import (
     row_of,
     settle,
 )
-from service.steps import Steps
+from service.steps import HypervisorCall, Steps
 
 NAME_BYTES_MAX = 1000  # of a LUN's last known name: a record has a page
 
@@ -237,7 +237,7 @@ def _check_unused(
     presenter = context.presenter
     if force or target is None or presenter is None or not lun.online:
         return
-    users = yield lambda: presenter.connected(target)
+    users = yield HypervisorCall(lambda: presenter.connected(target))
     if users:
         raise errors.Busy(
             f"{', '.join(users)} is logged in to the target of {address_of(context, lun)}; log out "

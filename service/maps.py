@@ -15,7 +15,7 @@ from fusefs import numbers
 from hypervisor import sources
 from hypervisor.machines import Directory
 from hypervisor.sources import Image, Place
-from service import hosts
+from service import hosts, presented
 from service.addresses import Address, Context, from_mount, parse
 from service.extents import Row, file_row, slabs
 from service.operations import Operation, Result
@@ -130,15 +130,15 @@ def find(
     """The file of the store that a place is; else why it is none."""
     if place.note is not None:
         return None, place.note
-    if place.lun is not None:
-        return _find_lun(context, *place.lun)
-    assert place.path is not None
     try:
+        if place.lun is not None:
+            return _find_lun(context, *place.lun)
+        assert place.path is not None
         if place.identity is not None and place.identity[0] == device:
             return _by_number(context, place.identity[1]), None
         return _by_path(context, uri, place.path)
     except (errors.NotFound, errors.Stale, errors.NotADirectory) as error:
-        return None, f"in the store's mount, and not there: {error}"
+        return None, f"a place of the store, and not there: {error}"
     except errors.InvalidArgument:
         return None, "not a file of the store"
 
@@ -165,7 +165,11 @@ def _by_path(context: Context, uri: str, path: str) -> tuple[Found | None, str |
 
 
 def _find_lun(context: Context, iqn: str, lun: int) -> tuple[Found | None, str | None]:
-    return None, f"LUN {lun} of {iqn} is none of this store's"
+    found = presented.file_of_lun(context, iqn, lun)
+    if found is None:
+        return None, f"LUN {lun} of {iqn} is none of this store's"
+    volume, inode = found
+    return Found(volume, inode, volume.path_of(inode.ino)), None
 
 
 READS: tuple[Operation, ...] = (vm_map,)

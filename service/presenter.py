@@ -16,52 +16,21 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
-from engine import Change, Store, Volume, errors
-from engine.inode import Inode
-from engine.keys import ROOT_INO
-from fusefs import numbers
+from engine import Change, Store, errors
 from hypervisor import samba, tgt
-from hypervisor.host_daemon import Listen
-from hypervisor.iscsi import Chap
 from service import share_records
-from service.addresses import mounted
 from service.log import log, log_exception
-from service.share_records import Lun, Smb, Table, Target
+from service.share_plan import FAILED, ISCSI, STARTING, UP, Door, Plan, Planner, State, iscsi_door
+from service.share_records import Target
 
 TICK_S = 1.0
 RETRY_S_MAX = 30.0
 STOP_S_MAX = 20.0
-UP, OFFLINE, FAILED, STARTING = "up", "offline", "failed", "starting"
-ISCSI, SMB = "iscsi", "smb"
 T = TypeVar("T")
-
-
-class State(NamedTuple):
-    """``reason`` says why a share has failed."""
-
-    state: str
-    reason: str | None = None
-
-
-class Door(NamedTuple):
-    """What a daemon is known by: its kind, and where it listens."""
-
-    kind: str
-    listen: Listen
-
-
-@dataclass
-class Plan:
-    """What each daemon should present, whose each part is, and what cannot be presented."""
-
-    iscsi: dict[Door, dict[str, tgt.Target]] = field(default_factory=dict)
-    smb: dict[Door, list[samba.SmbShare]] = field(default_factory=dict)
-    parts: dict[str, tuple[Door, tuple[str, ...]]] = field(default_factory=dict)
-    states: dict[str, State] = field(default_factory=dict)
 
 
 @dataclass
@@ -82,7 +51,7 @@ class Presenter:
     def __init__(self, store: Store, mountpoint: Path) -> None:
         self._store = store
         self._mountpoint = mountpoint
-        self._table = Table(store)
+        self._planner = Planner(store, mountpoint)
         self._services: dict[Door, Service] = {}
         self._plan = Plan()
         self._alone = trio.Lock()
@@ -130,7 +99,7 @@ class Presenter:
                 raise errors.Busy("the daemon is stopping; try again when it has started")
             self._stale = False
             before = self.states()
-            self._plan = self._make_plan()
+            self._plan = self._planner.make()
             doors = self._plan.iscsi.keys() | self._plan.smb.keys()
             for door in self._services.keys() - doors:
                 await self._end(self._services.pop(door).daemon)
@@ -183,14 +152,14 @@ class Presenter:
 
     def target_failure(self, target: Target) -> str | None:
         """Why a target is not as its record says; None when it is."""
-        service = self._services.get(_iscsi_door(target))
+        service = self._services.get(iscsi_door(target))
         if service is None:
             return None
         return service.reason or service.failed.get(share_records.iqn(self._store, target))
 
     def connected(self, target: Target) -> list[str]:
         """The initiators that are logged in, ``name address``.  Any thread but the loop's."""
-        service = self._services.get(_iscsi_door(target))
+        service = self._services.get(iscsi_door(target))
         if service is None or not isinstance(service.daemon, tgt.Tgtd) or not service.daemon.alive:
             return []
         try:
@@ -272,93 +241,3 @@ class Presenter:
             except (errors.RametError, OSError) as error:
                 failed[name] = str(error)
         return failed
-
-    # --- the plan
-
-    def _make_plan(self) -> Plan:
-        plan = Plan()
-        for record in self._table.luns():
-            target = self._table.target(record.target_key)
-            if target is None:
-                plan.states[record.key] = State(
-                    FAILED, "its target is gone; remove it, add it again"
-                )
-                continue
-            door = _iscsi_door(target)
-            planned = plan.iscsi.setdefault(door, {})
-            if target.key not in planned:
-                planned[target.key] = self._planned_target(target)
-            self._plan_lun(plan, record, planned, target.key, door)
-        for smb in self._table.smbs():
-            self._plan_smb(plan, smb)
-        return plan
-
-    def _planned_target(self, target: Target) -> tgt.Target:
-        addresses, names = share_records.tgt_rules(
-            target.initiators, share_records.parsed(target.listen)
-        )
-        secret = self._table.secret(target)
-        chap = Chap(target.chap_user, secret) if target.chap_user and secret else None
-        if target.chap_user and not secret:
-            addresses, names = (), ()  # without its secret nobody is let in
-        return tgt.Target(
-            share_records.tid(self._store, target), share_records.iqn(self._store, target),
-            addresses, names, chap,
-        )  # fmt: skip
-
-    def _plan_lun(
-        self, plan: Plan, record: Lun, planned: dict[str, tgt.Target], key: str, door: Door
-    ) -> None:
-        if not record.online:
-            plan.states[record.key] = State(OFFLINE)
-            return
-        found = self.file_of(record)
-        if isinstance(found, str):
-            plan.states[record.key] = State(FAILED, found)
-            return
-        volume, inode, path = found
-        lun = tgt.Lun(
-            record.number, mounted(self._mountpoint, volume, path),
-            share_records.serial(self._store, record.volume_id, record.ino),
-            share_records.naa(self._store, record.volume_id, record.ino),
-            inode.size - inode.size % tgt.BLOCK_BYTES, numbers.join(volume.id, inode.ino),
-            record.read_only, volume.era,
-        )  # fmt: skip
-        target = planned[key]
-        planned[key] = replace(target, luns=(*target.luns, lun))
-        plan.parts[record.key] = (door, (target.iqn, f"{target.iqn}/{record.number}"))
-
-    def file_of(self, record: Lun) -> tuple[Volume, Inode, str] | str:
-        """The file of a LUN and its path; or why there is none."""
-        try:
-            volume = self._store.volume_by_id(record.volume_id)
-            inode = volume.inode(record.ino)
-            path = None if inode.orphan else volume.path_of(record.ino)
-        except errors.Stale:
-            return "its file is gone; remove the LUN"
-        except errors.RametError as error:  # damaged: one share less, not all
-            return str(error)
-        return (volume, inode, path) if path else "its file was removed; remove the LUN"
-
-    def _plan_smb(self, plan: Plan, record: Smb) -> None:
-        door = Door(SMB, share_records.parsed(record.listen))
-        secret = self._table.secret(record)
-        account = samba.Account(record.user, secret) if record.user and secret else None
-        try:
-            volume = self._store.volume_by_id(record.volume_id)
-            root = volume.inode(ROOT_INO)
-        except errors.RametError as error:
-            plan.states[record.key] = State(FAILED, f"its volume is gone ({error}); remove it")
-            return
-        if record.user and not secret:
-            plan.states[record.key] = State(FAILED, "its secret is gone; remove it, add it again")
-            return
-        plan.smb.setdefault(door, []).append(samba.SmbShare(
-            record.name, mounted(self._mountpoint, volume, "/"),
-            numbers.join(volume.id, ROOT_INO), root.uid, root.gid, account, record.read_only,
-        ))  # fmt: skip
-        plan.parts[record.key] = (door, (record.name,))
-
-
-def _iscsi_door(target: Target) -> Door:
-    return Door(ISCSI, share_records.parsed(target.listen))

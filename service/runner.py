@@ -115,6 +115,8 @@ class Runner:
                 break
             if tell is not None:
                 await self._settled()  # who hears of a job by its id may count on it
+                if running.ended.is_set():
+                    break
                 await tell(self._jobs.told(job))
         return job
 

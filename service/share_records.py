@@ -119,6 +119,14 @@ class Table:
         raw = self._records.get(key)
         return None if raw is None else _decode(key, raw, Target)
 
+    def lun_at(self, name: str, number: int) -> Lun | None:
+        """The LUN of a number behind the target of an IQN."""
+        for lun in self.luns():
+            target = self.target(lun.target_key)
+            if lun.number == number and target is not None and iqn(self._store, target) == name:
+                return lun
+        return None
+
     def admit(self) -> None:
         """NoSpace when there is no room for another share."""
         self._store.pool.check_room()

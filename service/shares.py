@@ -17,9 +17,10 @@ from engine import errors
 from service import share_records as records
 from service.addresses import Context, parse
 from service.operations import Operation, Result
-from service.presenter import FAILED, OFFLINE, Presenter, State
+from service.presenter import Presenter
+from service.share_plan import FAILED, OFFLINE, State
 from service.share_records import Lun, Share, Smb, Table
-from service.steps import Steps, durable
+from service.steps import HypervisorCall, Steps, durable
 
 NOT_MOUNTED = State(OFFLINE, "the store is not mounted")
 KINDS: dict[type, str] = {Lun: "lun", Smb: "smb"}
@@ -56,7 +57,9 @@ def rows_of(context: Context, shares: list[Share]) -> Steps[list[Row]]:
     targets = [target for key in keys if (target := table.target(key)) is not None]
     connected: dict[str, list[str]] = {}
     if presenter is not None:
-        connected = yield lambda: {each.key: presenter.connected(each) for each in targets}
+        connected = yield HypervisorCall(
+            lambda: {each.key: presenter.connected(each) for each in targets}
+        )
     rows: list[Row] = []
     for share in shares:
         row: Row = {"kind": KINDS[type(share)], "address": address_of(context, share)}
@@ -156,7 +159,7 @@ def settle(context: Context) -> Steps[None]:
     yield durable
     presenter = context.presenter
     if presenter is not None:
-        yield lambda: trio.from_thread.run(presenter.settle)
+        yield HypervisorCall(lambda: trio.from_thread.run(presenter.settle))
 
 
 def change_shares(

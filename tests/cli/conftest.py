@@ -7,7 +7,7 @@ import pytest
 from served import Served, serving
 
 
-@pytest.fixture()
+@pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     with serving(tmp_path) as made:
         yield made

@@ -16,7 +16,7 @@ from engine import Store
 from service.clones import expand
 
 
-@pytest.fixture()
+@pytest.fixture
 def cli(tmp_path: Path) -> Ramet:
     made = Ramet(tmp_path / "store")
     made.run("init", made.store)
@@ -101,7 +101,7 @@ def test_hostile_names_are_refused(cli: Ramet) -> None:
 def test_patterns_take_one_field() -> None:
     assert expand("web-{n:03d}", 7) == "web-007"
     assert expand("web-{n}", 7) == "web-7"
-    for bad in ("{n.real}", "{n[0]}", "{n:x}", "{n", "{n:999d}"):
+    for bad in ("{n.real}", "{n[0]}", "{n:f}", "{n", "{n:999d}"):
         with pytest.raises(Exception, match="write"):
             expand(bad, 1)
 

@@ -17,7 +17,7 @@ from engine.superblock import BLOCK_BYTES
 from hypervisor.machines import MARK, Machine
 
 
-@pytest.fixture()
+@pytest.fixture
 def cli(tmp_path: Path) -> Ramet:
     made = Ramet(tmp_path / "store")
     made.run("init", made.store)

@@ -11,7 +11,7 @@ from engine import Store
 from service.rpc import Request
 
 
-@pytest.fixture()
+@pytest.fixture
 def fleet() -> Iterator[Fleet]:
     with tempfile.TemporaryDirectory(prefix="ramet-fleet-", dir="/var/tmp") as name:
         made = Fleet(Path(name))

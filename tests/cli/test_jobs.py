@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from command import Ramet
 
+import service
 from engine import ROOT_INO, Store, errors
 from service.addresses import Context
 from service.clones import clone
@@ -19,7 +20,7 @@ from service.work import Work, queue, run
 MANY = 100_000  # clones: some seconds of work
 
 
-@pytest.fixture()
+@pytest.fixture
 def alone(tmp_path: Path) -> Ramet:
     """A store that no daemon serves, with a golden file."""
     made = Ramet(tmp_path / "store")
@@ -30,7 +31,7 @@ def alone(tmp_path: Path) -> Ramet:
     return made
 
 
-@pytest.fixture()
+@pytest.fixture
 def served(alone: Ramet, tmp_path: Path) -> Iterator[Ramet]:
     root = tmp_path / "mnt"
     root.mkdir()
@@ -184,6 +185,31 @@ def test_a_client_that_goes_away_leaves_its_job_going(served: Ramet) -> None:
         door.sendall(pack(Request("clone", arguments, progress=True)))
         assert b"running" in door.recv(10_000)
     assert served.json("job", "wait", 1)["items_done"] == MANY
+
+
+def test_python_programs_have_the_same(served: Ramet) -> None:
+    client, seen = service.Client(served.store), []
+    first = client.clone("lab:/golden", "lab:/c-{n}", count=MANY)
+    second = client.clone_volume("lab", "copy-{n}", count=2, after=[first])
+    assert second.show()["after"] == [first.id]
+    assert second.wait(seen.append)["state"] == "completed"
+    assert {told["job"] for told in seen} == {second.id}
+    assert [row["name"] for row in client.call("volume_ls")] == ["copy-1", "copy-2", "lab"]
+    with pytest.raises(errors.AlreadyExists, match=r"job \d+ has failed: .*exists"):
+        client.clone("lab:/golden", "lab:/c-1").wait()
+    third = client.clone("lab:/golden", "lab:/d-{n}", count=MANY)
+    with pytest.raises(errors.Busy):
+        third.clear()
+    assert third.cancel()["state"] == "cancelled"
+    with pytest.raises(errors.Cancelled):
+        client.job(third.id).wait()
+    third.clear()
+    with pytest.raises(errors.NotFound):
+        client.job(third.id)
+    assert [row["job"] for row in client.jobs("completed")] == [first.id, second.id]
+    assert client.clear_jobs() == [1, 2, 3]
+    with pytest.raises(errors.NotFound, match="ramet mount"):
+        service.Client(served.store.parent).jobs()
 
 
 def test_a_daemon_that_is_stopped_undoes_its_jobs(served: Ramet, tmp_path: Path) -> None:

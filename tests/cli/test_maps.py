@@ -35,7 +35,7 @@ def caller(store: Store) -> extents.Call:
     return call
 
 
-@pytest.fixture()
+@pytest.fixture
 def ramet(tmp_path: Path) -> Ramet:
     made = Ramet(tmp_path / "store")
     made.run("init", made.store)

@@ -21,7 +21,7 @@ HOSTILE = "\x1b]0;owned\x07\r\n\u202egnp.\udcff"
 SHOWN = "\\x1b]0;owned\\x07\\r\\n\\u202egnp.\\udcff"
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     Store.create(tmp_path / "store")
     with Store.open(tmp_path / "store") as opened, click.Context(main, obj=Settings()):

@@ -18,7 +18,7 @@ from engine import ROOT_INO, Store, fsck
 DEADLINE_S = 60
 
 
-@pytest.fixture()
+@pytest.fixture
 def served(served: Served) -> Iterator[Served]:
     yield served
     assert served.json("status")["serving"]

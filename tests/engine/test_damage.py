@@ -17,7 +17,7 @@ from engine.nodes import Node, decode, encode, is_namespace
 from engine.superblock import State
 
 
-@pytest.fixture()
+@pytest.fixture
 def path(tmp_path: Path) -> Path:
     Store.create(tmp_path / "s", fanout=4, records_max=4, slab_slots=64)
     with Store.open(tmp_path / "s") as store:

@@ -72,7 +72,7 @@ class Case:
             return slots_of(lab, lab.resolve(path))
 
 
-@pytest.fixture()
+@pytest.fixture
 def case(sound: tuple[Path, dict[str, int]], tmp_path: Path) -> Case:
     shutil.copytree(sound[0], tmp_path / "store")
     return Case(tmp_path / "store", sound[1])

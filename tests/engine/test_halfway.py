@@ -14,7 +14,7 @@ from engine import ROOT_INO, Store, Volume, errors, fsck, inodes
 BLOCK = 4096
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     with small_store(tmp_path, "v") as made:
         yield made

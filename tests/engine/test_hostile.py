@@ -17,7 +17,7 @@ from engine.repair import repair
 MEMORY_BYTES = 512 << 20
 
 
-@pytest.fixture()
+@pytest.fixture
 def path(tmp_path: Path) -> Path:
     build(tmp_path / "store")
     return tmp_path / "store"

@@ -8,7 +8,7 @@ import pytest
 from engine import ROOT_INO, Store, errors
 
 
-@pytest.fixture()
+@pytest.fixture
 def path(tmp_path: Path) -> Path:
     store = tmp_path / "store"
     Store.create(store, slab_slots=64)

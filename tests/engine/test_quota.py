@@ -11,7 +11,7 @@ from engine import ROOT_INO, Store, Volume, errors
 BLOCK = 4096
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     Store.create(tmp_path / "store", slab_slots=4096)
     with Store.open(tmp_path / "store") as made:

@@ -18,7 +18,7 @@ FANOUT = 4
 SIZES = {b"a": 70 * BLOCK, b"b": 37 * BLOCK + 1000, b"c": 64 * BLOCK}
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     made = open_new(tmp_path / "store")
     yield made

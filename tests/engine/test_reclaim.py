@@ -13,7 +13,7 @@ BLOCK = 4096
 TIB = 1 << 40
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     with small_store(tmp_path, "lab", slab_slots=1024) as made:
         yield made

@@ -9,7 +9,7 @@ from engine import ROOT_INO, Store, Volume, errors, fsck
 from engine.removal import STEP_NAMES, WHOLE_NAMES
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     Store.create(tmp_path / "store", fanout=4, records_max=8, slab_slots=64)
     with Store.open(tmp_path / "store") as made:

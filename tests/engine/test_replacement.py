@@ -12,7 +12,7 @@ BLOCK = 4096
 Tree = dict[str, bytes]
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     Store.create(tmp_path / "store", fanout=4, records_max=4, slab_slots=64)
     made = Store.open(tmp_path / "store")

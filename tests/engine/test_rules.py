@@ -97,7 +97,7 @@ def unique(count: int, label: str) -> list[bytes]:
 A, B, C, D, E, F, G, H = unique(8, "block")
 
 
-@pytest.fixture()
+@pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
     made = Rig(tmp_path / "store")
     yield made

@@ -14,7 +14,7 @@ from engine.scrub import Scrub, ScrubResult, scrub
 BLOCK = 4096
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     Store.create(tmp_path / "store", fanout=4, records_max=4, slab_slots=64)
     with Store.open(tmp_path / "store") as opened:

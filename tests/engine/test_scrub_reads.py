@@ -13,7 +13,7 @@ BLOCK = 4096
 OLD, NEW = b"a" * BLOCK, b"b" * BLOCK
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     Store.create(tmp_path / "store")
     with Store.open(tmp_path / "store") as opened:

@@ -42,7 +42,7 @@ def test_an_init_that_fails_can_be_repeated() -> None:
     assert all(figures[kind] > 0 for kind in KINDS), figures
 
 
-@pytest.fixture()
+@pytest.fixture
 def ramet(tmp_path: Path) -> Ramet:
     made = Ramet(tmp_path / "store")
     made.run("init", made.store)

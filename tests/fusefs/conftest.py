@@ -10,7 +10,7 @@ from mounted import Mount, serve
 from engine import Store
 
 
-@pytest.fixture()
+@pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Mount]:
     store, root = tmp_path / "store", tmp_path / "mnt"
     root.mkdir()

@@ -33,7 +33,7 @@ async def nothing() -> None:
     pass
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Store:
     Store.create(tmp_path / "store")
     store = Store.open(tmp_path / "store")

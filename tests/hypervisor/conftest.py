@@ -68,7 +68,7 @@ class Lab:
         self.libvirt.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def lab(uri: str) -> Iterator[Lab]:
     with tempfile.TemporaryDirectory(prefix="ramet-lab-", dir="/var/tmp") as name:
         root = Path(name)

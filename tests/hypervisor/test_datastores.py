@@ -41,7 +41,7 @@ class Datastore:
         return source.attrib["file"]
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(lab: "Lab") -> Iterator[Datastore]:
     made = Datastore(lab)
     yield made

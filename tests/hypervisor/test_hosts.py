@@ -58,7 +58,7 @@ class Site:
         self.libvirt.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def site(uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made = Site(tmp_path_factory.mktemp("site"), uri)
     yield made

@@ -14,7 +14,7 @@ from engine import errors
 from service.rpc import Request
 
 
-@pytest.fixture()
+@pytest.fixture
 def fleet() -> Iterator[Fleet]:
     with (
         libvirtd.running() as uri,

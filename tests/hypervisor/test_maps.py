@@ -79,7 +79,7 @@ class Place:
         self.libvirt.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def place(uri: str) -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="ramet-map-", dir="/var/tmp") as name:
         Path(name).chmod(0o711)  # QEMU runs as a user of its own

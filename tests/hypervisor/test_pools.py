@@ -22,13 +22,13 @@ PARTS = st.lists(NAMES.map(os.fsdecode), min_size=1, max_size=4)
 INITIATOR = "iqn.2025-01.dev.ramet:test"
 
 
-@pytest.fixture()
+@pytest.fixture
 def connection(uri: str) -> Iterator["libvirt.virConnect"]:
     with connected(uri) as made:
         yield made
 
 
-@pytest.fixture()
+@pytest.fixture
 def pools(connection: "libvirt.virConnect") -> Iterator[Pools]:
     made = Pools(connection, uuid.uuid4())
     yield made

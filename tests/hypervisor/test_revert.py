@@ -20,7 +20,7 @@ OLD = b"what the disk had at the snapshot"
 NEW = b"what the guest has written since!"
 
 
-@pytest.fixture()
+@pytest.fixture
 def name() -> str:
     """A domain's name that nobody else has on this libvirtd."""
     return f"revert-{uuid4().hex[:8]}"

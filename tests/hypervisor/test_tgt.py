@@ -1,7 +1,9 @@
 """The driver of tgtd, where the command cannot lead."""
 
+import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from hypervisor.tgt import Lun, Target, Tgtd
 from hypervisor.tgt_control import SOCKET, Mode, Op, Refused
 
 
-@pytest.fixture()
+@pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Tgtd]:
     made = Tgtd(tmp_path / "tgt", Listen("127.0.0.1", free_port()))
     made.prepare()
@@ -66,6 +68,22 @@ def test_a_lun_that_fails_leaves_the_others(daemon: Tgtd, tmp_path: Path) -> Non
         assert session.capacity_bytes(1) == 1 << 20
         with pytest.raises(errors.RametError):
             session.capacity_bytes(3)
+
+
+def test_a_rename_disturbs_nobody_and_a_new_size_all(daemon: Tgtd, tmp_path: Path) -> None:
+    target = target_of(tmp_path / "a")
+    assert daemon.apply((target,)) == {}
+    with Initiator.stranger().login(daemon.listen, target.iqn) as session:
+        (tmp_path / "a").rename(tmp_path / "b")
+        (lun,) = target.luns
+        assert daemon.apply((replace(target, luns=(replace(lun, path=tmp_path / "b"),)),)) == {}
+        assert session.capacity_bytes(1) == 1 << 20
+        os.truncate(tmp_path / "b", 2 << 20)
+        grown = replace(lun, path=tmp_path / "b", size_bytes=2 << 20)
+        assert daemon.apply((replace(target, luns=(grown,)),)) == {}
+        with pytest.raises((errors.RametError, OSError)):
+            session.capacity_bytes(1)  # it has to log in again
+    daemon.probe(replace(target, luns=(grown,)))
 
 
 def test_a_port_lost_in_between_never_becomes_another(tmp_path: Path) -> None:

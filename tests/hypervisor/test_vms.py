@@ -1,11 +1,14 @@
 """Clones as libvirt sees them: registered, distinct, independent; and undone when it fails."""
 
+import email
+import io
 import os
 import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pycdlib
 import pytest
 
 from engine import errors
@@ -161,3 +164,49 @@ def test_bad_vms_are_refused_in_words(lab: "Lab", tmp_path: Path) -> None:
     other.write_text(base.read_text().replace("type='raw'", "type='qcow2'"))
     assert "whole" in lab.ramet.run("vm", "add", "lab:/empty", "--xml", other, code=1).stderr
     assert lab.names() == ["empty", "golden"]
+
+
+def file_of(image: bytes, name: str) -> bytes:
+    iso, out = pycdlib.PyCdlib(), io.BytesIO()
+    iso.open_fp(io.BytesIO(image))
+    iso.get_file_from_iso_fp(out, rr_path=f"/{name}")
+    iso.close()
+    return out.getvalue()
+
+
+def test_each_clone_of_a_batch_is_as_its_row_says(lab: "Lab", tmp_path: Path) -> None:
+    for name, text in (
+        ("v.csv", "site,address\nfra,10.0.1.5/24\nams,10.0.2.5/24\n"),
+        ("net.yaml", "version: 2\nethernets:\n  lan: {addresses: [{{ address | tojson }}]}\n"),
+        ("user.sh", "#!/bin/sh\necho {{ name }} {{ mac | quote }} {{ n }} $HOME\n"),
+        ("bad.yaml", "version: 2\nx: {{ adress }}\n"),
+        ("bad.csv", "site\nfra\nams,x\n"),
+    ):
+        (tmp_path / name).write_text(text)
+    words = ("vm", "clone", "lab:/golden", "lab:/{site}-{n:02d}", "--start", 5, "--step", 10,
+             "--memory", "256M", "--vcpus", 3, "--disk-size", "3M")  # fmt: skip
+    var = ("--var", tmp_path / "v.csv")
+    for more, said in (
+        ((*var, "--network", tmp_path / "bad.yaml"), "needs adress"),
+        (("--var", tmp_path / "bad.csv"), "row 2 (line 3)"),
+        ((*var, "--count", 3), "2 rows"),
+        ((*var, "--disk-size", "512K"), "only grow"),
+        ((*var, "--vcpus", 0), "virtual CPUs"),
+    ):
+        assert said in lab.ramet.run(*words, *more, code=1).stderr
+    assert lab.names() == ["golden"]
+
+    made = lab.ramet.json(*words, *var, "--network", tmp_path / "net.yaml",
+                          "--user-data", tmp_path / "user.sh")  # fmt: skip
+    assert [vm["name"] for vm in made["vms"]] == ["fra-05", "ams-15"]
+    for vm, address, n in zip(made["vms"], ("10.0.1.5/24", "10.0.2.5/24"), (5, 15), strict=True):
+        place = lab.mount / "lab" / vm["name"]
+        seed = (place / "seed.iso").read_bytes()
+        assert f'addresses: ["{address}"]' in file_of(seed, "network-config").decode()
+        parts = email.message_from_bytes(file_of(seed, "user-data")).get_payload()
+        script = parts[0].get_payload(decode=True).decode()
+        assert script == f"#!/bin/sh\necho {vm['name']} {vm['macs'][0]} {n} $HOME\n"
+        assert (place / "golden.raw").stat().st_size == 3 << 20
+        root = ET.fromstring((place / "domain.xml").read_bytes())
+        sizes = [root.findtext(tag) for tag in ("memory", "vcpu")]
+        assert sizes == ["262144", "3"]

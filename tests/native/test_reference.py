@@ -192,7 +192,7 @@ TestReference.settings = settings(
 )  # fmt: skip
 
 
-@pytest.fixture()
+@pytest.fixture
 def disk() -> Iterator[Disk]:
     made = Disk(FANOUT, 64)
     yield made

@@ -19,7 +19,7 @@ DATA = os.urandom(40 * BLOCK - 1000)
 BAD = (0, 7, 8, 33, 39)
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     """A file with five bad blocks, its clone, a snapshot of both, a range of it elsewhere."""
     Store.create(tmp_path / "store", fanout=4, records_max=6, slab_slots=64)

@@ -15,7 +15,7 @@ from service.jobs import CANCELLED, COMPLETED, FAILED, Jobs, Made
 from service.undo import take_back
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     Store.create(tmp_path / "store")
     with Store.open(tmp_path / "store") as opened:

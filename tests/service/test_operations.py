@@ -36,7 +36,7 @@ def test_an_export_does_not_go_on_into_a_restored_volume(tmp_path: Path) -> None
         lab.release(ino)
 
 
-@pytest.fixture()
+@pytest.fixture
 def context(tmp_path: Path) -> Iterator[Context]:
     Store.create(tmp_path / "store")
     with Store.open(tmp_path / "store") as store:
@@ -61,8 +61,8 @@ def test_a_dry_run_says_what_the_real_run_would(context: Context) -> None:
     lab = store.volume("lab")
     snapshot = store.snapshot(lab, "one")
     for held, call in (
-        (lab, lambda dry_run: next(datastores.volume_rm(context, "lab", dry_run), None)),
-        (snapshot, lambda dry_run: next(datastores.volume_rm(context, "lab", dry_run), None)),
+        (lab, lambda dry_run: list(datastores.volume_rm(context, "lab", dry_run))),
+        (snapshot, lambda dry_run: list(datastores.volume_rm(context, "lab", dry_run))),
         (lab, lambda dry_run: operations.snapshot_restore(context, "lab", "one", False, dry_run)),
         (snapshot, lambda dry_run: operations.snapshot_rm(context, "lab", "one", dry_run)),
     ):

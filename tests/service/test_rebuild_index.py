@@ -16,7 +16,7 @@ BLOCK = 4096
 DATA = os.urandom(50 * BLOCK)
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     Store.create(tmp_path / "store", fanout=4, slab_slots=64)
     with Store.open(tmp_path / "store") as opened:

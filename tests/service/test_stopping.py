@@ -24,7 +24,7 @@ DEADLINE_S = 60
 Call = Callable[..., Any]
 
 
-@pytest.fixture()
+@pytest.fixture
 def path(tmp_path: Path) -> Path:
     Store.create(tmp_path / "store")
     with Store.open(tmp_path / "store") as store:
@@ -67,7 +67,7 @@ def stop(path: Path) -> Asking:
     return stopping
 
 
-@pytest.fixture()
+@pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Call], None]:
     def add(call: Call) -> None:
         monkeypatch.setitem(daemon.CHANGES, call.__name__, call)

@@ -10,7 +10,7 @@ import pytest
 from presented import Presented, presented
 
 
-@pytest.fixture()
+@pytest.fixture
 def shared() -> Iterator[Presented]:
     with tempfile.TemporaryDirectory(prefix="ramet-shares-", dir="/var/tmp") as name:
         Path(name).chmod(0o711)  # QEMU runs as a user of its own

@@ -2,6 +2,7 @@
 
 import uuid
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
 import build
@@ -62,6 +63,40 @@ def test_a_pool_lists_luns_and_sees_a_new_one(shared: Presented, uri: str) -> No
         connection.close()
 
 
+def test_a_rescan_shows_a_new_lun(shared: Presented, uri: str) -> None:
+    """Row F1: the host sees the target, then what is new in it, with CHAP; and that it has gone."""
+    name = f"here-{uuid.uuid4().hex[:8]}"
+    shared.run("host", "add", uri, "--name", name)
+    chap = ["--chap-user", "eve", "--chap-secret-file", shared.secret_file]
+    me = ["--initiator", f"iqn.2026-01.io.ramet:{name}"]
+    shared.lun("lab:/a", "--size", "1M", *me, *chap)
+    shared.lun("lab:/x", "--size", "1M", "--target", "other", "--initiator", "iqn.2026-01.test:no")
+    try:
+        (pool,) = _pools(shared, name)
+        assert (pool["state"], len(pool["new"])) == ("new", 1)
+        shared.json("share", "lun", "add", "lab:/b", "--size", "2M")
+        (pool,) = _pools(shared, name)
+        assert (pool["state"], [row["capacity_bytes"] for row in pool["new"]]) == (
+            "same", [(2 << 20) - 512],
+        )  # fmt: skip
+        shared.run("share", "lun", "resize", "lab:/b", "4M")
+        (pool,) = _pools(shared, name)
+        assert len(pool["changed"]) == 1
+        shared.run("share", "lun", "rm", "lab:/a", "--force")
+        (pool,) = _pools(shared, name)
+        assert (len(pool["gone"]), pool["volumes"]) == (1, 1)
+        rows = {r["file"]: r for r in shared.json("volume", "map", "lab")["files"]}
+        assert rows["lab:/b"]["shares"] == [shared.json("share", "lun", "show", "lab:/b")["url"]]
+    finally:
+        shared.run("host", "rm", name, "--force")
+
+
+def _pools(shared: Presented, name: str) -> list[dict[str, Any]]:
+    """Of targets, as a rescan shows them."""
+    (row,) = shared.json("host", "rescan", name)["hosts"]
+    return [pool for pool in row["pools"] if pool["kind"] == "iscsi-direct"]
+
+
 def _sizes(pool: libvirt.virStoragePool) -> list[int]:
     """LUN 0 is tgt's controller, of no size; libvirt 9.0 takes the last block for their number."""
     found = [vol.info()[1] for vol in pool.listAllVolumes()]
@@ -99,6 +134,8 @@ def _boots(shared: Presented, uri: str, lun: dict[str, str]) -> str:
         try:
             guest.start()
             told = guest.identity()
+            images = shared.json("vm", "map", "--domain", name, "-c", uri)["images"]
+            assert [image["file"] for image in images] == [lun["address"]]
             guest.shut_down()
         finally:
             if guest.domain.isActive():
