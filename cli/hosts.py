@@ -103,7 +103,7 @@ def _show(result: dict[str, Any]) -> None:
             click.echo(f"{row['host']}: {row['netfs']['server']} exports "
                        f"{', '.join(row['netfs']['sources']) or 'nothing'}")  # fmt: skip
         if not row["mounted"]:
-            click.echo(f"{row['host']}: the store is not mounted; directory pools were left alone")
+            click.echo(f"{row['host']}: the store is not mounted; its pools were left alone")
 
 
 COMMANDS = (host,)

@@ -50,11 +50,11 @@ def open_connection(uri: str) -> "libvirt.virConnect":
         return libvirt.open(uri)
 
 
-def or_none(look: Callable[[], Any], missing: int) -> Any:
-    """What ``look`` finds; None when libvirt's error is the code ``missing``."""
+def or_none(look: Callable[[], Any], *missing: int) -> Any:
+    """What ``look`` finds; None when libvirt's error is one of the codes ``missing``."""
     try:
         return look()
     except libvirt.libvirtError as error:
-        if error.get_error_code() == missing:
+        if error.get_error_code() in missing:
             return None
         raise

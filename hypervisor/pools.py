@@ -240,6 +240,7 @@ class Pools:
         secret = or_none(
             lambda: self._connection.secretLookupByUUIDString(self._secret_uuid(name)),
             libvirt.VIR_ERR_NO_SECRET,
+            libvirt.VIR_ERR_NO_SUPPORT,  # a driver without secrets has none of ours
         )
         if secret is not None:
             secret.undefine()

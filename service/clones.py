@@ -9,7 +9,7 @@ from engine.ranges import BlockRange
 from hypervisor import patterns
 from service.addresses import Address, Context, parse
 from service.reverts import replace_directory
-from service.steps import Steps
+from service.steps import TOLD_TO_STOP, Steps
 from service.work import JobCommand, Result, Work
 
 CLONES_MAX = 100_000
@@ -58,7 +58,14 @@ def clone(
         work.done(blocks)
         if n % CLONES_STEP == CLONES_STEP - 1:
             places.forget()
-            yield None
+            try:
+                yield None
+            except TOLD_TO_STOP as error:
+                if replace:
+                    raise errors.PartlyDone(
+                        f"told to stop; {n + 1} of {count} were replaced already, and stay so"
+                    ) from error
+                raise
     return {"source": source, "clones": names, "bytes_copied": 0}
 
 
@@ -110,7 +117,7 @@ def clone_ranges(
         work.failed(target, error)
         raise
     work.done(done)
-    yield None
+    yield from ()  # what it did to the target cannot be undone: nobody stops it in between
     size = volume.inode(ino).size
     return {
         "source": source, "target": target, "ranges": len(blocks), "blocks": done,

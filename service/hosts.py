@@ -8,7 +8,7 @@ Invariants:
 - only pools that this store made are touched (hypervisor/pools.py knows them);
 - a host that does not answer changes nothing that is remembered of it but the error, and keeps no
   other host from its rescan: each has a thread and a deadline of its own;
-- pools of directories need the mount, so while the store is not served they are left as they are.
+- what is presented needs the mount, so while the store is not mounted its pools are left alone.
 """
 
 import zlib
@@ -159,16 +159,17 @@ def pools_in_use(store: Store, uri: str, *, but: Container[str] = ()) -> set[str
 
 
 def wanted(context: Context, host: Host) -> list[Pool]:
-    """A pool for each target that it may log in to; where the store is mounted, for each volume
-    and each directory that holds VMs as well."""
-    pools = pools_of_targets(context.store, host.name, host.uri)
+    """A pool for each target that it may log in to, each volume, and each directory that holds
+    VMs; none while the store is not mounted, for then nothing is presented."""
     root = mount_path(context, host)
-    if root is not None:
-        pools += [directory_pool(root, volume, "/") for volume in context.store.volumes()]
-        pools += [
-            pool_of_vm(root, each.volume, each.path)
-            for each, _ in machines.everyone(context.store)
-        ]  # fmt: skip
+    if root is None:
+        return []
+    pools = pools_of_targets(context.store, host.name, host.uri)
+    pools += [directory_pool(root, volume, "/") for volume in context.store.volumes()]
+    pools += [
+        pool_of_vm(root, each.volume, each.path)
+        for each, _ in machines.everyone(context.store)
+    ]  # fmt: skip
     return sorted({pool.name: pool for pool in pools}.values(), key=lambda pool: pool.name)
 
 

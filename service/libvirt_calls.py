@@ -7,7 +7,7 @@ from typing import TypeVar
 from hypervisor import domain
 from hypervisor.driver import connect
 from hypervisor.interface import Hypervisor
-from service.steps import HypervisorCall, Steps
+from service.steps import HypervisorCall, Steps, insist
 
 T = TypeVar("T")
 
@@ -29,12 +29,9 @@ def connected(uri: str, use: Callable[[Hypervisor], Steps[T]]) -> Steps[T]:
     """Steps that share one connection."""
     driver: Hypervisor = yield HypervisorCall(partial(connect, uri))
     try:
-        result = yield from use(driver)
-    except Exception:
-        yield HypervisorCall(driver.close)
-        raise
-    yield HypervisorCall(driver.close)
-    return result
+        return (yield from use(driver))
+    finally:
+        yield from insist(driver.close)
 
 
 def kind_of(text: str) -> tuple[str, str]:

@@ -100,7 +100,7 @@ def _add_lun(
 
     def undo() -> None:
         table.delete(lun)
-        if new:
+        if new and not any(each.target_key == target.key for each in table.luns()):
             table.delete(target)
 
     yield from change_shares(context, add, undo, lambda: failure_of(context, lun.key))
@@ -245,12 +245,19 @@ def _check_unused(
         )
 
 
+def _check_still(table: Table, lun: Lun) -> None:
+    """Busy when somebody else has changed the LUN while its users were looked for."""
+    if lun not in table.luns():
+        raise errors.Busy(f"somebody else changes the LUN {lun.address} just now; look, try again")
+
+
 def share_lun_online(context: Context, address: str, online: bool, force: bool) -> Steps[Result]:
     """Take a LUN from its initiators, or give it back to them."""
     table = Table(context.store)
     lun = find_lun(context, table, address)
     if not online:
         yield from _check_unused(context, table, lun, force)
+        _check_still(table, lun)
     new = msgspec.structs.replace(lun, online=online)
 
     def failure() -> str | None:
@@ -270,6 +277,7 @@ def share_lun_rm(context: Context, address: str, force: bool, dry_run: bool) -> 
     if dry_run:
         return row | {"dry_run": True}
     yield from _check_unused(context, table, lun, force)
+    _check_still(table, lun)
     target = table.target(lun.target_key)
     others = [each for each in table.luns() if each.target_key == lun.target_key and each != lun]
     secret = None if target is None else table.secret(target)

@@ -13,7 +13,6 @@ that may be frozen: ``recover`` removes what a crash left and thaws what it left
 """
 
 import uuid as uuids
-from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -26,7 +25,7 @@ from hypervisor.machines import Directory
 from hypervisor.quiesce import LIMIT_S, Frozen, freeze
 from service.addresses import Context
 from service.log import log
-from service.steps import HypervisorCall, Steps, Stopping, durable, insist
+from service.steps import TOLD_TO_STOP, HypervisorCall, Steps, durable, insist
 
 PREFIX = "moment/"
 
@@ -70,7 +69,7 @@ def hold(context: Context, base: Directory, uri: str | None, *, quiesce: bool) -
     try:
         hypervisor: Hypervisor = yield HypervisorCall(partial(connect, at))
     except errors.RametError as error:
-        if quiesce or isinstance(error, Stopping):
+        if quiesce or isinstance(error, TOLD_TO_STOP):
             raise
         return _snapshot(context, base, "crash")  # it may run
     try:
@@ -87,8 +86,8 @@ def _quiesced(context: Context, base: Directory, hypervisor: Hypervisor) -> Step
     machine = base.machine
     key = _note(context, Record(uri=hypervisor.uri, uuid=machine.uuid))
     moment: Moment | None = None
-    yield durable  # whatever happens from here on, the guest is thawed
     try:
+        yield durable  # whatever happens from here on, the guest is thawed
         frozen: Frozen = yield HypervisorCall(
             partial(freeze, hypervisor, machine.uuid, machine.name)
         )
@@ -124,24 +123,30 @@ def release(context: Context, moment: Moment) -> None:
         _forget(context, moment.record)
 
 
-def _forget(context: Context, key: str) -> None:
+def _forget(context: Context, key: str) -> Record | None:
+    """Let go of the snapshot that a record remembers, and of the record; what that was."""
     value = context.store.records.get(key)
     if value is None:
-        return
-    record = msgspec.msgpack.decode(value, type=Record)
-    if record.snapshot:
-        with suppress(errors.NotFound, errors.Stale):  # by hand, or with its volume
+        return None
+    record = None
+    try:
+        record = msgspec.msgpack.decode(value, type=Record)
+        if record.snapshot:
             volume = context.store.volume_by_id(record.volume_id)
             context.store.remove_snapshot(volume, record.snapshot, force=True)
+    except (errors.NotFound, errors.Stale):
+        pass  # removed by hand, or with its volume
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        log(f"the record {key} is damaged ({error}); look for snapshots named clone-*")
     context.store.records.delete(key)
+    return record
 
 
 def recover(context: Context) -> Steps[None]:
     """At the start of a daemon: what its predecessor was holding is let go."""
-    for key, value in context.store.records.items(PREFIX):
-        record = msgspec.msgpack.decode(value, type=Record)
-        _forget(context, key)
-        if record.uri:
+    for key, _ in context.store.records.items(PREFIX):
+        record = _forget(context, key)
+        if record is not None and record.uri:
             yield HypervisorCall(partial(_thaw, record))
 
 

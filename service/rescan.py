@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 class Plan(NamedTuple):
-    """What a host should show.  ``mounted``: pools of directories are in it, as far as wanted."""
+    """What a host should show.  Not ``mounted``: nothing is presented, and its pools are left."""
 
     host: Host
     pools: list[Pool]
@@ -83,7 +83,7 @@ def _visit(plan: Plan, store: Any, tick: Tick) -> Scan:
         tick()
         dropped = {
             name: kind for name, kind in pools.stale(plan.pools).items()
-            if (plan.mounted or kind != "dir") and pools.drop(name)
+            if plan.mounted and pools.drop(name)
         }  # fmt: skip
         server = plan.host.nfs_server
         tick()

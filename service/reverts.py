@@ -13,7 +13,7 @@ from hypervisor.interface import Hypervisor
 from hypervisor.machines import Directory, Machine
 from service.addresses import Address, Context, parse
 from service.libvirt_calls import with_driver
-from service.steps import Steps, durable
+from service.steps import TOLD_TO_STOP, Steps, durable
 from service.vm_places import directory_at
 from service.work import Work
 
@@ -71,6 +71,8 @@ def _machine(context: Context, where: Address) -> Machine | None:
 def _check_off(machine: Machine, uri: str, *, force: bool) -> Steps[None]:
     try:
         state = yield with_driver(uri, lambda driver: driver.state(machine.uuid))
+    except TOLD_TO_STOP:
+        raise
     except errors.RametError as error:
         if not force:
             raise errors.Busy(
@@ -87,8 +89,8 @@ def _define(directory: Directory, uri: str) -> Steps[None]:
     def define(driver: Hypervisor) -> None:
         driver.define_all([text])
 
-    yield durable
     try:
+        yield durable
         yield with_driver(uri, define)
     except errors.RametError as error:
         raise errors.PartlyDone(

@@ -30,6 +30,10 @@ class Stopping(errors.Busy):
     """The daemon is told to stop: undo, now."""
 
 
+TOLD_TO_STOP = (Stopping, errors.Cancelled)
+"""What is thrown into steps that shall end now; never taken for a failure of what they wait for."""
+
+
 class HypervisorCall:
     """Work that waits for another daemon, for how long nobody knows: on threads of its own, so
     that a hypervisor which hangs takes none from disks and images."""
@@ -67,12 +71,20 @@ class Started:
         self._outcome.exception()
 
 
+class Insisted(HypervisorCall):
+    """Work that a job's cancelling does not keep from being done (``insist``)."""
+
+
 def insist(work: Callable[[], Any]) -> "Steps[Any]":
-    """Work that is done also when one is told to stop while it waits for its turn."""
-    try:
-        return (yield work)
-    except Stopping:
-        return (yield work)
+    """Work that is done also when one is told to stop while it waits for its turn.
+
+    A job's steps are told again at the next thing that they do not insist on.
+    """
+    while True:
+        try:
+            return (yield Insisted(work))
+        except TOLD_TO_STOP:
+            continue
 
 
 def run_here(steps: Steps[T], commit: Callable[[], object], between: Callable[[], object]) -> T:

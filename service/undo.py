@@ -20,6 +20,7 @@ from service import hosts
 from service.addresses import Context
 from service.jobs import Job, Made
 from service.libvirt_calls import with_driver
+from service.log import log
 from service.steps import Steps, Stopping, insist
 
 UNDO_STEP = 32
@@ -154,8 +155,12 @@ def _note_all(context: Context, job: Job) -> Steps[None]:
     for n, each in enumerate(context.jobs.made(job), 1):
         volume = _volume(context, each)
         if each.uuid and volume is not None and _inode(volume, each) is not None:
-            with suppress(errors.NotFound):
+            try:
                 note(_directory(volume, each), job.uri)
+            except errors.StoreFailed:
+                raise
+            except errors.RametError as error:  # the job still knows it
+                log(f"{job.uri} may have a domain {each.uuid}, which is not noted: {error}")
         if n % UNDO_STEP == 0:
             yield from turn()
 

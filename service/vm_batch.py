@@ -25,7 +25,7 @@ from service import hosts
 from service.addresses import Context
 from service.jobs import Made
 from service.libvirt_calls import connected, kind_of, with_driver
-from service.steps import HypervisorCall, Started, Steps, durable, insist
+from service.steps import TOLD_TO_STOP, HypervisorCall, Started, Steps, durable, insist
 from service.undo import note, take_back
 from service.work import Work
 
@@ -236,6 +236,8 @@ class Batch:
         uuids = [each.machine.uuid]
         try:
             yield with_driver(self._uri or "", lambda driver: driver.undefine_all(uuids))
+        except TOLD_TO_STOP:
+            raise
         except errors.RametError:
             return False
         return True
@@ -259,6 +261,8 @@ class Batch:
         for pool in hosts.pools_of_vms(self._context, done, self._uri or ""):
             try:
                 yield HypervisorCall(partial(pools.show, pool))
+            except TOLD_TO_STOP:
+                raise
             except errors.RametError as error:
                 self._failed(f"storage pool {pool.name}", error)
 

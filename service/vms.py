@@ -22,7 +22,7 @@ from service.clone_spec import CloneSpec, Item, Plan
 from service.customizing import customize_by_api
 from service.libvirt_calls import connected, kind_of, with_driver
 from service.operations import Operation, Result, as_of, unique_of
-from service.steps import HypervisorCall, Steps, Stopping, durable
+from service.steps import TOLD_TO_STOP, HypervisorCall, Steps, durable
 from service.undo import note
 from service.vm_batch import Batch, tree_blocks
 from service.vm_places import directory_at, place_of, told
@@ -117,7 +117,7 @@ def _start_all(work: Work, made: list[Directory], driver: Hypervisor) -> Steps[N
         machine = each.machine
         try:
             yield HypervisorCall(partial(driver.start, machine.uuid))
-        except Stopping:
+        except TOLD_TO_STOP:
             raise
         except errors.RametError as error:
             work.failed(machine.name, error)
@@ -263,6 +263,9 @@ def vm_rm(context: Context, address: str, force: bool, dry_run: bool) -> Steps[R
     if not dry_run:
         yield from unregister(context, [directory], None, force=force)
         parent, name = directory.volume.resolve_parent(directory.path)
+        found = directory.volume.lookup(parent.ino, name)
+        if (found.ino, found.generation) != (directory.inode.ino, directory.inode.generation):
+            raise errors.Stale(f"somebody has moved VM {machine.name} meanwhile; see `ramet vm ls`")
         yield from context.store.removal(directory.volume, parent.ino, name)
     return told(directory, machine) | {"dry_run": dry_run}
 

@@ -16,10 +16,14 @@ from typing import Any
 from engine import Inode, Volume, errors
 from service.addresses import Context
 from service.jobs import CANCELLED, COMPLETED, FAILED, RUNNING, URI_MAX, Job, Made
-from service.steps import Steps
+from service.steps import Insisted, Steps, Stopping
 from service.undo import undo
 
-INTERRUPTED = "its process ended in the middle of it; what it had made is undone; start it again"
+INTERRUPTED = (
+    "its process ended in the middle of it; what it had made is undone (not what it had replaced); "
+    "start it again"
+)
+CANCELLED_ON_THE_WAY = "cancelled on the way; what it made is undone"
 NEVER_BEGUN = "its process ended before it had made anything that lasts; start it again"
 
 Result = dict[str, Any]
@@ -43,6 +47,8 @@ class Work:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.cancelled = False
+        self._told: Exception | None = None  # to stop, and why
+        self._delivered = False
         self._new: list[Made] = []
 
     def plan(self, items: int, blocks: int) -> None:
@@ -77,9 +83,23 @@ class Work:
             raise errors.InvalidArgument(f"a libvirt URI of more than {URI_MAX} bytes")
         self.job.uri, self.job.powers = uri, powers
 
-    def check_cancelled(self) -> None:
-        if self.cancelled:
-            raise errors.Cancelled("cancelled on the way; what it made is undone")
+    def check_stopped(self, todo: object) -> None:
+        """Cancelled, or what else told it to stop, before each thing that it does not insist on."""
+        if self.cancelled and self._told is None:
+            self._told = errors.Cancelled(CANCELLED_ON_THE_WAY)
+        if self._told is not None and not isinstance(todo, Insisted):
+            self._delivered = True
+            raise self._told.with_traceback(None)
+
+    def note_told(self, error: Exception) -> None:
+        """The daemon stops; the steps may be insisting on something just now."""
+        if isinstance(error, Stopping):
+            self._told = self._told or error
+
+    def check_swallowed(self) -> None:
+        """For steps that were told, and went on to their end."""
+        if self._told is not None and self._delivered:
+            raise self._told.with_traceback(None)
 
     def take(self) -> list[Made]:
         new, self._new = self._new, []
@@ -125,13 +145,15 @@ def _remembered(context: Context, work: Work, steps: Steps[Result]) -> Steps[Res
             todo = steps.throw(error) if error is not None else steps.send(value)
         except StopIteration as end:  # nothing is left to undo, so nothing need be remembered
             result: Result = end.value
+            work.check_swallowed()
             return result
         value, error = None, None
         try:
             context.jobs.save(work.job, work.take())
-            work.check_cancelled()
+            work.check_stopped(todo)
             value = yield todo
         except Exception as raised:
+            work.note_told(raised)
             error = raised
 
 

@@ -79,3 +79,16 @@ def test_what_a_crash_left_is_let_go_at_the_next_start(
         assert again.records.items(moments.PREFIX) == []
     assert lab.name == "other"
     assert "virsh domfsthaw" in capfd.readouterr().err
+
+
+def test_a_damaged_record_keeps_no_daemon_from_starting(
+    context: Context, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store, nowhere = context.store, "qemu+unix:///system?socket=/nonexistent/socket"
+    hold(context, nowhere)
+    for n, damage in enumerate((b"", b"\xff", b"\x91" * 3000)):
+        store.records.put(f"{moments.PREFIX}{n}", damage)
+    run_here(moments.recover(context), store.commit, lambda: None)
+    assert store.records.items(moments.PREFIX) == []
+    assert store.snapshots(store.volume("lab")) == []
+    assert capfd.readouterr().err.count("damaged") == 3

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine import ROOT_INO, Store, errors
-from service import operations
+from service import datastores, operations
 from service.addresses import Context
 from service.operations import export_file
 
@@ -61,8 +61,8 @@ def test_a_dry_run_says_what_the_real_run_would(context: Context) -> None:
     lab = store.volume("lab")
     snapshot = store.snapshot(lab, "one")
     for held, call in (
-        (lab, lambda dry_run: operations.volume_rm(context, "lab", dry_run)),
-        (snapshot, lambda dry_run: operations.volume_rm(context, "lab", dry_run)),
+        (lab, lambda dry_run: list(datastores.volume_rm(context, "lab", dry_run))),
+        (snapshot, lambda dry_run: list(datastores.volume_rm(context, "lab", dry_run))),
         (lab, lambda dry_run: operations.snapshot_restore(context, "lab", "one", False, dry_run)),
         (snapshot, lambda dry_run: operations.snapshot_rm(context, "lab", "one", dry_run)),
     ):

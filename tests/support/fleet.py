@@ -64,7 +64,7 @@ class Fleet:
 
     def kill(self) -> None:
         """The daemon's process, at once; its dead mount goes."""
-        pid = self.ramet.json("status")["pid"]
+        pid = self.ask(Request("status", []))["pid"]  # a command would take long enough to miss it
         os.kill(pid, signal.SIGKILL)
         while self.ramet.json("status")["serving"]:
             pass
