@@ -20,13 +20,11 @@ def host() -> None:
 @click.option("--name", help="What to call it  [default: its host name]")
 @click.option("--mount-path", help="Where it has the store's mount, if not where this host has it.")
 @click.option("--nfs-server", help="An address whose NFS exports a rescan looks up from there.")
-@click.option("--initiator", help="The name that it gives itself to iSCSI targets.")
 def host_add(
-    uri: str, name: str | None, mount_path: str | None, nfs_server: str | None,
-    initiator: str | None,
+    uri: str, name: str | None, mount_path: str | None, nfs_server: str | None
 ) -> None:  # fmt: skip
     """Note a hypervisor, any libvirt URI.  Example: ramet host add qemu:///system --name here"""
-    run(hosts.host_add, uri, name, mount_path, nfs_server, initiator)
+    run(hosts.host_add, uri, name, mount_path, nfs_server)
 
 
 @host.command("ls")
@@ -83,7 +81,7 @@ def _show(result: dict[str, Any]) -> None:
     ]
     table(counted)
     changes = [
-        {"change": change, "pool": pool["pool"], "volume": _volume_name(each),
+        {"change": change, "pool": pool["pool"], "volume": each["name"],
          "capacity_bytes": each["capacity_bytes"], "allocation_bytes": each["allocation_bytes"]}
         for pool in pools for change in ("new", "changed") for each in pool[change]
     ]  # fmt: skip
@@ -106,10 +104,6 @@ def _show(result: dict[str, Any]) -> None:
                        f"{', '.join(row['netfs']['sources']) or 'nothing'}")  # fmt: skip
         if not row["mounted"]:
             click.echo(f"{row['host']}: the store is not mounted; its pools were left alone")
-
-
-def _volume_name(volume: dict[str, Any]) -> str:
-    return f"{volume['name']} = {volume['file']}" if volume["file"] else str(volume["name"])
 
 
 COMMANDS = (host,)

@@ -8,10 +8,9 @@ Invariants:
 - only pools that this store made are touched (hypervisor/pools.py knows them);
 - a host that does not answer changes nothing that is remembered of it but the error, and keeps no
   other host from its rescan: each has a thread and a deadline of its own;
-- pools of directories need the mount, so while the store is not served they are left as they are.
+- what is presented needs the mount, so while the store is not mounted its pools are left alone.
 """
 
-import re
 import zlib
 from collections.abc import Callable, Container, Iterable
 from functools import partial
@@ -23,18 +22,18 @@ import msgspec
 from engine import Store, Volume, errors
 from hypervisor import machines
 from hypervisor.connection import connected, translated
-from hypervisor.identity import check_name, hostname_of
+from hypervisor.identity import check_name
 from hypervisor.machines import Directory
 from hypervisor.pools import Pool, Pools, StorageVolume, pool_name
 from service.addresses import Context
 from service.deadline import within
 from service.operations import Operation, Result, iso
 from service.steps import HypervisorCall, Steps
+from service.target_pools import pools_of_targets
 
 ANSWER_S = 30.0
 CHUNK_BYTES = 3000  # a record is a page of LMDB at most
 HOST, SCAN = "host/", "host-scan/"
-_INITIATOR = re.compile(r"(iqn|eui|naa)\.[a-z0-9:.-]{1,200}")
 R = TypeVar("R")
 D = TypeVar("D", "Host", "Seen")
 
@@ -43,14 +42,12 @@ class Host(msgspec.Struct, frozen=True):
     """A hypervisor.  ``mount_path``: where it has the store's mount; None: where we have it.
 
     ``nfs_server``: the address at which it would find our exports; None: none is looked up.
-    ``initiator``: the name that it gives itself to iSCSI targets; None: ``initiator_of`` makes one.
     """
 
     name: str
     uri: str
     mount_path: str | None = None
     nfs_server: str | None = None
-    initiator: str | None = None
 
 
 class Seen(msgspec.Struct):
@@ -130,11 +127,6 @@ def place(context: Context, uri: str | None, volume: Volume, path: str) -> PureP
     return root / context.mounted_path(volume, path).relative_to(context.mountpoint)
 
 
-def initiator_of(host: Host) -> str:
-    """How a host names itself to targets (RFC 7143, 4.2.7: an iqn is lower case)."""
-    return host.initiator or f"iqn.2026-01.io.ramet:host:{hostname_of(host.name)}"
-
-
 def directory_pool(root: PurePosixPath, volume: Volume, path: str) -> Pool:
     """The pool of a directory of a volume, on a mount at ``root``."""
     parts = [part for part in path.split("/") if part]
@@ -166,12 +158,14 @@ def pools_in_use(store: Store, uri: str, *, but: Container[str] = ()) -> set[str
     }
 
 
-def directory_pools(context: Context, host: Host) -> list[Pool]:
-    """A pool for each volume and each directory that holds VMs; none while nothing is mounted."""
+def wanted(context: Context, host: Host) -> list[Pool]:
+    """A pool for each target that it may log in to, each volume, and each directory that holds
+    VMs; none while the store is not mounted, for then nothing is presented."""
     root = mount_path(context, host)
     if root is None:
         return []
-    pools = [directory_pool(root, volume, "/") for volume in context.store.volumes()]
+    pools = pools_of_targets(context.store, host.name, host.uri)
+    pools += [directory_pool(root, volume, "/") for volume in context.store.volumes()]
     pools += [
         pool_of_vm(root, each.volume, each.path)
         for each, _ in machines.everyone(context.store)
@@ -204,7 +198,6 @@ def _told(host: Host, seen: Seen) -> dict[str, Any]:
         "uri": host.uri,
         "mount_path": host.mount_path,
         "nfs_server": host.nfs_server,
-        "initiator": initiator_of(host),
         "pools": len(seen.pools),
         "volumes": sum(map(len, seen.pools.values())),
         "rescanned": iso(seen.time_ns) if seen.time_ns else None,
@@ -213,22 +206,16 @@ def _told(host: Host, seen: Seen) -> dict[str, Any]:
 
 
 def host_add(
-    context: Context, uri: str, name: str | None, mount: str | None, nfs_server: str | None,
-    initiator: str | None,
-) -> Steps[Result]:  # fmt: skip
+    context: Context, uri: str, name: str | None, mount: str | None, nfs_server: str | None
+) -> Steps[Result]:
     """Note a hypervisor that answers; its pools come with the first rescan."""
     if mount is not None and not mount.startswith("/"):
         raise errors.InvalidArgument(f"the mount path {mount!r} is not absolute; write /DIR")
-    if initiator is not None and not _INITIATOR.fullmatch(initiator):
-        raise errors.InvalidArgument(
-            f"{initiator!r} is no initiator name; write one as iqn.2004-10.com.example:host"
-        )
     try:
         found = yield answered(lambda: _hostname(uri))
     except errors.RametError as error:
         raise errors.RametError(f"{uri} is not added: {error}") from None
-    place = None if mount is None else str(PurePosixPath(mount))
-    host = Host(check_name(name or found), uri, place, nfs_server, initiator)
+    host = Host(check_name(name or found), uri, mount and str(PurePosixPath(mount)), nfs_server)
     for other in everyone(context.store):
         if host.name == other.name or host.uri == other.uri:
             raise errors.AlreadyExists(f"{other.uri} is host {other.name}; see `ramet host ls`")

@@ -15,10 +15,11 @@ from fusefs import numbers
 from hypervisor import sources
 from hypervisor.machines import Directory
 from hypervisor.sources import Image, Place
-from service import hosts, presented
+from service import hosts
 from service.addresses import Address, Context, from_mount, parse
 from service.extents import Row, file_row, slabs
 from service.operations import Operation, Result
+from service.share_records import Table
 from service.steps import Steps
 
 NO_FILE: Row = dict.fromkeys((
@@ -130,15 +131,15 @@ def find(
     """The file of the store that a place is; else why it is none."""
     if place.note is not None:
         return None, place.note
+    if place.lun is not None:
+        return _find_lun(context, *place.lun)
+    assert place.path is not None
     try:
-        if place.lun is not None:
-            return _find_lun(context, *place.lun)
-        assert place.path is not None
         if place.identity is not None and place.identity[0] == device:
             return _by_number(context, place.identity[1]), None
         return _by_path(context, uri, place.path)
     except (errors.NotFound, errors.Stale, errors.NotADirectory) as error:
-        return None, f"a place of the store, and not there: {error}"
+        return None, f"in the store's mount, and not there: {error}"
     except errors.InvalidArgument:
         return None, "not a file of the store"
 
@@ -165,11 +166,14 @@ def _by_path(context: Context, uri: str, path: str) -> tuple[Found | None, str |
 
 
 def _find_lun(context: Context, iqn: str, lun: int) -> tuple[Found | None, str | None]:
-    found = presented.file_of_lun(context, iqn, lun)
-    if found is None:
+    record = Table(context.store).lun_at(iqn, lun)
+    if record is None:
         return None, f"LUN {lun} of {iqn} is none of this store's"
-    volume, inode = found
-    return Found(volume, inode, volume.path_of(inode.ino)), None
+    try:
+        volume = context.store.volume_by_id(record.volume_id)
+        return Found(volume, volume.file(record.ino), volume.path_of(record.ino)), None
+    except errors.Stale:
+        return None, f"the file of LUN {lun} of {iqn} is gone"
 
 
 READS: tuple[Operation, ...] = (vm_map,)

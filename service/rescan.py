@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from engine import errors
 from hypervisor.connection import connected
 from hypervisor.pools import Pool, Pools, Presented, StorageVolume, possible_names
-from service import hosts, presented
+from service import hosts
 from service.addresses import Context
 from service.deadline import Tick, beside
 from service.hosts import Host, Seen
@@ -49,7 +49,7 @@ def host_rescan(context: Context, name: str | None, silent_s: float) -> Steps[Re
     if not chosen:
         raise errors.NotFound("no host is known; add one with `ramet host add URI`")
     mounted = context.mountpoint is not None
-    plans = [Plan(host, _wanted(context, host), mounted) for host in chosen]
+    plans = [Plan(host, hosts.wanted(context, host), mounted) for host in chosen]
     works = {plan.host.name: partial(_visit, plan, store.uuid) for plan in plans}
     scans: dict[str, Scan | Exception] = yield HypervisorCall(partial(beside, works, silent_s))
     rows = [_settle(context, plan, scans[plan.host.name]) for plan in plans]
@@ -62,13 +62,6 @@ def host_rescan(context: Context, name: str | None, silent_s: float) -> Steps[Re
             for row in rows for pool in row["pools"] if pool["state"] == "failed"
         ],
     }  # fmt: skip
-
-
-def _wanted(context: Context, host: Host) -> list[Pool]:
-    """All that a host should show; nothing is presented while the store is not mounted."""
-    if context.mountpoint is None:
-        return []
-    return [*hosts.directory_pools(context, host), *presented.lun_pools(context, host)]
 
 
 # --- on a thread
@@ -164,22 +157,20 @@ def _pool(
         note = f"others made this pool; `virsh pool-refresh {shown.others}` reads it again"
         return row(shown.others, state="others", note=note)
     old = {} if shown.new else before.pools.get(shown.name, {})
-    files = presented.files_of_target(context, pool)
     now.pools[shown.name] = shown.volumes
     return row(
         shown.name, state="new" if shown.new else "same", volumes=len(shown.volumes),
-        new=[_volume(n, v, files) for n, v in sorted(shown.volumes.items()) if n not in old],
+        new=[_volume(n, v) for n, v in sorted(shown.volumes.items()) if n not in old],
         changed=[
-            _volume(n, v, files) | _volume_before(old[n]) for n, v in sorted(shown.volumes.items())
+            _volume(n, v) | _volume_before(old[n]) for n, v in sorted(shown.volumes.items())
             if n in old and old[n] != v
         ],
         gone=sorted(old.keys() - shown.volumes.keys()),
     )  # fmt: skip
 
 
-def _volume(name: str, volume: StorageVolume, files: dict[str, str]) -> Row:
-    """``file``: what a LUN is; None in a directory's pool, where the name says it."""
-    return {"name": name, "file": files.get(name)} | volume._asdict()
+def _volume(name: str, volume: StorageVolume) -> Row:
+    return {"name": name} | volume._asdict()
 
 
 def _volume_before(volume: StorageVolume) -> Row:

@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from engine import errors
+from engine import Volume, errors
 from service import share_records as records
 from service.addresses import Context, parse
 from service.operations import Operation, Result
@@ -108,6 +108,17 @@ def _reachable(listen: str) -> str:
     if ipaddress.ip_address(at.host).is_unspecified:
         return f"{socket.gethostname()}:{at.port}"
     return listen
+
+
+def urls_of(context: Context, volume: Volume, ino: int | None = None) -> list[str]:
+    """Where a volume (``ino`` None) or one of its files is presented, whatever its state."""
+    table = Table(context.store)
+    if ino is None:
+        return [str(_smb_row(smb)["url"]) for smb in table.smbs() if smb.volume_id == volume.id]
+    if (volume.id, ino) not in context.store.pool.presented:
+        return []
+    ours = [lun for lun in table.luns() if (lun.volume_id, lun.ino) == (volume.id, ino)]
+    return [str(_lun_row(context, table, lun)["url"]) for lun in ours]
 
 
 def address_of(context: Context, share: Share) -> str:

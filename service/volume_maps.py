@@ -9,11 +9,12 @@ from functools import partial
 
 from engine import Inode, Volume, errors
 from hypervisor import machines, sources
-from service import hosts, presented
+from service import hosts
 from service.addresses import Context, parse, parse_volume
 from service.extents import Call, Row, file_row, slabs
 from service.maps import device_of, find
 from service.operations import Operation, Result
+from service.shares import urls_of
 from service.steps import Steps
 
 FILES_STEP = 64
@@ -23,8 +24,7 @@ def file_map(context: Context, address: str) -> Steps[Result]:
     """One file: where it is presented, whose it is, and the sums of its extents."""
     volume, path = parse(context, address)
     inode = volume.file(volume.resolve(path).ino)
-    urls = presented.urls_of_files(context, volume)
-    row = yield from _volume_row(context, volume, inode, path, urls)
+    row = yield from _volume_row(context, volume, inode, path)
     return row | slabs(context)
 
 
@@ -33,8 +33,7 @@ def volume_map(context: Context, name: str) -> Result:
     volume = parse_volume(context, name)
     mounted = None if context.mountpoint is None else str(context.mounted_path(volume, "/"))
     return {
-        "volume": str(volume), "mounted": mounted,
-        "shares": presented.urls_of_volume(context, volume),
+        "volume": str(volume), "mounted": mounted, "shares": urls_of(context, volume),
         "logical_bytes": volume.logical_bytes, "referenced_bytes": volume.referenced_bytes,
         **slabs(context),
     }  # fmt: skip
@@ -44,13 +43,12 @@ def volume_map_page(context: Context, name: str, after: int) -> Steps[Result]:
     """Rows of the next files by inode number; ``after`` None: no more."""
     volume = parse_volume(context, name)
     inodes = volume.inodes_after(after, FILES_STEP)
-    urls = presented.urls_of_files(context, volume)
     rows: list[Row] = []
     for inode in inodes:
         if inode.is_file:
             try:
                 path = volume.path_of(inode.ino)
-                rows.append((yield from _volume_row(context, volume, inode, path, urls)))
+                rows.append((yield from _volume_row(context, volume, inode, path)))
             except errors.Stale:
                 if context.store.volume_by_id(volume.id) is volume:
                     continue  # the file was removed meanwhile
@@ -60,10 +58,10 @@ def volume_map_page(context: Context, name: str, after: int) -> Steps[Result]:
 
 
 def _volume_row(
-    context: Context, volume: Volume, inode: Inode, path: str | None, urls: dict[int, list[str]]
+    context: Context, volume: Volume, inode: Inode, path: str | None
 ) -> Steps[Row]:  # fmt: skip
     row = yield from file_row(context, volume, inode, path)
-    return row | {"vm": _machine_of(volume, inode), "shares": urls.get(inode.ino, [])}
+    return row | {"vm": _machine_of(volume, inode), "shares": urls_of(context, volume, inode.ino)}
 
 
 def _machine_of(volume: Volume, inode: Inode) -> str | None:

@@ -56,7 +56,7 @@ def host_key(root: Path) -> str:
 
 def image(cache: Path) -> Path:
     """The golden disk, made when the cache does not have it; its host key lies beside it."""
-    sources = [Path(__file__), Path(build.__file__), *sorted(build.HERE.glob("*.sh"))]
+    sources = [Path(__file__), Path(build.__file__), build.HERE / "initramfs.sh"]
     key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     made = cache / f"debian-{key}.raw"
     if made.exists():

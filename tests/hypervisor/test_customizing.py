@@ -173,7 +173,7 @@ def test_removing_a_vm_removes_all_of_it(lab: "Lab", tmp_path: Path) -> None:
     for each in kept:
         each.write_bytes(b"x")  # as the first start does
     assert len(lab.domains()) == 3
-    assert lab.pools() == ["ramet-lab"]
+    assert len(lab.pools()) == 1
     for vm in made["vms"]:
         lab.ramet.run("vm", "rm", vm["address"])
         assert (lab.pools() == []) == (vm is made["vms"][-1])

@@ -5,7 +5,7 @@ from service.rescan import LISTED_MAX, _limit, _row, _volume
 
 
 def test_an_answer_is_cut_to_what_can_be_sent() -> None:
-    many = [_volume(f"v{n}", StorageVolume(n, n), {}) for n in range(LISTED_MAX)]
+    many = [_volume(f"v{n}", StorageVolume(n, n)) for n in range(LISTED_MAX)]
     hosts = [
         {"pools": [_row("a", "dir", "/a", "new", new=many[:-10]),
                    _row("b", "dir", "/b", "same", new=many[:3], gone=["x"] * 20)]},
