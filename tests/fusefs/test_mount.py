@@ -285,11 +285,12 @@ def test_a_second_owner_is_refused(mount: Mount) -> None:
     assert "owns" in second.stderr
 
 
-def test_fio_verifies_what_it_wrote(mount: Mount) -> None:
+def test_fio_verifies_what_it_wrote(mount: Mount, tmp_path: Path) -> None:
     command = [
         "fio", "--name=x", f"--filename={mount.lab / 'disk.img'}", "--rw=randrw", "--size=8m",
         "--bs=512-64k", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--randseed=1",
         "--fallocate=none", "--ioengine=psync", "--output-format=terse",
+        f"--aux-path={tmp_path}",
     ]  # fmt: skip
     for direct in (0, 1):
         subprocess.run([*command, f"--direct={direct}"], check=True, capture_output=True)
