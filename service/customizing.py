@@ -17,8 +17,8 @@ from hypervisor.machines import Change, Directory, Machine
 from hypervisor.wishes import Wishes
 from service import hosts
 from service.addresses import Context
-from service.libvirt_calls import connected
-from service.steps import HypervisorCall, Steps, durable
+from service.libvirt_calls import LibvirtCall, connected
+from service.steps import Steps, durable
 
 
 def customize_by_api(
@@ -38,20 +38,20 @@ def _customize(
     context: Context, directory: Directory, identity: Identity, wishes: Wishes, known: str,
     hypervisor: Hypervisor,
 ) -> Steps[None]:  # fmt: skip
-    text: str = yield HypervisorCall(partial(hypervisor.xml_to_change, known))
+    text: str = yield LibvirtCall(partial(hypervisor.xml_to_change, known))
     root = domain.parse(text.encode())
     assert directory.mounted is not None
     own = _is_of(root, directory.mounted)
-    state: str = yield HypervisorCall(partial(hypervisor.state, known))
+    state: str = yield LibvirtCall(partial(hypervisor.state, known))
     if own and state == "running":
         raise errors.Busy(f"{domain.name_of(root)} is running; shut it down first")
-    _, macs = yield HypervisorCall(hypervisor.names_and_macs)
+    _, macs = yield LibvirtCall(hypervisor.names_and_macs)
     taken = macs | machines.taken_macs(context.store)
     change = machines.prepare(directory, root, identity, taken, wishes)
     yield from _define(hypervisor, change, known if own else None)
     pools = hypervisor.pools(context.store.uuid)
     for pool in hosts.pools_of_vms(context, [directory], hypervisor.uri):
-        yield HypervisorCall(partial(pools.show, pool))
+        yield LibvirtCall(partial(pools.show, pool))
 
 
 def _is_of(root: ET.Element, mounted: PurePosixPath) -> bool:
@@ -65,11 +65,11 @@ def _define(hypervisor: Hypervisor, change: Change, old: str | None) -> Steps[No
     change.write(uri=uri, formerly=old)
     try:
         yield durable
-        yield HypervisorCall(partial(hypervisor.check_runs, change.text))
+        yield LibvirtCall(partial(hypervisor.check_runs, change.text))
         if old is None:
-            yield HypervisorCall(partial(hypervisor.define_all, [change.text]))
+            yield LibvirtCall(partial(hypervisor.define_all, [change.text]))
         else:
-            yield HypervisorCall(partial(hypervisor.replace, old, change.text))
+            yield LibvirtCall(partial(hypervisor.replace, old, change.text))
     except errors.PartlyDone:
         raise  # nobody knows what the hypervisor has: the mark names both
     except BaseException:

@@ -1,15 +1,37 @@
-"""How commands call a hypervisor: on a thread, by a connection."""
+"""How commands call a hypervisor: on a thread, by a connection, and never without end.
+
+libvirt's calls have no timeout.  What has been silent for SILENT_S is given up (``deadline``): the
+command goes on as if the hypervisor had gone away, and what it may have done all the same is in the
+job's record or the VM's mark.
+"""
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hypervisor import domain
+from hypervisor.connection import watched_by
 from hypervisor.driver import connect
 from hypervisor.interface import Hypervisor
+from service.deadline import Tick, beside
 from service.steps import HypervisorCall, Steps, insist
 
 T = TypeVar("T")
+SILENT_S = 60.0  # of one call of libvirt's: to start a domain on a loaded host takes its time
+
+
+class LibvirtCall(HypervisorCall):
+    """Work whose calls of libvirt each end, or RametError says that the hypervisor is silent."""
+
+    def __call__(self) -> Any:
+        result = beside({"": self._watched}, SILENT_S)[""]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def _watched(self, tick: Tick) -> Any:
+        watched_by(tick)
+        return self._call()
 
 
 def with_driver(uri: str, work: Callable[[Hypervisor], T]) -> Callable[[], T]:
@@ -22,16 +44,16 @@ def with_driver(uri: str, work: Callable[[Hypervisor], T]) -> Callable[[], T]:
         finally:
             driver.close()
 
-    return HypervisorCall(call)
+    return LibvirtCall(call)
 
 
 def connected(uri: str, use: Callable[[Hypervisor], Steps[T]]) -> Steps[T]:
     """Steps that share one connection."""
-    driver: Hypervisor = yield HypervisorCall(partial(connect, uri))
+    driver: Hypervisor = yield LibvirtCall(partial(connect, uri))
     try:
         return (yield from use(driver))
     finally:
-        yield from insist(driver.close)
+        yield from insist(LibvirtCall(driver.close))
 
 
 def kind_of(text: str) -> tuple[str, str]:

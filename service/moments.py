@@ -24,8 +24,9 @@ from hypervisor.interface import Hypervisor
 from hypervisor.machines import Directory
 from hypervisor.quiesce import LIMIT_S, Frozen, freeze
 from service.addresses import Context
+from service.libvirt_calls import LibvirtCall
 from service.log import log
-from service.steps import TOLD_TO_STOP, HypervisorCall, Steps, durable, insist
+from service.steps import TOLD_TO_STOP, Steps, durable, insist
 
 PREFIX = "moment/"
 
@@ -67,19 +68,19 @@ def hold(context: Context, base: Directory, uri: str | None, *, quiesce: bool) -
             )
         return Moment(base, "unknown")
     try:
-        hypervisor: Hypervisor = yield HypervisorCall(partial(connect, at))
+        hypervisor: Hypervisor = yield LibvirtCall(partial(connect, at))
     except errors.RametError as error:
         if quiesce or isinstance(error, TOLD_TO_STOP):
             raise
         return _snapshot(context, base, "crash")  # it may run
     try:
-        if (yield HypervisorCall(partial(hypervisor.state, machine.uuid))) != "running":
+        if (yield LibvirtCall(partial(hypervisor.state, machine.uuid))) != "running":
             return Moment(base, "off")
         if not quiesce:
             return _snapshot(context, base, "crash")
         return (yield from _quiesced(context, base, hypervisor))
     finally:
-        yield from insist(HypervisorCall(hypervisor.close))
+        yield from insist(LibvirtCall(hypervisor.close))
 
 
 def _quiesced(context: Context, base: Directory, hypervisor: Hypervisor) -> Steps[Moment]:
@@ -88,13 +89,11 @@ def _quiesced(context: Context, base: Directory, hypervisor: Hypervisor) -> Step
     moment: Moment | None = None
     try:
         yield durable  # whatever happens from here on, the guest is thawed
-        frozen: Frozen = yield HypervisorCall(
-            partial(freeze, hypervisor, machine.uuid, machine.name)
-        )
+        frozen: Frozen = yield LibvirtCall(partial(freeze, hypervisor, machine.uuid, machine.name))
         try:
             moment = _snapshot(context, base, "quiesced")
         finally:
-            yield from insist(HypervisorCall(frozen.thaw))
+            yield from insist(LibvirtCall(frozen.thaw))
     except BaseException:
         if moment is not None:
             release(context, moment)
@@ -147,7 +146,7 @@ def recover(context: Context) -> Steps[None]:
     for key, _ in context.store.records.items(PREFIX):
         record = _forget(context, key)
         if record is not None and record.uri:
-            yield HypervisorCall(partial(_thaw, record))
+            yield LibvirtCall(partial(_thaw, record))
 
 
 def _thaw(record: Record) -> None:

@@ -24,8 +24,8 @@ from hypervisor.machines import Directory, taken_macs
 from service import hosts
 from service.addresses import Context
 from service.jobs import Made
-from service.libvirt_calls import connected, kind_of, with_driver
-from service.steps import TOLD_TO_STOP, HypervisorCall, Started, Steps, durable, insist
+from service.libvirt_calls import LibvirtCall, connected, kind_of, with_driver
+from service.steps import TOLD_TO_STOP, Started, Steps, durable, insist
 from service.undo import note, take_back
 from service.work import Work
 
@@ -200,9 +200,9 @@ class Batch:
                 if len(self._ahead) >= GROUP or not self._make_some(items):
                     break
                 yield None
-            outcomes: list[Outcome] = yield HypervisorCall(running.result)
+            outcomes: list[Outcome] = yield LibvirtCall(running.result)
         except BaseException:
-            yield from insist(HypervisorCall(running.wait))
+            yield from insist(LibvirtCall(running.wait))
             raise
         return outcomes
 
@@ -252,7 +252,7 @@ class Batch:
         for text in texts:
             kind = kind_of(text)
             if kind not in self._checked:
-                yield HypervisorCall(partial(driver.check_runs, text))
+                yield LibvirtCall(partial(driver.check_runs, text))
                 self._checked.add(kind)
 
     def _refresh_pools(self, driver: Hypervisor, done: list[Directory]) -> Steps[None]:
@@ -260,7 +260,7 @@ class Batch:
         pools = driver.pools(self._context.store.uuid)
         for pool in hosts.pools_of_vms(self._context, done, self._uri or ""):
             try:
-                yield HypervisorCall(partial(pools.show, pool))
+                yield LibvirtCall(partial(pools.show, pool))
             except TOLD_TO_STOP:
                 raise
             except errors.RametError as error:

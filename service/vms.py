@@ -20,9 +20,9 @@ from service import hosts, moments
 from service.addresses import Address, Context, parse
 from service.clone_spec import CloneSpec, Item, Plan
 from service.customizing import customize_by_api
-from service.libvirt_calls import connected, kind_of, with_driver
+from service.libvirt_calls import LibvirtCall, connected, kind_of, with_driver
 from service.operations import Operation, Result, as_of, unique_of
-from service.steps import TOLD_TO_STOP, HypervisorCall, Steps, durable
+from service.steps import TOLD_TO_STOP, Steps, durable
 from service.undo import note
 from service.vm_batch import Batch, tree_blocks
 from service.vm_places import directory_at, place_of, told
@@ -116,7 +116,7 @@ def _start_all(work: Work, made: list[Directory], driver: Hypervisor) -> Steps[N
     for each in made:
         machine = each.machine
         try:
-            yield HypervisorCall(partial(driver.start, machine.uuid))
+            yield LibvirtCall(partial(driver.start, machine.uuid))
         except TOLD_TO_STOP:
             raise
         except errors.RametError as error:
