@@ -55,6 +55,9 @@ runcmd:
 """
 
 
+pytestmark = pytest.mark.deep
+
+
 @pytest.fixture(scope="session")
 def golden_debian() -> Path:
     return debian.image(Path(".cache/guest"))

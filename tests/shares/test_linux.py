@@ -116,28 +116,32 @@ def test_iscsi_tcp_uses_a_lun_and_gives_space_back(shared: Presented, linux: Cli
         login wrong-secret && exit 1
         login {SECRET}
         while [ ! -b /dev/sda ] || [ ! -b /dev/sdb ]; do sleep 0.1; done
-        for each in sda sdb; do
-            sys=/sys/block/$each
+        lun() {{ for each in /sys/block/sd?; do
+            case $(readlink -f $each/device) in *:$1) basename $each;; esac; done; }}
+        ext4=$(lun {lun["lun"]}) raw=$(lun {other["lun"]})
+        for each in ext4 raw; do
+            sys=/sys/block/$ext4
+            if [ $each = raw ]; then sys=/sys/block/$raw; fi
             echo TOLD $each-wwid $(cat $sys/device/wwid)
             echo TOLD $each-serial $(tail -c 32 $sys/device/vpd_pg80)
             echo TOLD $each-blocks $(cat $sys/queue/logical_block_size \
                 $sys/queue/physical_block_size $sys/size) $(cat $sys/queue/write_cache)
         done
-        mount /dev/sda /mnt
+        mount /dev/$ext4 /mnt
         cat /mnt/fromhost
         dd if=/dev/urandom of=/mnt/fromguest bs=1M count=8 conv=fsync 2> /dev/null
         echo TOLD file $(md5sum < /mnt/fromguest)
         umount /mnt
-        dd if=/dev/urandom of=/dev/sdb bs=1M count=64 conv=fsync 2> /dev/null
-        blkdiscard -o 16777216 -l 33554432 /dev/sdb
-        echo TOLD left $(md5sum < /dev/sdb)
+        dd if=/dev/urandom of=/dev/$raw bs=1M count=64 conv=fsync 2> /dev/null
+        blkdiscard -o 16777216 -l 33554432 /dev/$raw
+        echo TOLD left $(md5sum < /dev/$raw)
         node --logout > /dev/null
     """
     )
     said = linux.run(script)
     told = lines(said)
     assert "made on the host" in said, said
-    for name, each in (("sda", lun), ("sdb", other)):
+    for name, each in (("ext4", lun), ("raw", other)):
         assert told[f"{name}-wwid"] == "naa." + each["naa"]
         assert told[f"{name}-serial"] == each["serial"]
         assert told[f"{name}-blocks"] == "512 4096 131072 write back"
@@ -182,7 +186,12 @@ def test_a_disk_grows_and_its_tgtd_dies_under_load(shared: Presented, linux: Cli
         seen() {{ while [ ! -e /smb/$1 ]; do sleep 0.1; done; }}
         touch /smb/loaded
         seen grown
-        echo 1 > /sys/block/sda/device/rescan
+        rescans=0  # the session may still be on its way back: then a rescan finds what it knew
+        while [ $(cat /sys/block/sda/size) = 131072 ] && [ $rescans -lt 100 ]; do
+            echo 1 > /sys/block/sda/device/rescan
+            rescans=$((rescans + 1))
+            sleep 0.1
+        done
         echo TOLD size $(cat /sys/block/sda/size)
         seen killed
         touch /over
