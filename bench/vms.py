@@ -24,6 +24,7 @@ from typing import Any
 
 import libvirt
 
+from bench.disks import file_system
 from bench.fuse import line, served
 from engine import Store
 
@@ -146,26 +147,11 @@ def virt_clone(made: Bench, name: str, folder: Path, *extra: str) -> float:
     return time.perf_counter() - start
 
 
-@contextlib.contextmanager
-def xfs(folder: Path) -> Iterator[Path]:
-    """An XFS of its own on a loop device, with reflinks."""
-    image, root = folder / "xfs.img", folder / "xfs"
-    with image.open("wb") as file:
-        file.truncate(XFS_BYTES)
-    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(image)], check=True)
-    root.mkdir()
-    subprocess.run(["mount", "-o", "loop", str(image), str(root)], check=True)
-    try:
-        yield root
-    finally:
-        subprocess.run(["umount", str(root)], check=True)
-
-
 def singles(made: Bench) -> None:
     times: dict[str, list[float]] = {"ramet": [], "copy": [], "reflink": []}
     plain = made.folder / "plain"
     plain.mkdir()
-    with xfs(made.folder) as root:
+    with file_system(made.folder, "xfs", XFS_BYTES, "-m", "reflink=1") as root:
         for n in range(SINGLES):
             start = time.perf_counter()
             made.clone("one", f"one-{n}", 1)

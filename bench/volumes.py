@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bench.disks import file_system
 from bench.fuse import served
 from engine import ROOT_INO, Store, Volume
 
@@ -66,21 +67,6 @@ def sync_of(root: Path) -> None:
             raise OSError(ctypes.get_errno(), "syncfs")
     finally:
         os.close(fd)
-
-
-@contextlib.contextmanager
-def btrfs(folder: Path) -> Iterator[Path]:
-    """A btrfs of its own on a loop device."""
-    image, root = folder / "btrfs.img", folder / "btrfs"
-    with image.open("wb") as file:
-        file.truncate(BTRFS_BYTES)
-    subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True, stdout=subprocess.DEVNULL)
-    root.mkdir()
-    subprocess.run(["mount", "-o", "loop", str(image), str(root)], check=True)
-    try:
-        yield root
-    finally:
-        subprocess.run(["umount", str(root)], check=True)
 
 
 def subvolume(root: Path, name: str) -> Path:
@@ -232,7 +218,7 @@ def main() -> None:
     where = os.environ.get("BENCH_DIR")
     with tempfile.TemporaryDirectory(prefix="ramet-bench-", dir=where) as name:
         folder = Path(name)
-        with btrfs(folder) as root:
+        with file_system(folder, "btrfs", BTRFS_BYTES) as root:
             durable_calls(folder, root)
             whole_commands(folder, root)
 

@@ -12,6 +12,7 @@ import libvirt
 import libvirtd
 import pytest
 from command import Ramet
+from fleet import Fleet
 
 BASE_XML = Path(__file__).parents[1] / "guest" / "golden.xml"
 
@@ -74,5 +75,18 @@ def lab(uri: str) -> Iterator[Lab]:
         root = Path(name)
         root.chmod(0o711)  # QEMU runs as a user of its own
         made = Lab(root, uri)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def fleet() -> Iterator[Fleet]:
+    """A mounted store of its own with a base VM, and no domain or pool left at the end."""
+    with (
+        libvirtd.running() as uri,
+        tempfile.TemporaryDirectory(prefix="ramet-fleet-", dir="/var/tmp") as name,
+    ):
+        Path(name).chmod(0o711)
+        made = Fleet(Path(name), uri)
         yield made
         made.close()

@@ -1,13 +1,10 @@
 """A datastore's clone that registers its VMs is one job: killed or cut off, it is undone."""
 
 import os
-import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import libvirtd
 import pytest
 from fleet import Fleet
 from libvirt_door import Door
@@ -20,18 +17,11 @@ DEADLINE_S = 60
 
 
 @pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    """A volume with VMs that are registered nowhere."""
-    with (
-        libvirtd.running() as uri,
-        tempfile.TemporaryDirectory(prefix="ramet-fleet-", dir="/var/tmp") as name,
-    ):
-        Path(name).chmod(0o711)
-        made = Fleet(Path(name), uri)
-        made.ramet.run("vm", "clone", f"{made.name}:/golden", f"{made.name}:/vm-{{n}}", "--count",
-                       VMS)  # fmt: skip
-        yield made
-        made.close()
+def fleet(fleet: Fleet) -> Fleet:
+    """Its volume has VMs that are registered nowhere."""
+    names = f"{fleet.name}:/vm-{{n}}"
+    fleet.ramet.run("vm", "clone", f"{fleet.name}:/golden", names, "--count", VMS)
+    return fleet
 
 
 def clone(fleet: Fleet, uri: str, *, wait: bool) -> Any:

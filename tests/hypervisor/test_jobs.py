@@ -1,29 +1,14 @@
 """Jobs that register: killed, failing and cut off in the middle, with a real libvirtd."""
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import libvirt
-import libvirtd
 import pytest
 from fleet import Fleet
 from libvirt_door import Door
 
 from engine import errors
 from service.rpc import Request
-
-
-@pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    with (
-        libvirtd.running() as uri,
-        tempfile.TemporaryDirectory(prefix="ramet-fleet-", dir="/var/tmp") as name,
-    ):
-        Path(name).chmod(0o711)
-        made = Fleet(Path(name), uri)
-        yield made
-        made.close()
 
 
 def clash(fleet: Fleet, n: int) -> libvirt.virDomain:
