@@ -12,7 +12,8 @@ def file_system(folder: Path, kind: str, size_bytes: int, *options: str) -> Iter
     image, root = folder / f"{kind}.img", folder / kind
     with image.open("wb") as file:
         file.truncate(size_bytes)
-    subprocess.run([f"mkfs.{kind}", "-q", *options, str(image)], check=True)
+    make = [f"mkfs.{kind}", "-q", *options, str(image)]
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
     root.mkdir()
     subprocess.run(["mount", "-o", "loop", str(image), str(root)], check=True)
     try:
