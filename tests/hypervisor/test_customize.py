@@ -39,9 +39,9 @@ def test_nothing_of_the_old_identity_is_left() -> None:
     root.remove(metadata)
     text = domain.serialize(root).decode()
     for old in (
-        "golden/", ">golden<", "golden.", OLD_UUID, "12:34:56", "vnet7", "5907", "5908", "S1", "S2",
-        "S3", "D1", "5000c50015ea71aa", "/old/", "/run/agent.sock", "/var/log/boot.log", "net0",
-        "+0:+0", "address=\"7\"", "portid", "backingStore", "index=",
+        "golden/", ">golden<", "golden.", OLD_UUID, "12:34:56", "vnet7", '"5907"', '"5908"',
+        ">S1<", ">S2<", ">S3<", ">D1<", "5000c50015ea71aa", "/old/", "/run/agent.sock",
+        "/var/log/boot.log", "net0", "+0:+0", 'address="7"', "portid", "backingStore", "index=",
     ):  # fmt: skip
         assert old not in text, old
     assert root.get("id") is None
