@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterator
 import pyfuse3
 import trio
 
-from engine import Change, Store
+from engine import Change, Store, numbers
 from engine.keys import ROOT_INO
-from fusefs import numbers
 
 CLOSE_S = 5.0
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine import Inode, Volume, errors
-from fusefs import numbers
 from hypervisor import sources
 from hypervisor.machines import Directory
 from hypervisor.sources import Image, Place
