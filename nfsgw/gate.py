@@ -19,7 +19,8 @@ Outcome = Generator[Wait, None, None] | None
 @dataclass(frozen=True)
 class Gate:
     """``foreign`` encloses each change: the mount's kernel has to be told of it, which
-    ``unsettled`` says is not done yet; ``full`` says that ``admit`` would wait.  ``durable`` raises StoreFailed.
+    ``unsettled`` says is not done yet; ``full`` says that ``admit`` would wait.  ``durable``
+    raises StoreFailed.
     """
 
     store: Store
