@@ -1,8 +1,9 @@
 """An NFSv3 and MOUNT client with types: each result is read to its last byte, a failed one too."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
+import pytest
 from rpc_client import RpcClient
 
 from nfsgw.xdr import Packer, Unpacker
@@ -10,8 +11,8 @@ from nfsgw.xdr import Packer, Unpacker
 NFS, MOUNT = 100_003, 100_005
 UNSTABLE, DATA_SYNC, FILE_SYNC = range(3)
 REG, DIR, BLK, CHR, LNK, SOCK, FIFO = range(1, 8)
-(PERM, NOENT, IO, ACCES, EXIST, XDEV, NOTDIR, ISDIR, INVAL, FBIG, NOSPC, ROFS, MLINK, NAMETOOLONG,
- NOTEMPTY, DQUOT, STALE) = 1, 2, 5, 13, 17, 18, 20, 21, 22, 27, 28, 30, 31, 63, 66, 69, 70  # fmt: skip
+PERM, NOENT, IO, ACCES, EXIST, XDEV, NOTDIR, ISDIR, INVAL = 1, 2, 5, 13, 17, 18, 20, 21, 22
+FBIG, NOSPC, ROFS, MLINK, NAMETOOLONG, NOTEMPTY, DQUOT, STALE = 27, 28, 30, 31, 63, 66, 69, 70
 BADHANDLE, NOT_SYNC, TOOSMALL, SERVERFAULT, BADTYPE = 10001, 10002, 10005, 10006, 10007
 SERVER_TIME = "now"
 Time = tuple[int, int]
@@ -56,6 +57,11 @@ class Failed3(Exception):
     def __init__(self, status: int, tells: list[Attributes | Wcc | None]) -> None:
         super().__init__(f"nfsstat3 {status}")
         self.status, self.tells = status, tells
+
+
+def failed(status: int) -> "pytest.RaisesContext[Failed3]":
+    """A call in this context fails with just this status."""
+    return pytest.raises(Failed3, match=rf"^nfsstat3 {status}$")
 
 
 class Made(NamedTuple):
@@ -149,6 +155,9 @@ def sattr(
         else:
             for word in (2, *time):
                 out.u32(word)
+
+
+Users = Callable[..., "Nfs3Client"]  # the fixture ``user``
 
 
 class Nfs3Client:
