@@ -239,6 +239,8 @@ class Machine(RuleBasedStateMachine):
     @rule(source=objects, name=NAMES, into=objects, new=NAMES)
     def rename(self, source: Object, name: bytes, into: Object, new: bytes) -> None:
         def model() -> None:
+            if not (source.names and into.names):
+                raise Refused(STALE)
             directory(source)
             directory(into)
             moved = entry(source, name)
