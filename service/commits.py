@@ -10,9 +10,9 @@ import trio
 from engine import Store, errors
 from engine.commit import Commit, failure
 from engine.pool import METADATA_ERRORS
+from service.steps import DIRTY_NODES_MAX
 
 IDLE_COMMIT_S = 2.0
-DIRTY_NODES_MAX = 20_000
 
 
 class Committer:

@@ -44,6 +44,7 @@ from service import (
     volume_maps,
 )
 from service.addresses import Context
+from service.beside import Beside
 from service.cleaner import Cleaner
 from service.commits import Committer
 from service.jobs import Job
@@ -51,7 +52,6 @@ from service.log import log, log_exception
 from service.presenter import Presenter
 from service.rpc import OS_ERRORS, SOCKET, Answer, Request, body_length, decode_request, door, pack
 from service.runner import Runner, Tell
-from service.steps import Beside
 
 MODULES = (
     operations, vms, datastores, integrity, job_commands, hosts, rescan, extents, maps, volume_maps,

@@ -19,7 +19,8 @@ from hypervisor.identity import Identity, hostname_of
 from hypervisor.machines import MARK, Change, Directory
 from service import vms
 from service.addresses import Address, Context, parse_volume
-from service.clone_spec import CloneSpec, Item, Plan
+from service.clone_plan import Item, Plan, plan_of
+from service.clone_spec import CloneSpec
 from service.clones import expand_all
 from service.libvirt_calls import with_driver
 from service.operations import Operation, Result, told_volume
@@ -65,7 +66,7 @@ def renamings(
         {"vm": machine.name, "volume": volume.name, "n": n} for machine in found
     ]
     wanted = CloneSpec.of(spec.to_dict() | {"rows": rows, "count": None})
-    plan = wanted.plan(pattern, min(len(machine.macs) for machine in found))
+    plan = plan_of(wanted, pattern, min(len(machine.macs) for machine in found))
     return [Renaming(each, plan, item) for each, item in zip(copies, plan.items, strict=True)]
 
 

@@ -18,7 +18,8 @@ from hypervisor.pools import Pools
 from hypervisor.revert import machine_at
 from service import hosts, moments
 from service.addresses import Address, Context, parse
-from service.clone_spec import CloneSpec, Item, Plan
+from service.clone_plan import Item, Plan, plan_of
+from service.clone_spec import CloneSpec
 from service.customizing import customize_by_api
 from service.libvirt_calls import LibvirtCall, connected, kind_of, with_driver
 from service.operations import Operation, Result, as_of, unique_of
@@ -52,7 +53,7 @@ def vm_clone(
     base = directory_at(context, parse(context, source))
     _ = base.machine
     # on a thread: a hundred thousand rows in templates take their time
-    plan: Plan = yield partial(wanted.plan, target, _interfaces(base))
+    plan: Plan = yield partial(plan_of, wanted, target, _interfaces(base))
     places = [parse(context, item.address) for item in plan.items]
     uri = wanted.uri if wanted.registers else None
     batch = Batch(context, work, uri, wanted.on_error)
@@ -215,7 +216,7 @@ def vm_customize(
     where = parse(context, address)
     directory = directory_at(context, where)
     wanted = CloneSpec.of(spec)
-    plan = wanted.plan(name, _interfaces(directory))
+    plan = plan_of(wanted, name, _interfaces(directory))
     identity, wishes = Identity.new(name), plan.wishes(plan.items[0])
     if wanted.via == "api":
         known = machine_at(directory)
