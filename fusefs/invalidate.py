@@ -63,7 +63,7 @@ class Invalidator:
         self._thread.join(CLOSE_S)
 
     def _changed(self, change: Change) -> None:
-        if self._foreign:
+        if self._foreign and change.what != "mark":  # a mount does not show marks
             self._queue.put(change)
 
     def _work(self) -> None:

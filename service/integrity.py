@@ -11,13 +11,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from engine import Volume, errors, findings, fsck, keys, repair
 from engine.owners import Owner
 from engine.scrub import Scrub, ScrubResult
 from engine.trace import roots_of_domain
-from hypervisor.machines import MARK, Machine
+from hypervisor.machines import MARK, read_mark
 from native import audit
 from service.addresses import Context
 from service.healing import scrub_repair
@@ -158,7 +156,7 @@ def machine_of(context: Context, owner: Owner) -> str | None:
     try:
         volume = context.store.volume_by_id(owner.volume_id)
         return _machine_above(volume, owner.ino) if owner.ino else None
-    except (errors.RametError, msgspec.MsgspecError):
+    except errors.RametError:
         return None  # gone since, or damaged itself
 
 
@@ -166,7 +164,7 @@ def _machine_above(volume: Volume, ino: int) -> str | None:
     while ino != keys.ROOT_INO:
         payload = volume.get_mark(ino, MARK)
         if payload is not None:
-            return msgspec.msgpack.decode(payload, type=Machine).name
+            return read_mark(payload).name
         ino = volume.inode(ino).parent
     return None
 
