@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         job_commands,
         luns,
         maps,
+        nfs_shares,
         operations,
         rescan,
         shares,
@@ -42,7 +43,8 @@ else:
 
 __all__ = [
     "bar", "clones", "daemon", "datastores", "extents", "healing", "hosts", "integrity",
-    "job_commands", "local", "luns", "maps", "operations", "rescan", "shares", "smb_shares",
+    "job_commands", "local", "luns", "maps", "nfs_shares", "operations",
+    "rescan", "shares", "smb_shares",
     "tables", "vms", "volume_maps",
 ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import click
 
+from cli import nfs_shares
 from cli.later import luns, shares, smb_shares
 from cli.running import DRY_RUN, SIZE, Branch, address, run, small_text
 from engine import errors
@@ -31,7 +32,10 @@ def secret(path: str | None) -> str | None:
 
 @click.group(cls=Branch)
 def share() -> None:
-    """Shares: files presented as iSCSI disks, volumes presented by SMB."""
+    """Shares: files presented as iSCSI disks, volumes presented by SMB or NFS."""
+
+
+share.add_command(nfs_shares.nfs)
 
 
 @share.command("ls")

@@ -46,6 +46,10 @@ class Invalidator:
         finally:
             self._foreign = False
 
+    def unsettled(self) -> bool:
+        """Whether ``settled`` would wait."""
+        return self._queue.unfinished_tasks > 0
+
     async def settled(self) -> None:
         """Return when the kernel has been told all that was changed before."""
         await trio.to_thread.run_sync(self._queue.join, limiter=self._limiter)

@@ -40,11 +40,15 @@ class Committer:
 
     async def admit(self) -> None:
         """Wait while too much is dirty: before a change enters the engine, never inside."""
-        while self._store.failed is None and (
-            self._store.dirty_nodes > DIRTY_NODES_MAX or self._store.strained
-        ):
+        while self.full():
             self._wanted.set()
             await self._room.wait()
+
+    def full(self) -> bool:
+        """Whether ``admit`` would wait."""
+        return self._store.failed is None and (
+            self._store.dirty_nodes > DIRTY_NODES_MAX or self._store.strained
+        )
 
     async def run(self) -> None:
         while True:
