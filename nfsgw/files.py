@@ -351,7 +351,11 @@ class Files:
     def write(self, place: Place, offset: int, data: memoryview) -> None:
         """All of it, or an error; what nobody's privilege was for goes with the first byte."""
         inode, volume = place.inode, place.volume
-        with self.gate.foreign():
-            if inode.mode & SETS_ID and not place.who.root:
-                volume.setattr(inode.ino, mode=inode.mode & ~SETS_ID)
-            volume.write(inode.ino, offset, data)
+        try:
+            with self.gate.foreign():
+                if inode.mode & SETS_ID and not place.who.root:
+                    volume.setattr(inode.ino, mode=inode.mode & ~SETS_ID)
+                volume.write(inode.ino, offset, data)
+        except (errors.StoreFailed, OSError):  # the disk; a quota that is reached loses nothing
+            self.gate.verifier.renew()
+            raise
