@@ -124,6 +124,16 @@ class Files:
         """Another file of the same export, seen by the same client."""
         return Place(place.export, place.who, volume, inode)
 
+    def space(self, place: Place | None) -> tuple[int, int]:
+        """Bytes in all, and bytes free: of the store, or of a volume's quota if that is less."""
+        space = self.store.space()
+        total, free = space.physical_bytes + space.free_bytes, space.free_bytes
+        quota = place.volume.quota_bytes if place is not None else 0
+        if quota and place is not None:
+            free = min(free, max(quota - place.volume.referenced_bytes, 0))
+            total = min(total, quota)
+        return total, free
+
     # --- names
 
     def lookup(self, place: Place, name: bytes) -> Place:

@@ -14,7 +14,8 @@ from engine import Store, errors
 from nfsgw.verifier import WriteVerifier
 
 Wait = Callable[[], Awaitable[None]]
-Outcome = Generator[Wait, None, None] | None
+Waits = Generator[Wait, None, None]
+Outcome = Waits | None
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,17 @@ class Gate:
     unsettled: Callable[[], bool]
     verifier: WriteVerifier = field(default_factory=WriteVerifier)
 
-    def room(self) -> Generator[Wait, None, None]:
+    def room(self) -> Waits:
         """Before a change enters the engine."""
         if self.full():
             yield self.admit
 
-    def shown(self) -> Generator[Wait, None, None]:
+    def shown(self) -> Waits:
         """Before a change that need not be durable is answered."""
         if self.unsettled():
             yield self.settled
 
-    def stored(self) -> Generator[Wait, None, None]:
+    def stored(self) -> Waits:
         """Before a change that must be durable is answered."""
         try:
             yield self.durable
