@@ -1,7 +1,9 @@
 """ONC RPC version 2 (RFC 5531): calls as programs get them, and the headers of answers."""
 
 import ipaddress
+import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from nfsgw.gate import Outcome
@@ -18,6 +20,8 @@ AUTH_BYTES_MAX = 400
 GIDS_MAX = 16
 MACHINE_BYTES_MAX = 255
 
+_HEAD = struct.Struct(">7I")
+_ACCEPTED = struct.Struct(">6I")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -78,11 +82,19 @@ class Program(Protocol):
 
     ``call`` appends results to ``out`` at once, or is a generator that does by its end (gate.py).
     It raises Garbage, ProcedureUnavailable or AuthFailed; whatever else it raises is SYSTEM_ERR,
-    and its results so far are forgotten.
+    and its results so far are forgotten.  Its arguments are there until it ends: what it keeps for
+    longer it copies.
     """
 
-    number: int
-    versions: tuple[int, ...]
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def versions(self) -> tuple[int, ...]: ...
+
+    def cached(self, call: Call) -> bool:
+        """Whether a duplicate of the call must not be carried out again (replay.py)."""
+        ...
 
     def call(self, call: Call, args: Unpacker, out: Packer) -> Outcome: ...
 
@@ -92,42 +104,45 @@ def read_call(args: Unpacker, peer: Peer) -> Call:
 
     Whoever wants to answer the last two reads the xid itself: it is the record's first word.
     """
-    xid = args.u32()
-    if args.u32() != CALL:
+    try:
+        xid, kind, rpc, program, version, procedure, flavor = _HEAD.unpack_from(args.data, args.at)
+    except struct.error:
+        raise Garbage("a record was cut short") from None
+    if kind != CALL:
         raise Garbage("no call")
-    if args.u32() != RPC_VERSION:
+    if rpc != RPC_VERSION:
         raise VersionMismatch(RPC_VERSION, RPC_VERSION, rpc=True)
-    program, version, procedure = args.u32(), args.u32(), args.u32()
-    flavor = args.u32()
-    body = Unpacker(args.opaque(AUTH_BYTES_MAX))
+    args.at += _HEAD.size
+    body = bytes(args.opaque(AUTH_BYTES_MAX))
     args.u32()  # the verifier's flavor: AUTH_SYS and AUTH_NONE have an empty one
     args.opaque(AUTH_BYTES_MAX)
-    if flavor == AUTH_NONE:
+    if flavor == AUTH_SYS:
+        credential = _auth_sys(body)
+    elif flavor == AUTH_NONE:
         credential = None
-    elif flavor == AUTH_SYS:
-        try:
-            credential = _auth_sys(body)
-        except Garbage:
-            raise AuthFailed(AUTH_BADCRED) from None
     else:
-        raise AuthFailed(AUTH_TOOWEAK if flavor > AUTH_SYS else AUTH_REJECTEDCRED)
+        raise AuthFailed(AUTH_TOOWEAK)
     return Call(xid, program, version, procedure, credential, peer)
 
 
-def _auth_sys(body: Unpacker) -> Credential:
+@lru_cache(maxsize=1024)  # a client says the same in every call; all of it is a few hundred KiB
+def _auth_sys(raw: bytes) -> Credential:
     """RFC 5531, appendix A."""
-    body.u32()  # stamp
-    machine = bytes(body.opaque(MACHINE_BYTES_MAX))
-    uid, gid = body.u32(), body.u32()
-    gids = tuple(body.u32() for _ in range(body.count(GIDS_MAX)))
-    body.end()
+    body = Unpacker(memoryview(raw))
+    try:
+        body.u32()  # stamp
+        machine = bytes(body.opaque(MACHINE_BYTES_MAX))
+        uid, gid = body.u32(), body.u32()
+        gids = tuple(body.u32() for _ in range(body.count(GIDS_MAX)))
+        body.end()
+    except Garbage:
+        raise AuthFailed(AUTH_BADCRED) from None
     return Credential(uid, gid, gids, machine)
 
 
 def accepted(out: Packer, xid: int, status: int = SUCCESS) -> None:
     """The head of an accepted call's answer; the results follow."""
-    for word in (xid, REPLY, ACCEPTED, AUTH_NONE, 0, status):
-        out.u32(word)
+    out.raw(_ACCEPTED.pack(xid, REPLY, ACCEPTED, AUTH_NONE, 0, status))
 
 
 def refused(xid: int, error: Exception) -> Packer:
