@@ -359,13 +359,18 @@ class Files:
         return buffer, offset + size >= inode.size
 
     def write(self, place: Place, offset: int, data: memoryview) -> None:
-        """All of it, or an error; what nobody's privilege was for goes with the first byte."""
-        inode, volume = place.inode, place.volume
+        """All of it, or an error."""
         try:
             with self.gate.foreign():
-                if inode.mode & SETS_ID and not place.who.root:
-                    volume.setattr(inode.ino, mode=inode.mode & ~SETS_ID)
-                volume.write(inode.ino, offset, data)
+                self.drop_privilege(place)
+                place.volume.write(place.inode.ino, offset, data)
         except (errors.StoreFailed, OSError):  # the disk; a quota that is reached loses nothing
             self.gate.verifier.renew()
             raise
+
+    @staticmethod
+    def drop_privilege(place: Place) -> None:
+        """What a program may do beyond its user's rights goes when another changes its contents."""
+        inode = place.inode
+        if inode.mode & SETS_ID and not place.who.root:
+            place.volume.setattr(inode.ino, mode=inode.mode & ~SETS_ID)
