@@ -72,6 +72,16 @@ class Ranges:
             del self._of[owner]
         return len(ranges) - before
 
+    def splits(self, owner: Hashable, start: int, end: int) -> bool:
+        """Whether ``clear`` would make two ranges of one."""
+        ranges = self.held(owner)
+        at = _first(ranges, start)
+        return at < len(ranges) and ranges[at].start < start and end < ranges[at].end
+
+    def forget(self, owner: Hashable) -> int:
+        """Unlock all that an owner has; how many ranges that were."""
+        return len(self._of.pop(owner, ()))
+
 
 def _first(ranges: list[Range], byte: int) -> int:
     """The place of the first range that ends at ``byte`` or after."""
