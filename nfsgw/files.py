@@ -124,6 +124,16 @@ class Files:
         """Another file of the same export, seen by the same client."""
         return Place(place.export, place.who, volume, inode)
 
+    def space(self, place: Place | None) -> tuple[int, int]:
+        """Bytes in all, and bytes free: of the store, or of a volume's quota if that is less."""
+        space = self.store.space()
+        total, free = space.physical_bytes + space.free_bytes, space.free_bytes
+        quota = place.volume.quota_bytes if place is not None else 0
+        if quota and place is not None:
+            free = min(free, max(quota - place.volume.referenced_bytes, 0))
+            total = min(total, quota)
+        return total, free
+
     # --- names
 
     def lookup(self, place: Place, name: bytes) -> Place:
@@ -351,7 +361,11 @@ class Files:
     def write(self, place: Place, offset: int, data: memoryview) -> None:
         """All of it, or an error; what nobody's privilege was for goes with the first byte."""
         inode, volume = place.inode, place.volume
-        with self.gate.foreign():
-            if inode.mode & SETS_ID and not place.who.root:
-                volume.setattr(inode.ino, mode=inode.mode & ~SETS_ID)
-            volume.write(inode.ino, offset, data)
+        try:
+            with self.gate.foreign():
+                if inode.mode & SETS_ID and not place.who.root:
+                    volume.setattr(inode.ino, mode=inode.mode & ~SETS_ID)
+                volume.write(inode.ino, offset, data)
+        except (errors.StoreFailed, OSError):  # the disk; a quota that is reached loses nothing
+            self.gate.verifier.renew()
+            raise

@@ -8,19 +8,21 @@ The server runs it in place until it yields, and beside other requests from ther
 
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from engine import Store
+from engine import Store, errors
+from nfsgw.verifier import WriteVerifier
 
 Wait = Callable[[], Awaitable[None]]
-Outcome = Generator[Wait, None, None] | None
+Waits = Generator[Wait, None, None]
+Outcome = Waits | None
 
 
 @dataclass(frozen=True)
 class Gate:
     """``foreign`` encloses each change: the mount's kernel has to be told of it, which
     ``unsettled`` says is not done yet; ``full`` says that ``admit`` would wait.  ``durable``
-    raises StoreFailed.
+    raises StoreFailed; what was not committed before is lost then, and ``verifier`` is new.
     """
 
     store: Store
@@ -30,18 +32,23 @@ class Gate:
     foreign: Callable[[], AbstractContextManager[None]]
     settled: Wait
     unsettled: Callable[[], bool]
+    verifier: WriteVerifier = field(default_factory=WriteVerifier)
 
-    def room(self) -> Generator[Wait, None, None]:
+    def room(self) -> Waits:
         """Before a change enters the engine."""
         if self.full():
             yield self.admit
 
-    def shown(self) -> Generator[Wait, None, None]:
+    def shown(self) -> Waits:
         """Before a change that need not be durable is answered."""
         if self.unsettled():
             yield self.settled
 
-    def stored(self) -> Generator[Wait, None, None]:
+    def stored(self) -> Waits:
         """Before a change that must be durable is answered."""
-        yield self.durable
+        try:
+            yield self.durable
+        except errors.StoreFailed:
+            self.verifier.renew()
+            raise
         yield from self.shown()

@@ -4,6 +4,7 @@ from enum import IntEnum
 
 PROGRAM, VERSION = 100_003, 4
 MINORS = (1, 2)
+LEASE_S = 90  # for so long a client may be silent and keeps what it has open
 
 
 class Op(IntEnum):
