@@ -89,6 +89,25 @@ class State:
             current.must_store = True
         return bool(late)
 
+    def room_for_open(self, current: "Current") -> None:
+        """DELAY when there are as many opens as there may be."""
+        self._room(current, self.open_files.check_room_for_open)
+
+    def room_for_lock(self, current: "Current") -> None:
+        self._room(current, self.open_files.check_room_for_lock)
+
+    def _room(self, current: "Current", check: Callable[[Client], None]) -> None:
+        """At a limit those go who have not been heard of for a lease."""
+        assert current.session is not None
+        client = current.session.client
+        try:
+            check(client)
+        except Failed:
+            self.open_files.close_stale()
+            if self.clients.expire(0):
+                current.must_store = True
+            check(client)
+
     def sweep(self) -> int:
         """What nobody has asked for in hours; to be called now and then.  Clients removed."""
         self.open_files.close_stale()

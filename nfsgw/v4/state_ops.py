@@ -4,6 +4,8 @@ A lock that is not free is DENIED; whoever waits for it asks again. There are no
 there is nothing to return.
 """
 
+from collections.abc import Generator
+
 from nfsgw.gate import Wait
 from nfsgw.v4.clients import Client
 from nfsgw.v4.current import Current, Operation
@@ -11,10 +13,9 @@ from nfsgw.v4.limits import OWNER_BYTES_MAX
 from nfsgw.v4.opens import SHARE_BOTH, SHARE_READ, SHARE_WRITE, LockState, Open, OpenFile
 from nfsgw.v4.places import file_here
 from nfsgw.v4.protocol import Failed, Op, Status
-from nfsgw.v4.ranges import END_MAX, Range
+from nfsgw.v4.ranges import END_MAX, Holder, Range
 from nfsgw.v4.stateids import INVALID, SPECIAL, Stateid, pack_stateid, read_stateid
 from nfsgw.xdr import Garbage, Packer, Unpacker
-from collections.abc import Generator
 
 READ_LT, WRITE_LT, READW_LT, WRITEW_LT = range(1, 5)
 STATEIDS_MAX = 1024
@@ -22,8 +23,12 @@ ACCESS_BITS = 0x3  # of share_access; the others are wishes about delegations
 
 
 def client_of(current: Current) -> Client:
-    assert current.session is not None
-    return current.session.client
+    """Whose compound it is; DEADSESSION when it was taken away while the compound waited."""
+    session = current.session
+    assert session is not None
+    if session.id not in current.state.sessions:
+        raise Failed(Status.DEADSESSION)
+    return session.client
 
 
 def answer_stateid(current: Current, out: Packer, stateid: Stateid) -> None:
@@ -88,7 +93,7 @@ def lock(current: Current, args: Unpacker, out: Packer) -> Generator[Wait, None,
         held, owner = found.open, found.owner
     if not held.access & (SHARE_WRITE if exclusive else SHARE_READ):
         raise Failed(Status.OPENMODE)
-    state.open_files.check_room_for_lock(held.client)
+    state.room_for_lock(current)
     _check_free(current, held.file, (held.client.id, owner), wanted, reclaim)
     if reclaim:
         state.recovery.reclaimed()
@@ -103,7 +108,7 @@ def _read_owner(args: Unpacker) -> bytes:
 
 
 def _check_free(
-    current: Current, file: OpenFile, holder: tuple[int, bytes], wanted: Range, reclaim: bool
+    current: Current, file: OpenFile, holder: Holder, wanted: Range, reclaim: bool
 ) -> None:
     """DENIED, saying by what; RECLAIM_CONFLICT.  Expired clients lose what is in the way."""
     clients = current.state.clients
@@ -171,14 +176,17 @@ def test_stateid(current: Current, args: Unpacker, out: Packer) -> None:
     stateids = [read_stateid(args) for _ in range(args.count(STATEIDS_MAX))]
     out.u32(len(stateids))
     for stateid in stateids:
-        status = Status.OK
-        try:
-            if stateid.other in SPECIAL:
-                raise Failed(Status.BAD_STATEID)
-            current.state.find(current, stateid)
-        except Failed as error:
-            status = error.status
-        out.u32(status)
+        out.u32(_validity(current, stateid))
+
+
+def _validity(current: Current, stateid: Stateid) -> Status:
+    if stateid.other in SPECIAL:
+        return Status.BAD_STATEID
+    try:
+        current.state.find(current, stateid)
+    except Failed as error:
+        return error.status
+    return Status.OK
 
 
 def free_stateid(current: Current, args: Unpacker, out: Packer) -> None:
