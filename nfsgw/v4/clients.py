@@ -12,7 +12,7 @@ may speak for it. A record becomes confirmed by CREATE_SESSION. Invariants:
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 from nfsgw.rpc import Call
 from nfsgw.v4.limits import Limits
@@ -48,7 +48,7 @@ class Client:
     running: int = 0  # compounds in progress
     created: Created = field(default_factory=lambda: Created(0))
     sessions: "dict[bytes, Session]" = field(default_factory=dict)
-    states: "dict[bytes, Union[Open, LockState]]" = field(default_factory=dict)
+    states: "dict[bytes, Open | LockState]" = field(default_factory=dict)
     opens: "dict[Key, Open]" = field(default_factory=dict)
     locks: "dict[Key, LockState]" = field(default_factory=dict)
     ranges: int = 0  # locked ranges, in all files

@@ -6,6 +6,8 @@ was taken away; version 4.1 has no other word for it (RFC 8881, 15.1.1.3).
 
 from dataclasses import dataclass
 
+from nfsgw.v4.protocol import LEASE_S
+
 REQUEST_BYTES_MAX = (1 << 20) + 8192  # a record: a megabyte of data and its compound
 RESPONSE_BYTES_MAX = (1 << 20) + 8192
 OWNER_BYTES_MAX = 1024  # of clients, open-owners, lock-owners (NFS4_OPAQUE_LIMIT)
@@ -18,7 +20,7 @@ class Limits:
     """Times in seconds. ``courtesy_s``: how long what a silent client has is kept when nobody
     else asks for it."""
 
-    lease_s: float = 60
+    lease_s: float = LEASE_S
     courtesy_s: float = 3600
     clients: int = 1024  # confirmed ones, and as many that are not yet
     sessions_of_client: int = 16

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from engine import Volume
 from nfsgw.v4.clients import Client
-from nfsgw.v4.ranges import Range, Ranges
+from nfsgw.v4.ranges import Holder, Range, Ranges
 from nfsgw.v4.stateids import Stateid
 
 SHARE_READ, SHARE_WRITE, SHARE_BOTH = 1, 2, 3
@@ -105,7 +105,7 @@ class LockState:
         return self.open.file
 
     @property
-    def holder(self) -> Hashable:
+    def holder(self) -> Holder:
         """Who it is in the file's ranges."""
         return self.client.id, self.owner
 

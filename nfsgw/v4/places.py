@@ -16,12 +16,12 @@ def here(current: Current) -> At:
 
 def file_here(current: Current) -> Place:
     """The current regular file; NOFILEHANDLE, STALE, ISDIR, SYMLINK, WRONG_TYPE."""
-    return _file(current.at)
+    return file_of(current.at)
 
 
 def saved_file(current: Current) -> Place:
     """The saved regular file."""
-    return _file(current.saved)
+    return file_of(current.saved)
 
 
 def directory_here(current: Current) -> Place:
@@ -42,7 +42,8 @@ def _alive(place: Place) -> Place:
     return place
 
 
-def _file(at: At | None) -> Place:
+def file_of(at: At | None) -> Place:
+    """The regular file that something is; NOFILEHANDLE, STALE, ISDIR, SYMLINK, WRONG_TYPE."""
     if at is None:
         raise Failed(Status.NOFILEHANDLE)
     if isinstance(at, PseudoRoot) or at.inode.is_dir:

@@ -1,4 +1,4 @@
-"""Byte-range locks of one file, with POSIX' meaning (fcntl): an owner has at most one lock on a byte.
+"""Byte-range locks of one file, as POSIX has them (fcntl): an owner has one lock on a byte at most.
 
 For each owner, ranges that do not overlap, in order; neighbours of one kind are one range. So a new
 lock of the same owner replaces what it covers: it splits, merges, upgrades and downgrades. Of two
@@ -6,10 +6,10 @@ owners, one may hold what the other holds only when both hold it shared.
 """
 
 from bisect import bisect_left
-from collections.abc import Hashable
 from typing import NamedTuple
 
 END_MAX = (1 << 64) - 1  # the last byte there can be: a lock to there grows with the file
+Holder = tuple[int, bytes]  # a client's id, and one of its lock-owners
 
 
 class Range(NamedTuple):
@@ -26,16 +26,16 @@ class Ranges:
     __slots__ = ("_of",)
 
     def __init__(self) -> None:
-        self._of: dict[Hashable, list[Range]] = {}
+        self._of: dict[Holder, list[Range]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._of)
 
-    def held(self, owner: Hashable) -> list[Range]:
+    def held(self, owner: Holder) -> list[Range]:
         """What an owner holds, in order."""
         return self._of.get(owner, [])
 
-    def conflict(self, owner: Hashable, wanted: Range) -> tuple[Hashable, Range] | None:
+    def conflict(self, owner: Holder, wanted: Range) -> tuple[Holder, Range] | None:
         """A lock of somebody else that stands against ``wanted``, and whose it is."""
         for other, ranges in self._of.items():
             if other == owner:
@@ -47,7 +47,7 @@ class Ranges:
                 at += 1
         return None
 
-    def put(self, owner: Hashable, new: Range) -> int:
+    def put(self, owner: Holder, new: Range) -> int:
         """Lock; the caller has looked for conflicts.  How many more ranges the owner has now."""
         ranges = self._of.setdefault(owner, [])
         before = len(ranges)
@@ -61,7 +61,7 @@ class Ranges:
         ranges.insert(at, Range(start, end, exclusive))
         return len(ranges) - before
 
-    def clear(self, owner: Hashable, start: int, end: int) -> int:
+    def clear(self, owner: Holder, start: int, end: int) -> int:
         """Unlock; how many more ranges the owner has now (fewer: below zero)."""
         ranges = self._of.get(owner)
         if ranges is None:
@@ -71,6 +71,16 @@ class Ranges:
         if not ranges:
             del self._of[owner]
         return len(ranges) - before
+
+    def splits(self, owner: Holder, start: int, end: int) -> bool:
+        """Whether ``clear`` would make two ranges of one."""
+        ranges = self.held(owner)
+        at = _first(ranges, start)
+        return at < len(ranges) and ranges[at].start < start and end < ranges[at].end
+
+    def forget(self, owner: Holder) -> int:
+        """Unlock all that an owner has; how many ranges that were."""
+        return len(self._of.pop(owner, ()))
 
 
 def _first(ranges: list[Range], byte: int) -> int:

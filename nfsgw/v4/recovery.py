@@ -8,10 +8,11 @@ until all have said RECLAIM_COMPLETE or the grace period is over (RFC 8881, 8.4.
   slept through one grace period may not reclaim in the next one (8.4.2.1).
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Generator
 
-from engine import Store
+from engine import Store, errors
 from nfsgw.gate import Gate, Wait
 
 BOOT_KEY = "nfs4/boot"
@@ -59,7 +60,8 @@ class Recovery:
 
     def forget(self, owner: bytes) -> None:
         """The client has nothing any more.  Must be stored before anybody else gets it."""
-        self._store.records.delete(_key(owner))
+        with contextlib.suppress(errors.StoreFailed):  # then nothing can be stored any more
+            self._store.records.delete(_key(owner))
         self._waiting.discard(owner)
         if not self._waiting:
             self._ends = None

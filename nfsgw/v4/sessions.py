@@ -1,10 +1,8 @@
 """Sessions: slots that make a request happen exactly once (RFC 8881, 2.10).
 
-A slot has one request at a time, numbered; the number before is a retry, and is answered with what
-was kept. Invariants:
-- a request that was begun on a slot is never run a second time, whatever becomes of its connection:
-  one that was cut off leaves as its answer how far it came;
-- an answer whose changes were not durable when it was kept is not given before they are.
+A slot has one request at a time, numbered; the same number again is a retry, and is answered with
+what was kept, never run a second time: also when its connection was lost before the answer was
+sent, or when nothing was kept.
 """
 
 import secrets
@@ -70,13 +68,12 @@ class Channel(NamedTuple):
 @dataclass(slots=True, eq=False)
 class Slot:
     """``answer``: the kept answer to request ``sequence``; None: it was not to be kept.
-    ``unstored``: it was cut off before what it did was durable."""
+    ``digest`` 0: no request yet."""
 
     sequence: int = 0
     busy: bool = False
     digest: int = 0
     answer: bytes | None = None
-    unstored: bool = False
 
 
 @dataclass(slots=True, eq=False)
