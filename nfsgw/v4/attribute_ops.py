@@ -24,7 +24,7 @@ _CHANGES = ACCESS_MODIFY | ACCESS_EXTEND | ACCESS_DELETE
 
 def get_attr(current: Current, args: Unpacker, out: Packer) -> None:
     encoder = read_encoder(args, current.minor)
-    out.raw(encoder.fattr(seen(current.files, here(current))))
+    out.raw(encoder.fattr(seen(current, here(current))))
 
 
 def set_attr(current: Current, args: Unpacker, out: Packer) -> Waits:
@@ -74,7 +74,7 @@ def _same(current: Current, args: Unpacker) -> bool:
         raise Failed(Status.ATTRNOTSUPP)
     if asked & (WRITE_ONLY | bits(Attr.RDATTR_ERROR)):
         raise Failed(Status.INVAL)
-    about = seen(current.files, here(current))
+    about = seen(current, here(current))
     return encoder_of(asked, current.minor).values(about) == values
 
 

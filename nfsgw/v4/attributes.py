@@ -9,6 +9,7 @@ mounted_on_fileid, past all numbers of volumes. ``space_used`` is what the file 
 cost no clone here, `cp` asks for one before it looks for holes.
 """
 
+import math
 import os
 import stat
 import struct
@@ -23,10 +24,10 @@ from engine.pool import now_ns
 from engine.superblock import BLOCK_BYTES
 from nfsgw.files import READ_BYTES_MAX, Files
 from nfsgw.handles import Handle, Kind
-from nfsgw.v4.current import At, PseudoRoot
+from nfsgw.v4.current import At, Current, PseudoRoot
 from nfsgw.v4.fattr import Attr, bits, numbers_in, pack_bitmap, packed_bitmap, read_bitmap
 from nfsgw.v4.owners import packed_owner
-from nfsgw.v4.protocol import LEASE_S, Failed, Status
+from nfsgw.v4.protocol import Failed, Status
 from nfsgw.v4.settable import SETTABLE, WRITE_ONLY, Settable, read_settable
 from nfsgw.xdr import Packer, Unpacker
 
@@ -56,12 +57,13 @@ _change = struct.Struct(">IQQ").pack
 class Seen:
     """A file, or the pseudo-root, at the moment its attributes are told."""
 
-    __slots__ = ("at", "fileid", "files", "fsid", "inode", "mounted_on")
+    __slots__ = ("at", "fileid", "files", "fsid", "inode", "lease_s", "mounted_on")
 
     def __init__(
-        self, files: Files, at: At, inode: Inode, fsid: int, fileid: int, mounted_on: int
+        self, current: Current, at: At, inode: Inode, fsid: int, fileid: int, mounted_on: int
     ) -> None:
-        self.files, self.at, self.inode = files, at, inode
+        self.files, self.lease_s = current.files, current.state.limits.lease_s
+        self.at, self.inode = at, inode
         self.fsid, self.fileid, self.mounted_on = fsid, fileid, mounted_on
 
     def space(self) -> tuple[int, int]:
@@ -69,17 +71,18 @@ class Seen:
         return self.files.space(None if isinstance(self.at, PseudoRoot) else self.at)
 
 
-def seen(files: Files, at: At) -> Seen:
+def seen(current: Current, at: At) -> Seen:
     """What there is to tell of a file, or of the pseudo-root."""
+    files = current.files
     if isinstance(at, PseudoRoot):
         inode = Inode(0, stat.S_IFDIR | 0o555, 0, 0, files.exports.changed_ns)
         inode.nlink, inode.change = 2, files.exports.changed_ns
-        return Seen(files, at, inode, 0, numbers.ROOT, numbers.ROOT)
+        return Seen(current, at, inode, 0, numbers.ROOT, numbers.ROOT)
     fileid, inode = at.fileid, at.inode
     mounted_on = MOUNTED_ON | at.export.id if files.is_root(at) else fileid
     if at.snapshots:
         inode.change = now_ns()  # nothing counts changes of the list of snapshots
-    return Seen(files, at, inode, at.fsid, fileid, mounted_on)
+    return Seen(current, at, inode, at.fsid, fileid, mounted_on)
 
 
 def handle_of(files: Files, at: At) -> bytes:
@@ -111,7 +114,6 @@ _CONSTANT: dict[Attr, bytes] = {
     Attr.SYMLINK_SUPPORT: _YES,
     Attr.NAMED_ATTR: _NO,
     Attr.UNIQUE_HANDLES: _YES,
-    Attr.LEASE_TIME: _u32(LEASE_S),
     Attr.RDATTR_ERROR: _u32(Status.OK),
     Attr.ACLSUPPORT: _u32(0),
     Attr.CANSETTIME: _YES,
@@ -148,6 +150,7 @@ _VARIED: dict[Attr, Callable[[Seen], bytes]] = {
     Attr.CHANGE: lambda s: _u64(s.inode.change),
     Attr.SIZE: lambda s: _u64(s.inode.size),
     Attr.FSID: lambda s: _two_u64(s.fsid, 0),
+    Attr.LEASE_TIME: lambda s: _u32(math.ceil(s.lease_s)),
     Attr.FILEHANDLE: lambda s: _opaque(handle_of(s.files, s.at)),
     Attr.FILEID: lambda s: _u64(s.fileid),
     Attr.FILES_AVAIL: _free_files,

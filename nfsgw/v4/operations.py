@@ -5,6 +5,8 @@ The others are NOTSUPP: pNFS, delegations, and what only 4.0 has.
 
 from nfsgw.v4 import (
     attribute_ops,
+    clone_ops,
+    data_ops,
     directory_ops,
     lookup_ops,
     open_ops,
@@ -16,7 +18,8 @@ from nfsgw.v4.current import Operation
 from nfsgw.v4.protocol import Op
 
 _MODULES = (
-    attribute_ops, directory_ops, lookup_ops, open_ops, security_ops, sessions_ops, state_ops,
+    attribute_ops, clone_ops, data_ops, directory_ops, lookup_ops, open_ops, security_ops,
+    sessions_ops, state_ops,
 )  # fmt: skip
 OPERATIONS: dict[int, Operation] = {
     number: operation for module in _MODULES for number, operation in module.OPERATIONS.items()

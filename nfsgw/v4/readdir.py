@@ -77,7 +77,7 @@ def _attributes(
     """The fattr4 of an entry; where that fails, the error, if the client wants to be told so."""
     try:
         at = what()
-        return None if at is None else encoder.fattr(seen(current.files, at))
+        return None if at is None else encoder.fattr(seen(current, at))
     except errors.RametError as error:
         if not encoder.bitmap & _ERROR_BITS:
             raise
