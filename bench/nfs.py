@@ -149,8 +149,9 @@ def inside() -> None:
             "ganesha": stack.enter_context(ganesha(folder, lab)),
             "bare": qemu(f"nfs://{BARE}/lab/file"),
         }
-        print(f"{'requests a second':<24}{''.join(f'{each:>9}' for each in sides)}"
-              f"   ramet/fuse /ganesha /bare (budget {OF_GANESHA} at 4 KiB, {OF_BARE})")  # fmt: skip
+        names = "".join(f"{each:>9}" for each in sides)
+        print(f"{'requests a second':<24}{names}   ramet/fuse /ganesha /bare"
+              f" (budget {OF_GANESHA} at 4 KiB, {OF_BARE})")  # fmt: skip
         for write in (False, True):
             for size, count in SIZES:
                 for depth in DEPTHS:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from engine import clones, errors, ranges, reclaim, removal
+from engine import clones, errors, long_clones, ranges, reclaim, removal
 from engine.accounting import Accounting, Unique
 from engine.block_range import BlockRange
 from engine.commit import Commit, write_or_fail
@@ -263,6 +263,12 @@ class Store(Volumes):
         blocks done.
         """
         return ranges.clone_ranges(source, source_ino, target, target_ino, blocks, extend=extend)
+
+    def clone_in_steps(
+        self, source: Volume, source_ino: int, target: Volume, target_ino: int, blocks: BlockRange
+    ) -> Generator[None, None, None]:
+        """One range of any length: all or nothing, in short steps (engine/long_clones.py)."""
+        return long_clones.clone_in_steps(source, source_ino, target, target_ino, blocks)
 
     def clone_tree(
         self, source: Volume, source_dir: int, target: Volume, parent: int, name: bytes

@@ -57,8 +57,8 @@ class Unpacker:
         self.at += 8
         return value
 
-    def unpack(self, form: struct.Struct) -> tuple[Any, ...]:
-        """Several values at once, of a form whose size is a multiple of four."""
+    def take(self, form: struct.Struct) -> tuple[Any, ...]:
+        """Several values of fixed size at once; the form's length is a multiple of four."""
         try:
             values = form.unpack_from(self.data, self.at)
         except struct.error:

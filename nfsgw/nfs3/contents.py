@@ -25,7 +25,7 @@ _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 def read(files: Files, call: Call, args: Unpacker, out: Packer) -> None:
     """3.3.6; fewer bytes than asked for at the end of the file only, and past IO_BYTES_MAX."""
     raw = read_handle(args)
-    offset, count = args.unpack(_READ)
+    offset, count = args.take(_READ)
     place = None
     try:
         place = files.place(call, raw)
@@ -47,7 +47,7 @@ def read(files: Files, call: Call, args: Unpacker, out: Packer) -> None:
 def write(files: Files, call: Call, args: Unpacker, subject: Subject) -> Change:
     """3.3.7; what is past IO_BYTES_MAX is left to another call."""
     raw = read_handle(args)
-    offset, count, stable = args.unpack(_WRITE)
+    offset, count, stable = args.take(_WRITE)
     data = args.opaque(args.left)
     if stable > Stable.FILE_SYNC or count > len(data):
         raise Garbage("no WRITE")

@@ -4,6 +4,7 @@ from enum import IntEnum
 
 PROGRAM, VERSION = 100_003, 4
 MINORS = (1, 2)
+LEASE_S = 90  # for so long a client may be silent and keeps what it has open
 
 
 class Op(IntEnum):
@@ -198,8 +199,12 @@ class Status(IntEnum):
 
 
 class Failed(Exception):
-    """An operation ends with this status, and the compound with it."""
+    """An operation ends with this status, and the compound with it.
 
-    def __init__(self, status: Status) -> None:
+    ``body`` is for the few operations whose result has something to say then (XDR, made already).
+    """
+
+    def __init__(self, status: Status, body: bytes = b"") -> None:
         super().__init__(status.name)
         self.status = status
+        self.body = body
