@@ -22,7 +22,7 @@ import trio
 from bench.fuse import served
 from engine import Store
 
-ROUNDS = 1
+ROUNDS = 3
 FILE_MIB = 256
 OURS, BARE, MOUNTED = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 READY_S = 60
