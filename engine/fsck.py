@@ -124,12 +124,12 @@ class Checker:
         self._volume_names()
 
     def _volume_names(self) -> None:
-        seen: set[tuple[int, str]] = set()
-        volumes = {r.id for r in self.records if not r.flags & FLAG_SNAPSHOT}
+        seen: set[tuple[int, int, str]] = set()
+        volumes = {r.id for r in self.records if not r.flags}
         for record in self.records:
             where = f"volume {record.name} ({record.id})"
             snapshot = bool(record.flags & FLAG_SNAPSHOT)
-            scope = (record.parent_id if snapshot else 0, record.name)
+            scope = (record.flags, record.parent_id if snapshot else 0, record.name)
             try:
                 check_volume_name(record.name)
             except errors.InvalidArgument as error:
@@ -139,7 +139,7 @@ class Checker:
             seen.add(scope)
             if snapshot and record.parent_id not in volumes:
                 self.find("F13", where, f"a snapshot of {record.parent_id}, which is no volume")
-            if record.flags & ~FLAG_SNAPSHOT:
+            if not record.sound_flags:
                 self.find("F13", where, f"unknown flags {record.flags:#x}")
 
     def _volume(self, record: VolumeRecord) -> None:

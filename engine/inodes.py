@@ -94,12 +94,16 @@ class InodeTable:
     def new_inode(self, mode: int, uid: int, gid: int) -> Inode:
         """A fresh inode, not yet in the tree; the caller stores or stages it."""
         state = self.pool.state
-        inode = Inode(state.next_ino, mode, uid, gid, now_ns())
+        inode = Inode(self._take_ino(), mode, uid, gid, now_ns())
         inode.generation = state.next_generation
-        state.next_ino += 1
         state.next_generation += 1
         inode.change = self.pool.next_change()
         return inode
+
+    def _take_ino(self) -> int:
+        ino = self.pool.state.next_ino
+        self.pool.state.next_ino = ino + 1
+        return ino
 
     def store_inode(self, inode: Inode) -> None:
         """Put the inode into the tree (or the orphan table) now."""

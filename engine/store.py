@@ -38,9 +38,10 @@ from engine.slabs import SlabPool
 from engine.space import Space
 from engine.stored import lock
 from engine.superblock import SLAB_SLOTS, State, Superblock
+from engine.tree_clones import TreeClone, clone_in_steps
 from engine.trim import Trim
 from engine.volume import Volume
-from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord
+from engine.volume_record import FLAG_HIDDEN, FLAG_SNAPSHOT, VolumeRecord
 from engine.volumes import Volumes
 from native import EXTENT_FANOUT
 
@@ -142,7 +143,12 @@ class Store(Volumes):
             parent = self._volumes.get(record.parent_id)
             if record.flags & FLAG_SNAPSHOT and parent is None:
                 raise errors.Corrupt(f"snapshot {record.name} has no volume; run `ramet fsck`")
-            self._add(Volume(pool, record, parent))
+            if not record.sound_flags:
+                raise errors.Corrupt(f"volume {record.name} has damaged flags; run `ramet fsck`")
+            if record.flags == FLAG_HIDDEN:
+                self._hidden[record.id] = Volume(pool, record)
+            else:
+                self._add(Volume(pool, record, parent))
         self._load_deleted()
         index = self.path / "index" / INDEX_FILE
         if index.exists():
@@ -163,6 +169,8 @@ class Store(Volumes):
                 pool.drop_orphan(volume_id, Inode.unpack(ino, raw))
             except errors.Corrupt:
                 pool.delete("orphans", key)
+        for volume in list(self._hidden.values()) if not pool.read_only else ():
+            self.drop_hidden(volume)
 
     def __enter__(self) -> "Store":
         return self
@@ -269,6 +277,12 @@ class Store(Volumes):
     ) -> Inode:  # fmt: skip
         return clones.clone_tree(source, source_dir, target, parent, name)
 
+    def tree_clone(
+        self, source: Volume, source_dir: int, target: Volume, parent: int, name: bytes
+    ) -> Generator[None, None, TreeClone]:
+        """The same in short steps, of a directory of any size (engine/tree_clones.py)."""
+        return clone_in_steps(self, source, source_dir, target, parent, name)
+
     def replace_tree(
         self, source: Volume, source_dir: int, target: Volume, parent: int, name: bytes, *,
         force: bool = False, prepare: Callable[[Inode], object] | None = None,
@@ -311,7 +325,7 @@ class Store(Volumes):
         return self.pool.reserve.strained(self.pool.dirty_pages)
 
     def _flush(self) -> None:
-        for volume in self._volumes.values():
+        for volume in (*self._volumes.values(), *self._hidden.values()):
             if not volume.is_snapshot:
                 volume.flush()
 
