@@ -325,7 +325,7 @@ class Store(Volumes):
         return self.pool.reserve.strained(self.pool.dirty_pages)
 
     def _flush(self) -> None:
-        for volume in (*self._volumes.values(), *self._hidden.values()):
+        for volume in self._volumes.values():
             if not volume.is_snapshot:
                 volume.flush()
 
