@@ -52,6 +52,7 @@ CACHE_BYTES = 256 << 20
 INDEX_FILE = "fingerprints"
 RECLAIM_STEP_S = 0.1
 DEAD_NODES_MAX = 20_000
+NODES_EVICTED = 1024
 INDEX_BYTES_MAX = 16 << 22  # what a whole index takes
 
 
@@ -370,6 +371,8 @@ class Store(Volumes):
                 write_or_fail(commit, self.pool)
             finally:
                 self.finish(commit)
+        while self.pool.nodes.crowded:
+            self.pool.nodes.evict(NODES_EVICTED)
 
     # --- space
 
