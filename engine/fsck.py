@@ -82,6 +82,12 @@ class Checker:
                 self.find("F19", "records", f"key {key!r} is no text")
         self.report.nodes += self.maps.nodes
 
+    def free(self) -> None:
+        """Take apart what was remembered, when nobody asks any more."""
+        turns = self.reader.turns
+        self.maps.free(turns)
+        turns.empty(self._claims, self.named, self.tails)
+
     def _state(self) -> State:
         raw = dict(self.reader.items("super")).get(STATE_KEY)
         try:
@@ -158,6 +164,7 @@ class Checker:
             if inode.size % BLOCK_BYTES and inode.root:
                 self.tails.append((at, inode))
             self._note(record.id, inode)
+        names.free(self.reader.turns)
 
     def _note(self, volume_id: int, inode: Inode) -> None:
         self.named.add((volume_id, inode.ino))
@@ -296,6 +303,7 @@ def _check(source: Source, index: Path | None, *, data: bool) -> Report:
         if data:
             run = Scrub(source, slabs=checker.slabs)
             check_data(run, checker.maps, checker.tails, report)
+        checker.free()
     finally:
         reader.close()
     return report
