@@ -100,6 +100,9 @@ class EngineDoor:
         for _ in self.clone_tree_steps(source, volume):
             pass
 
+    def remove_tree(self, volume: str) -> None:
+        self.store.remove_tree(self.store.volume(volume), ROOT_INO, TREE.encode())
+
     def clone_tree_steps(self, source: str, volume: str) -> Iterator[None]:
         found, target = find_volume(self.store, source), self.store.volume(volume)
         top, name = found.lookup(ROOT_INO, TREE.encode()).ino, TREE.encode()

@@ -60,7 +60,8 @@ class EngineRun:
         self._workload.first()()
         kinds = {
             self._operate: 72, self._commit: 9, self._commit_beside: 10, self._write_back: 4,
-            self._reclaim: 4, self._gc: 2, self._reopen: 1, self._clone_tree: 3,
+            self._reclaim: 4, self._gc: 2, self._reopen: 1, self._clone_tree: 5,
+            self._remove_tree: 3,
         }  # fmt: skip
         for _ in range(steps):
             self._rng.choices(list(kinds), list(kinds.values()))[0]()
@@ -90,6 +91,12 @@ class EngineRun:
             if self._rng.random() < 0.3:
                 self._commit()
         self._workload.made_tree(picked[1])
+
+    def _remove_tree(self) -> None:
+        for volume in filter(self._workload.model.has_tree, self._workload.model.volumes()):
+            self._workload.model.remove(f"{volume}:{TREE}")
+            self._door.remove_tree(volume)
+            return
 
     def _commit_beside(self) -> None:
         """Captured, written on a thread while the store is changed, finished."""
