@@ -1,4 +1,4 @@
-"""Whole ranges of a B+tree moved from one tree to another: a cut down one path, whatever is in them.
+"""Whole ranges of a B+tree moved to another: a cut down one path, whatever is in them.
 
 A tree is cut at a key by cutting the nodes on the way to it in two; a range that another tree has
 nothing in is put there as one more child of a node on the way.  So moving a million records is a
@@ -10,11 +10,14 @@ take it for its own, so at worst it is copied before a change and left to gc.
 """
 
 from bisect import bisect_left
+from typing import Any
 
-from engine.btree import BTree
+from engine.btree import BTree, Path
 from engine.nodes import BODY_BYTES, Node, NodeCache, record_bytes
 
+OVERFULL_BYTES = 64  # of a node that has got two children more, and is about to be split
 Parts = tuple[Node | None, Node | None]
+Children = list[tuple[bytes, int]]
 
 
 def split(tree: BTree, key: bytes) -> int:
@@ -51,7 +54,7 @@ def graft(tree: BTree, root: int, start: bytes, end: bytes) -> None:
     found.append((start, root))
     if right is not None:
         found.append((end, right.id))
-    vals: list[int] = parent.vals  # type: ignore[assignment]
+    vals: list[Any] = parent.vals
     parent.keys[index : index + 1] = [key for key, _ in found]
     vals[index : index + 1] = [child for _, child in found]
     _measure(parent)
@@ -67,7 +70,7 @@ def _raise(tree: BTree) -> None:
     tree.root = top.id
 
 
-def _cut(tree: BTree, key: bytes, level: int) -> tuple[list[tuple[Node, int]], Node | None, Node | None]:
+def _cut(tree: BTree, key: bytes, level: int) -> tuple[Path, Node | None, Node | None]:
     """Cut the nodes on the way to ``key``, from the leaf up to ``level``, in two.
 
     Returns the rest of the way, whose last node still has the one that was cut for a child, and
@@ -87,30 +90,26 @@ def _cut(tree: BTree, key: bytes, level: int) -> tuple[list[tuple[Node, int]], N
 
 
 def _halves(
-    cache: NodeCache, node: Node, before: list[tuple[bytes, int]], end: int,
-    after: list[tuple[bytes, int]], start: int,
-) -> Parts:  # fmt: skip
+    cache: NodeCache, node: Node, before: Children, end: int, after: Children, start: int
+) -> Parts:
     """The node's records up to ``end`` and those in ``before``; those in ``after`` and the node's
     from ``start`` on.  The node itself becomes the one or the other."""
-    keys, vals = node.keys, node.vals
-    left_keys = keys[:end] + [key for key, _ in before]
-    left_vals = vals[:end] + [child for _, child in before]  # type: ignore[operator]
-    right_keys = [key for key, _ in after] + keys[start:]
-    right_vals = [child for _, child in after] + vals[start:]  # type: ignore[operator]
-    if not left_keys:
-        node.keys, node.vals = right_keys, right_vals
-        _measure(node)
-        return None, node
-    node.keys, node.vals = left_keys, left_vals
+    keys: list[bytes] = node.keys
+    vals: list[Any] = node.vals
+    left = [*keys[:end], *(k for k, _ in before)], [*vals[:end], *(v for _, v in before)]
+    right = [*(k for k, _ in after), *keys[start:]], [*(v for _, v in after), *vals[start:]]
+    node.keys, node.vals = left if left[0] else right
     _measure(node)
-    if not right_keys:
+    if not left[0]:
+        return None, node
+    if not right[0]:
         return node, None
-    right = cache.create(node.level)
-    right.keys, right.vals = right_keys, right_vals
-    _measure(right)
-    return node, right
+    twin = cache.create(node.level)
+    twin.keys, twin.vals = right
+    _measure(twin)
+    return node, twin
 
 
 def _measure(node: Node) -> None:
     node.size = sum(map(record_bytes, [node.level] * len(node.keys), node.keys, node.vals))
-    assert node.size <= BODY_BYTES + 1024
+    assert node.size <= BODY_BYTES + OVERFULL_BYTES

@@ -3,14 +3,14 @@
 A *stage* is a volume of its own that nobody sees: to gc, fsck, commits and a crash it is a volume
 like others, and when the store is opened after a crash it is removed like one, in no time.  What is
 made in it has inode numbers that were set aside for it, in one run; so all its records are a few
-ranges of keys that its target has nothing in, and ``publish`` moves them there by their subtrees
+ranges of keys that its target has nothing in, and ``appear`` moves them there by their subtrees
 (engine/grafts.py), at a cost that hardly depends on how many there are.
 
 Invariants:
 - nobody but its maker changes a stage, and nobody shares it;
 - its tree was last shared when its target's was (``follow``, before each change), so that a node
-  which is the target's own after ``publish`` has only such nodes above it;
-- what fails in ``publish`` fails before anything has changed.
+  which is the target's own after ``appear`` has only such nodes above it;
+- what fails in ``appear`` fails before anything has changed.
 """
 
 from engine import errors, keys
@@ -57,7 +57,7 @@ class Staged(Volume):
         self.flush()
         self.drop_caches()
 
-    def publish(self, parent: int, name: bytes) -> Inode:
+    def appear(self, parent: int, name: bytes) -> Inode:
         """Move all of it into a directory of the target, under a name that is free there.
 
         Raises what making a directory there raises, QuotaExceeded, and Corrupt.

@@ -1,9 +1,9 @@
-"""A directory cloned in short steps, as it was at one instant, and seen by nobody until it is whole.
+"""A directory cloned in short steps, as it was at one instant, and seen when it is whole.
 
 In one step (engine/clones.py) an entry takes about 20 us, and a directory may have a hundred
 thousand; between two steps others have their turn.  What they change meanwhile does not show: the
 first step makes a hidden view of the source volume, at the cost of a snapshot, and it is that which
-is read.  What is made is on a hidden stage until the last step publishes all of it
+is read.  What is made is on a hidden stage until the last step moves all of it to its place
 (engine/staging.py).  Whatever ends it before, an error, a stop or a crash, view and stage are
 removed in no time, and nothing of the clone was ever there.
 
@@ -60,7 +60,7 @@ def clone_in_steps(
         stage = volumes.hidden_stage(target, inodes)
         try:
             yield from _fill(stage, view, source, source_dir, name)
-            return TreeClone(stage.publish(parent, name), stage.record.blocks)
+            return TreeClone(stage.appear(parent, name), stage.record.blocks)
         finally:
             volumes.drop_hidden(stage)
     finally:

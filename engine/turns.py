@@ -1,10 +1,10 @@
 """Turns: how a pass on a thread leaves the interpreter to the engine thread, and so to a guest.
 
-Python's switch interval does not do it.  Who waits for the interpreter asks for it only when a whole
-interval has passed in which nobody let go of it, and a pass lets go of it every few microseconds:
-each look into LMDB and each call of our C does.  It has it back before the waiting thread has woken
-up.  Measured: reads through the mount stood for 30 to 250 ms beside a pass of accounting, and for
-25 ms beside fsck, with an interval of 0.2 ms.
+Python's switch interval does not do it.  Who waits for the interpreter asks for it only when a
+whole interval has passed in which nobody let go of it, and a pass lets go of it every few
+microseconds: each look into LMDB and each call of our C does.  It has it back before the waiting
+thread has woken up.  Measured: reads through the mount stood for 30 to 250 ms beside a pass of
+accounting, and for 25 ms beside fsck, with an interval of 0.2 ms.
 
 So a pass goes away for a moment, longer than a thread takes to wake up, each time it has worked for
 WORK_S.  In a command that has the store to itself nobody waits, and it does not.

@@ -133,6 +133,8 @@ class Volumes:
         return self._announce(self._copy_root(source, name))
 
     def _copy_root(self, source: Volume, name: str, parent: Volume | None = None) -> Volume:
+        if source.removed:
+            raise errors.Stale(f"{source} was removed; choose another")
         source.flush()
         epoch = self.pool.bump_epoch()
         if not source.is_snapshot:
@@ -166,7 +168,9 @@ class Volumes:
     def hidden_stage(self, target: Volume, inodes: int) -> Staged:
         """A place to make so many inodes of ``target``."""
         state = self.pool.state
-        record = self._new_record(hidden_name(self.pool.state.next_volume), 0, target.tree.shared_epoch)
+        record = self._new_record(
+            hidden_name(self.pool.state.next_volume), 0, target.tree.shared_epoch
+        )
         record.domain = target.record.domain
         stage = Staged(self.pool, record, target, range(state.next_ino, state.next_ino + inodes))
         state.next_ino += inodes

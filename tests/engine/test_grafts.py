@@ -1,7 +1,6 @@
 """Ranges of a B+tree cut off and put elsewhere, against a dict; every structural rule looked at."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
