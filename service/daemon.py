@@ -49,6 +49,7 @@ from service.addresses import Context
 from service.beside import Beside
 from service.cleaner import Cleaner
 from service.commits import Committer
+from service.cycles import short_looks
 from service.gateway import Gateway
 from service.jobs import Job
 from service.log import log, log_exception
@@ -365,11 +366,14 @@ def serve(store_path: str, mountpoint: str | None, ready: Callable[[], None]) ->
 def _run(daemon: Daemon, ready: Callable[[], None]) -> None:
     store = daemon.store
     daemon.heed_signals()
+    store.pool.meta.beside = True
     try:
-        trio.run(daemon.run, ready)
+        with short_looks():
+            trio.run(daemon.run, ready)
     except BaseExceptionGroup as group:
         raise _first(group) from group
     finally:
+        store.pool.meta.beside = False
         (store.path / SOCKET).unlink(missing_ok=True)
     if store.failed is not None:
         raise errors.StoreFailed(
