@@ -12,6 +12,7 @@ from nfsgw.access import AccessDenied
 from nfsgw.exports import Export
 from nfsgw.files import Files, Place
 from nfsgw.gate import Outcome
+from nfsgw.nfs3.names import sound_name
 from nfsgw.nfs3.protocol import FAILURES, STATUS, Status
 from nfsgw.rpc import AUTH_NONE, AUTH_SYS, Address, Call, ProcedureUnavailable
 from nfsgw.xdr import Packer, Unpacker
@@ -90,7 +91,7 @@ class Mount3:
             raise errors.NotFound("no such export; `showmount -e` lists them")
         place = self._files.root(call, export)
         for part in rest:
-            place = self._files.lookup(place, part)
+            place = self._files.lookup(place, sound_name(part))
         return place
 
     def _usable(self, call: Call) -> list[Export]:

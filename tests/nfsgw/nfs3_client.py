@@ -1,8 +1,9 @@
 """An NFSv3 and MOUNT client with types: each result is read to its last byte, a failed one too."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
+import pytest
 from rpc_client import RpcClient
 
 from nfsgw.xdr import Packer, Unpacker
@@ -56,6 +57,11 @@ class Failed3(Exception):
     def __init__(self, status: int, tells: list[Attributes | Wcc | None]) -> None:
         super().__init__(f"nfsstat3 {status}")
         self.status, self.tells = status, tells
+
+
+def failed(status: int) -> "pytest.RaisesContext[Failed3]":
+    """A call in this context fails with just this status."""
+    return pytest.raises(Failed3, match=rf"^nfsstat3 {status}$")
 
 
 class Made(NamedTuple):
@@ -149,6 +155,9 @@ def sattr(
         else:
             for word in (2, *time):
                 out.u32(word)
+
+
+Users = Callable[..., "Nfs3Client"]  # the fixture ``user``
 
 
 class Nfs3Client:
