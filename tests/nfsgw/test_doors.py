@@ -56,8 +56,9 @@ def test_a_mapped_file_shows_what_nfs_wrote(served: Served, nfs: Nfs3Client, top
     handle = nfs.lookup(top, b"mapped")[0]
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 8192) as seen:
         assert seen[4096] == ord("a")
-        nfs.write(handle, 4096, b"b")
-        assert seen[4096] == ord("b")
+        for letter in b"bde":  # what the kernel has is a page, its attributes it does not ask for
+            nfs.write(handle, 4096, bytes([letter]))
+            assert seen[4096] == letter
         seen[0] = ord("c")
         seen.flush()
         assert nfs.read(handle, 0, 1)[0] == b"c"
