@@ -210,6 +210,7 @@ class Files:
         check_writes(place.who)
         if place.snapshots or (place.inode.ino == ROOT_INO and name == SNAPSHOT_DIR):
             raise errors.ReadOnly(".snapshots changes by `ramet snapshot` only")
+        place.volume.check_writable()
         check(place.inode, place.who, WRITE | EXECUTE)
 
     def create(
@@ -303,6 +304,7 @@ class Files:
         check_writes(place.who)
         if place.snapshots:
             raise errors.ReadOnly(".snapshots changes by `ramet snapshot` only")
+        place.volume.check_writable()
         inode, who = place.inode, place.who
         if size is not None:
             self._check_regular(inode)

@@ -66,6 +66,7 @@ CHANGES = {call.__name__: call for module in MODULES for call in module.CHANGES}
 JOBS = {call.__name__: call for call in (*clones.JOBS, *vms.JOBS, *datastores.JOBS)}
 ACCEPT_PAUSE_S = 0.1
 STOPS = (signal.SIGTERM, signal.SIGINT)
+NOWHERE = contextlib.nullcontext()  # there is no mount to be told
 SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 
 
@@ -177,7 +178,8 @@ class Daemon:
         self.invalidator = Invalidator(self.store, all_volumes)
         await serve_mount(
             self.store, self.mountpoint, durable=self.committer.durable,
-            admit=self.committer.admit, before_close=self.invalidator.close,
+            admit=self.committer.admit, known=self.invalidator.known,
+            before_close=self.invalidator.close,
             task_status=task_status,
         )  # fmt: skip
         self._scope.cancel()
@@ -303,7 +305,7 @@ class Daemon:
             await self.invalidator.settled()
 
     def _foreign(self) -> contextlib.AbstractContextManager[None]:
-        return self.invalidator.foreign() if self.invalidator else contextlib.nullcontext()
+        return self.invalidator.foreign if self.invalidator else NOWHERE
 
     async def _status(self) -> dict[str, Any]:
         return (
