@@ -23,7 +23,7 @@ COPIED_PIECE_BYTES = 4 << 20  # where they cannot be
 COPY_CALL_BYTES_MAX = 16 * COPY_BYTES_MAX  # a client has a timeout; it goes on from where we ended
 
 
-async def _turn() -> None:
+async def turn() -> None:
     """Others have theirs."""
     await trio.lowlevel.checkpoint()
 
@@ -101,7 +101,7 @@ def clone(
                     files.drop_privilege(target)
                     return
             yield from files.gate.room()
-            yield _turn
+            yield turn
 
 
 def copy(
@@ -139,7 +139,7 @@ class Copying:
             copied += done if self._piece == COPIED_PIECE_BYTES else 0
             if self.done < self._length:
                 yield from self._files.gate.room()
-                yield _turn
+                yield turn
 
     def _step(self) -> int:
         files, source, target = self._files, self._source, self._target

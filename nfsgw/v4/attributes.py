@@ -101,7 +101,7 @@ def _opaque(data: bytes) -> bytes:
 @cache
 def supported(minor: int) -> int:
     """The attributes that a client of this minor version may ask for or set."""
-    known = bits(*_CONSTANT, *_VARIED) | SETTABLE | bits(Attr.SUPPORTED_ATTRS)
+    known = bits(*_CONSTANT, *_VARIED, *_OF_A_MINOR) | SETTABLE
     return known if minor >= 2 else known & ~bits(*_OF_MINOR_2)
 
 
@@ -133,7 +133,6 @@ _CONSTANT: dict[Attr, bytes] = {
     Attr.FS_CHARSET_CAP: _u32(1),  # CONTAINS_NON_UTF8: names are bytes
     Attr.CLONE_BLKSIZE: _u32(BLOCK_BYTES),
     Attr.CHANGE_ATTR_TYPE: _u32(0),  # IS_MONOTONIC_INCR
-    Attr.SUPPATTR_EXCLCREAT: packed_bitmap(SETTABLE),
 }
 
 
@@ -170,6 +169,18 @@ _VARIED: dict[Attr, Callable[[Seen], bytes]] = {
     Attr.TIME_MODIFY: lambda s: _ns(s.inode.mtime_ns),
     Attr.MOUNTED_ON_FILEID: lambda s: _u64(s.mounted_on),
 }
+_OF_A_MINOR: dict[Attr, Callable[[int], int]] = {
+    Attr.SUPPORTED_ATTRS: supported,
+    Attr.SUPPATTR_EXCLCREAT: lambda minor: supported(minor) & SETTABLE,
+}
+
+
+def _piece(attribute: Attr, minor: int) -> bytes | Callable[[Seen], bytes]:
+    """An attribute's value, or what gets it."""
+    if attribute in _OF_A_MINOR:
+        return packed_bitmap(_OF_A_MINOR[attribute](minor))
+    constant = _CONSTANT.get(attribute)
+    return _VARIED[attribute] if constant is None else constant
 
 
 class Encoder:
@@ -182,11 +193,7 @@ class Encoder:
         self._head = packed_bitmap(bitmap)
         self._pieces: list[bytes | Callable[[Seen], bytes]] = []
         for number in numbers_in(bitmap):
-            piece = _VARIED.get(Attr(number)) or (
-                packed_bitmap(supported(minor))
-                if number == Attr.SUPPORTED_ATTRS
-                else _CONSTANT[Attr(number)]
-            )
+            piece = _piece(Attr(number), minor)
             before = self._pieces[-1] if self._pieces else None
             if isinstance(piece, bytes) and isinstance(before, bytes):
                 self._pieces[-1] = before + piece
