@@ -212,14 +212,23 @@ class Files:
         who, volume = place.who, place.volume
         if stat.S_IFMT(mode) in (stat.S_IFCHR, stat.S_IFBLK) and not who.root:
             raise errors.NotPermitted("only root makes devices")
+        if not self._may_give_group(place):
+            mode &= ~stat.S_ISGID
         with self.gate.foreign():
             inode = volume.create(
                 place.inode.ino, name, mode, who.uid, who.gid, rdev=rdev, verifier=verifier
             )
         return self.at(place, volume, inode)
 
+    def _may_give_group(self, place: Place) -> bool:
+        """Whether a new file's group may lend its rights: the maker has them himself."""
+        inherited = place.inode.gid if place.inode.mode & stat.S_ISGID else place.who.gid
+        return place.who.root or self._member(inherited, place.who)
+
     def mkdir(self, place: Place, name: bytes, mode: int) -> Place:
+        """mkdir(2) knows no setuid and setgid bits; the latter is inherited."""
         self._check_change(place, name)
+        mode &= ~SETS_ID
         with self.gate.foreign():
             inode = place.volume.mkdir(place.inode.ino, name, mode, place.who.uid, place.who.gid)
         return self.at(place, place.volume, inode)

@@ -219,7 +219,8 @@ def read_encoder(args: Unpacker, minor: int) -> Encoder:
     INVAL for attributes that can only be set (RFC 8881, 5.5).
     """
     start = args.at
-    args.at += 4 * args.u32()
+    words = args.u32()
+    args.at += 4 * words
     raw = bytes(args.data[start : args.at])
     found = _encoders.get((minor, raw))
     if found is None:
