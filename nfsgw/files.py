@@ -9,6 +9,7 @@ A place carries the client's rights with it, looked up anew for each call.
 
 import stat
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine import DirEntry, Inode, Store, Volume, errors, numbers
 from engine.inode import FILE_BYTES_MAX
@@ -32,8 +33,17 @@ from nfsgw.handles import BadHandle, Handle, Handles, Kind
 from nfsgw.rpc import Call
 
 READ_BYTES_MAX = 1 << 20
+FILES_MAX = 1 << 40  # what the mount says too: nothing limits them but space
 SETS_ID = stat.S_ISUID | stat.S_ISGID
 NOW = -(1 << 63)  # a time to set: the server's; no client can say it, the format has no such time
+
+
+class Room(NamedTuple):
+    """Bytes in all, bytes free, and files that may still be made."""
+
+    total_bytes: int
+    free_bytes: int
+    free_files: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +134,15 @@ class Files:
         """Another file of the same export, seen by the same client."""
         return Place(place.export, place.who, volume, inode)
 
-    def space(self, place: Place | None) -> tuple[int, int]:
-        """Bytes in all, and bytes free: of the store, or of a volume's quota if that is less."""
+    def room(self, place: Place | None) -> Room:
+        """What there is in the store, or, if that is less, in a volume's quota."""
         space = self.store.space()
         total, free = space.physical_bytes + space.free_bytes, space.free_bytes
         quota = place.volume.quota_bytes if place is not None else 0
         if quota and place is not None:
             free = min(free, max(quota - place.volume.referenced_bytes, 0))
             total = min(total, quota)
-        return total, free
+        return Room(total, free, max(FILES_MAX - space.files, 0))
 
     # --- names
 
