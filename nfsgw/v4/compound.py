@@ -229,9 +229,9 @@ class Compound:
         current.must_store = current.must_show = False
         body = b""
         try:
+            self._check_begin(number)
             if operation is None:
                 raise Failed(Status.OP_ILLEGAL if number == Op.ILLEGAL else Status.NOTSUPP)
-            self._check_begin(number)
             outcome = operation(current, self._args, out)
             if outcome is not None:
                 yield from outcome
