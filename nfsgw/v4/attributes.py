@@ -22,7 +22,7 @@ from engine.keys import NAME_MAX
 from engine.namespace import LINKS_MAX
 from engine.pool import now_ns
 from engine.superblock import BLOCK_BYTES
-from nfsgw.files import FILES_MAX, READ_BYTES_MAX, Room
+from nfsgw.files import FILES_MAX, READ_BYTES_MAX, Files, Room
 from nfsgw.handles import Handle, Kind
 from nfsgw.v4.current import At, Current, PseudoRoot
 from nfsgw.v4.fattr import Attr, bits, numbers_in, pack_bitmap, packed_bitmap, read_bitmap
