@@ -22,7 +22,7 @@ from engine.keys import NAME_MAX
 from engine.namespace import LINKS_MAX
 from engine.pool import now_ns
 from engine.superblock import BLOCK_BYTES
-from nfsgw.files import FILES_MAX, READ_BYTES_MAX, Files, Room
+from nfsgw.files import FILES_MAX, READ_BYTES_MAX, Files
 from nfsgw.handles import Handle, Kind
 from nfsgw.v4.current import At, Current, PseudoRoot
 from nfsgw.v4.fattr import Attr, bits, numbers_in, pack_bitmap, packed_bitmap, read_bitmap
@@ -56,7 +56,7 @@ _change = struct.Struct(">IQQ").pack
 class Seen:
     """A file, or the pseudo-root, at the moment its attributes are told."""
 
-    __slots__ = ("_room", "at", "fileid", "files", "fsid", "inode", "lease_s", "mounted_on")
+    __slots__ = ("_space", "at", "fileid", "files", "fsid", "inode", "lease_s", "mounted_on")
 
     def __init__(
         self, current: Current, at: At, inode: Inode, fsid: int, fileid: int, mounted_on: int
@@ -64,15 +64,18 @@ class Seen:
         self.files, self.lease_s = current.files, current.state.limits.lease_s
         self.at, self.inode = at, inode
         self.fsid, self.fileid, self.mounted_on = fsid, fileid, mounted_on
-        self._room: Room | None = None
+        self._space: tuple[int, int] | None = None
 
     @property
-    def room(self) -> Room:
-        """Of the store, or of the volume's quota; looked up once, so that figures agree."""
-        if self._room is None:
-            place = None if isinstance(self.at, PseudoRoot) else self.at
-            self._room = self.files.room(place)
-        return self._room
+    def space(self) -> tuple[int, int]:
+        """Bytes in all and bytes free; looked up once, so that the figures agree."""
+        if self._space is None:
+            self._space = self.files.space(None if isinstance(self.at, PseudoRoot) else self.at)
+        return self._space
+
+    @property
+    def free_files(self) -> int:
+        return max(FILES_MAX - self.files.store.space().files, 0)
 
 
 def seen(current: Current, at: At) -> Seen:
@@ -152,16 +155,16 @@ _VARIED: dict[Attr, Callable[[Seen], bytes]] = {
     Attr.LEASE_TIME: lambda s: _u32(math.ceil(s.lease_s)),
     Attr.FILEHANDLE: lambda s: _opaque(handle_of(s.files, s.at)),
     Attr.FILEID: lambda s: _u64(s.fileid),
-    Attr.FILES_AVAIL: lambda s: _u64(s.room.free_files),
-    Attr.FILES_FREE: lambda s: _u64(s.room.free_files),
+    Attr.FILES_AVAIL: lambda s: _u64(s.free_files),
+    Attr.FILES_FREE: lambda s: _u64(s.free_files),
     Attr.MODE: lambda s: _u32(s.inode.mode & 0o7777),
     Attr.NUMLINKS: lambda s: _u32(s.inode.nlink),
     Attr.OWNER: lambda s: packed_owner(s.inode.uid),
     Attr.OWNER_GROUP: lambda s: packed_owner(s.inode.gid),
     Attr.RAWDEV: lambda s: _two_u32(os.major(s.inode.rdev), os.minor(s.inode.rdev)),
-    Attr.SPACE_AVAIL: lambda s: _u64(s.room.free_bytes),
-    Attr.SPACE_FREE: lambda s: _u64(s.room.free_bytes),
-    Attr.SPACE_TOTAL: lambda s: _u64(s.room.total_bytes),
+    Attr.SPACE_AVAIL: lambda s: _u64(s.space[1]),
+    Attr.SPACE_FREE: lambda s: _u64(s.space[1]),
+    Attr.SPACE_TOTAL: lambda s: _u64(s.space[0]),
     Attr.SPACE_USED: lambda s: _u64(s.inode.blocks * BLOCK_BYTES),
     Attr.TIME_ACCESS: lambda s: _ns(s.inode.atime_ns),
     Attr.TIME_CREATE: lambda s: _ns(s.inode.btime_ns),
