@@ -12,8 +12,9 @@ an error or a stop leaves staged files, which the next open, or the end of the s
 from collections.abc import Generator
 
 from engine import errors
+from engine.block_range import BlockRange
 from engine.inode import Inode
-from engine.ranges import BlockRange, checked_end, clone_ranges, cost_of
+from engine.ranges import checked_end, clone_ranges, cost_of
 from engine.superblock import BLOCK_BYTES
 from engine.volume import Volume
 

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import native
 from engine import errors
+from engine.block_range import BlockRange
 from engine.clones import share_inode
 from engine.inode import Inode
 from engine.pool import now_ns
@@ -34,17 +35,6 @@ COPY_BYTES_MAX = 16 << 20  # what cannot be shared is copied at most this far in
 RANGES_MAX = 4096
 STEPS_MAX = 1 << 15
 NODE_PAGES = 2  # of the next commit
-
-
-class BlockRange(NamedTuple):
-    """``count`` blocks of 4 KiB from ``source_block`` of one file to ``target_block`` of another.
-
-    MISSION.md B1: block-based objects, the target range chosen by the caller.
-    """
-
-    source_block: int
-    target_block: int
-    count: int  # type: ignore[assignment]
 
 
 class Draft:

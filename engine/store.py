@@ -17,6 +17,7 @@ from types import TracebackType
 
 from engine import clones, errors, long_clones, ranges, reclaim, removal
 from engine.accounting import Accounting, Unique
+from engine.block_range import BlockRange
 from engine.commit import Commit, write_or_fail
 from engine.creation import create_store
 from engine.gc import Gc, GcResult
@@ -30,7 +31,6 @@ from engine.meta import (
     unpack_orphan_key,
 )
 from engine.pool import Change, Pool
-from engine.ranges import BlockRange
 from engine.records import Records
 from engine.replacement import replace_tree
 from engine.reserve import Reserve

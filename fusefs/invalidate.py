@@ -46,6 +46,10 @@ class Invalidator:
         finally:
             self._foreign = False
 
+    def unsettled(self) -> bool:
+        """Whether ``settled`` would wait."""
+        return self._queue.unfinished_tasks > 0
+
     async def settled(self) -> None:
         """Return when the kernel has been told all that was changed before."""
         await trio.to_thread.run_sync(self._queue.join, limiter=self._limiter)
@@ -63,7 +67,7 @@ class Invalidator:
         self._thread.join(CLOSE_S)
 
     def _changed(self, change: Change) -> None:
-        if self._foreign:
+        if self._foreign and change.what != "mark":  # a mount does not show marks
             self._queue.put(change)
 
     def _work(self) -> None:

@@ -62,13 +62,19 @@ class Connection:
         self._sending = False
         self._deadline: float | None = None  # of a record that has begun and not ended
         self._relief = trio.Event()  # something has ended or was sent
+        self._reading = trio.CancelScope()
         self.closed = False
+
+    def stop(self) -> None:
+        """Read no more; answer what was begun."""
+        self._reading.cancel()
 
     async def run(self) -> None:
         """Serve until the client ends the connection or has to be let go; then it is closed."""
         try:
             with contextlib.suppress(OSError, Garbage, trio.TooSlowError, trio.ClosedResourceError):
-                await self._serve()
+                with self._reading:
+                    await self._serve()
                 with trio.move_on_after(LINGER_S):  # it may still read what it has asked for
                     while self._in_flight or self._out:
                         await self._wait_for_relief()

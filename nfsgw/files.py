@@ -8,9 +8,9 @@ A place carries the client's rights with it, looked up anew for each call.
 """
 
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from engine import DirEntry, Inode, Store, Volume, errors, numbers
+from engine import Change, DirEntry, Inode, Store, Volume, errors, numbers
 from engine.inode import FILE_BYTES_MAX
 from engine.keys import ROOT_INO, SNAPSHOT_DIR
 from engine.pool import now_ns
@@ -24,20 +24,24 @@ from nfsgw.access import (
     check_contents,
     check_removal,
     check_writes,
+    may,
     who_is,
 )
 from nfsgw.exports import Export, Exports
 from nfsgw.gate import Gate
 from nfsgw.handles import BadHandle, Handle, Handles, Kind
-from nfsgw.rpc import Call
+from nfsgw.rpc import Address, Call, Credential
+from nfsgw.verifier import WriteVerifier
 
 READ_BYTES_MAX = 1 << 20
+FILES_MAX = 1 << 40  # of a store: inode numbers have as many bits where clients see them
 SETS_ID = stat.S_ISUID | stat.S_ISGID
 NOW = -(1 << 63)  # a time to set: the server's; no client can say it, the format has no such time
+_TYPE_MASK = 0o170000
+_WHO_MAX = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A file or directory of an export, and who is there.  ``snapshots``: the ``.snapshots`` of
     its volume, which no volume stores and ``inode`` stands in for."""
 
@@ -67,10 +71,16 @@ class Files:
         self.gate = gate
         self.exports = exports
         self.handles = handles
+        self.store: Store = gate.store
+        self.verifier = WriteVerifier(gate.store)
+        self._known: dict[tuple[int, Address, Credential | None], Who] = {}
+        self._known_of = -1  # exports.changed_ns of what is known
+        self._snapshots_ns = now_ns()  # when a list of snapshots last changed
+        self.store.listeners.append(self._changed)
 
-    @property
-    def store(self) -> Store:
-        return self.gate.store
+    def _changed(self, change: Change) -> None:
+        if change.what == "volumes":
+            self._snapshots_ns = max(now_ns(), self._snapshots_ns + 1)
 
     # --- places
 
@@ -80,12 +90,21 @@ class Files:
         volume = self.store.volume_by_id(export.volume_id)
         return Place(export, who, volume, volume.inode(ROOT_INO))
 
-    @staticmethod
-    def _who(call: Call, export: Export) -> Who:
-        right = export.right_of(call.peer.address)
-        if right is None:
-            raise AccessDenied(f"{call.peer.address} may not use {export.path}")
-        return who_is(call.credential, right)
+    def _who(self, call: Call, export: Export) -> Who:
+        """Found out once for each client and user, until the exports are replaced."""
+        exports = self.exports
+        if self._known_of != exports.changed_ns or len(self._known) >= _WHO_MAX:
+            self._known.clear()
+            self._known_of = exports.changed_ns
+        address = call.peer.address
+        key = export.id, address, call.credential
+        who = self._known.get(key)
+        if who is None:
+            right = export.right_of(address)
+            if right is None:
+                raise AccessDenied(f"{address} may not use {export.path}")
+            who = self._known[key] = who_is(call.credential, right)
+        return who
 
     def place(self, call: Call, raw: bytes) -> Place:
         """What a handle names; BadHandle, Stale, AccessDenied."""
@@ -113,26 +132,15 @@ class Files:
             Handle(kind, place.export.id, place.volume.id, inode.ino, inode.generation)
         )
 
-    @staticmethod
-    def _snapshots(export: Export, who: Who, volume: Volume) -> Place:
-        inode = Inode(0, stat.S_IFDIR | 0o555, 0, 0, volume.created_ns)
-        inode.nlink = 2
+    def _snapshots(self, export: Export, who: Who, volume: Volume) -> Place:
+        inode = Inode(0, stat.S_IFDIR | 0o555, 0, 0, self._snapshots_ns)
+        inode.nlink, inode.change = 2, self._snapshots_ns
         return Place(export, who, volume, inode, snapshots=True)
 
     @staticmethod
     def at(place: Place, volume: Volume, inode: Inode) -> Place:
         """Another file of the same export, seen by the same client."""
         return Place(place.export, place.who, volume, inode)
-
-    def space(self, place: Place | None) -> tuple[int, int]:
-        """Bytes in all, and bytes free: of the store, or of a volume's quota if that is less."""
-        space = self.store.space()
-        total, free = space.physical_bytes + space.free_bytes, space.free_bytes
-        quota = place.volume.quota_bytes if place is not None else 0
-        if quota and place is not None:
-            free = min(free, max(quota - place.volume.referenced_bytes, 0))
-            total = min(total, quota)
-        return total, free
 
     # --- names
 
@@ -202,6 +210,7 @@ class Files:
         check_writes(place.who)
         if place.snapshots or (place.inode.ino == ROOT_INO and name == SNAPSHOT_DIR):
             raise errors.ReadOnly(".snapshots changes by `ramet snapshot` only")
+        place.volume.check_writable()
         check(place.inode, place.who, WRITE | EXECUTE)
 
     def create(
@@ -212,6 +221,10 @@ class Files:
         who, volume = place.who, place.volume
         if stat.S_IFMT(mode) in (stat.S_IFCHR, stat.S_IFBLK) and not who.root:
             raise errors.NotPermitted("only root makes devices")
+        if mode & stat.S_ISGID and not who.root:
+            of_directory = place.inode.mode & stat.S_ISGID
+            if of_directory and not self._member(place.inode.gid, who):
+                mode &= ~stat.S_ISGID
         with self.gate.foreign():
             inode = volume.create(
                 place.inode.ino, name, mode, who.uid, who.gid, rdev=rdev, verifier=verifier
@@ -219,7 +232,9 @@ class Files:
         return self.at(place, volume, inode)
 
     def mkdir(self, place: Place, name: bytes, mode: int) -> Place:
+        """mkdir(2) knows no setuid and setgid bits; the latter is inherited."""
         self._check_change(place, name)
+        mode &= ~SETS_ID
         with self.gate.foreign():
             inode = place.volume.mkdir(place.inode.ino, name, mode, place.who.uid, place.who.gid)
         return self.at(place, place.volume, inode)
@@ -237,6 +252,8 @@ class Files:
     def link(self, place: Place, directory: Place, name: bytes) -> None:
         self._check_change(directory, name)
         self._check_same_volume(place, directory)
+        if place.inode.is_dir:
+            raise errors.NotPermitted("a directory has one name only")
         with self.gate.foreign():
             place.volume.link(place.inode.ino, directory.inode.ino, name)
 
@@ -260,7 +277,10 @@ class Files:
         self._check_change(target, new_name)
         self._check_same_volume(source, target)
         volume = source.volume
-        check_removal(source.inode, volume.lookup(source.inode.ino, name), source.who)
+        moved = volume.lookup(source.inode.ino, name)
+        check_removal(source.inode, moved, source.who)
+        if moved.is_dir and source.inode is not target.inode:
+            check(moved, source.who, WRITE)  # its ``..`` changes
         replaced = volume.entry(target.inode.ino, new_name)
         if replaced is not None:
             check_removal(target.inode, volume.inode(replaced.ino), target.who)
@@ -286,9 +306,10 @@ class Files:
         check_writes(place.who)
         if place.snapshots:
             raise errors.ReadOnly(".snapshots changes by `ramet snapshot` only")
+        place.volume.check_writable()
         inode, who = place.inode, place.who
         if size is not None:
-            place.volume.file(inode.ino)
+            self._check_regular(inode)
             if size > FILE_BYTES_MAX:
                 raise errors.TooLarge(f"a file holds at most {FILE_BYTES_MAX >> 50} PiB")
             if not opened:
@@ -335,19 +356,55 @@ class Files:
             raise errors.NotPermitted("only the owner sets times")
         check(inode, who, WRITE)
 
+    def may_do(self, place: Place, wanted: int) -> bool:
+        """Whether the client may do all of ``wanted`` (READ, WRITE, EXECUTE) with the object."""
+        if wanted & WRITE and (
+            not place.who.writes or place.snapshots or place.volume.read_only
+        ):  # fmt: skip
+            return False
+        return may(place.inode, place.who, wanted)
+
+    def space(self, place: Place | None) -> tuple[int, int]:
+        """Bytes that the volume may have in all, and those it can still take.
+
+        Of a store (None), that is what its files have on disk and the host has free; of a volume
+        with a quota no more than that leaves.
+        """
+        space = self.store.space()
+        total, free = space.physical_bytes + space.free_bytes, space.free_bytes
+        if place is None:
+            return total, free
+        volume = place.volume.parent or place.volume
+        quota = volume.quota_bytes
+        if quota:
+            total = quota
+            free = min(free, max(quota - volume.referenced_bytes, 0))
+        return total, free
+
     # --- contents
+
+    @staticmethod
+    def _check_regular(inode: Inode) -> None:
+        kind = inode.mode & _TYPE_MASK
+        if kind == stat.S_IFREG:
+            return
+        if kind == stat.S_IFDIR:
+            raise errors.IsADirectory("a directory has no contents to read or write")
+        raise errors.InvalidArgument("no regular file")
 
     def check_read(self, place: Place) -> None:
         """That the contents may be read; IsADirectory, InvalidArgument, AccessDenied."""
-        place.volume.file(place.inode.ino)
-        check_contents(place.inode, place.who, READ)
+        inode = place.inode
+        self._check_regular(inode)
+        check_contents(inode, place.who, READ)
 
     def check_write(self, place: Place) -> None:
         """That the contents may be changed."""
-        check_writes(place.who)
-        place.volume.file(place.inode.ino)
+        inode, who = place.inode, place.who
+        check_writes(who)
+        self._check_regular(inode)
         place.volume.check_writable()
-        check_contents(place.inode, place.who, WRITE)
+        check_contents(inode, who, WRITE)
 
     def read(self, place: Place, offset: int, size: int) -> tuple[memoryview, bool]:
         """Up to READ_BYTES_MAX bytes, and whether they reach the end of the file."""
@@ -360,13 +417,9 @@ class Files:
 
     def write(self, place: Place, offset: int, data: memoryview) -> None:
         """All of it, or an error."""
-        try:
-            with self.gate.foreign():
-                self.drop_privilege(place)
-                place.volume.write(place.inode.ino, offset, data)
-        except (errors.StoreFailed, OSError):  # the disk; a quota that is reached loses nothing
-            self.gate.verifier.renew()
-            raise
+        with self.gate.foreign():
+            self.drop_privilege(place)
+            place.volume.write(place.inode.ino, offset, data)
 
     @staticmethod
     def drop_privilege(place: Place) -> None:

@@ -8,10 +8,9 @@ The server runs it in place until it yields, and beside other requests from ther
 
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from engine import Store, errors
-from nfsgw.verifier import WriteVerifier
+from engine import Store
 
 Wait = Callable[[], Awaitable[None]]
 Waits = Generator[Wait, None, None]
@@ -22,7 +21,7 @@ Outcome = Waits | None
 class Gate:
     """``foreign`` encloses each change: the mount's kernel has to be told of it, which
     ``unsettled`` says is not done yet; ``full`` says that ``admit`` would wait.  ``durable``
-    raises StoreFailed; what was not committed before is lost then, and ``verifier`` is new.
+    raises StoreFailed.
     """
 
     store: Store
@@ -32,7 +31,6 @@ class Gate:
     foreign: Callable[[], AbstractContextManager[None]]
     settled: Wait
     unsettled: Callable[[], bool]
-    verifier: WriteVerifier = field(default_factory=WriteVerifier)
 
     def room(self) -> Waits:
         """Before a change enters the engine."""
@@ -46,9 +44,5 @@ class Gate:
 
     def stored(self) -> Waits:
         """Before a change that must be durable is answered."""
-        try:
-            yield self.durable
-        except errors.StoreFailed:
-            self.verifier.renew()
-            raise
+        yield self.durable
         yield from self.shown()

@@ -1,8 +1,9 @@
 """The server: listeners, and no more connections than it can serve.
 
 One ``Server`` has one set of programs; it may listen in several places, open and close them while
-it runs.  Who comes when there are CONNECTIONS_MAX, or ADDRESS_MAX of one address, is turned away at
-once.  When the server's task is cancelled the listeners go first, then connections and calls.
+it runs.  Who comes when there are CONNECTIONS_MAX, or ADDRESS_MAX of one address, is turned away
+at once.  When the server's task is cancelled nothing more is read, and what was begun is answered:
+what a call waits for has to work until then.
 """
 
 import errno
@@ -14,7 +15,7 @@ from dataclasses import replace
 import trio
 
 from engine import errors
-from nfsgw.connection import STALLED_S, Common, Connection
+from nfsgw.connection import LINGER_S, STALLED_S, Common, Connection
 from nfsgw.dispatch import Dispatcher
 from nfsgw.record import Buffers
 from nfsgw.replay import ReplayCache
@@ -74,6 +75,7 @@ class Server:
         self._by_address: Counter[str] = Counter()
         self._connections: set[Connection] = set()
         self._common: Common | None = None
+        self._gone = trio.Event()
 
     @property
     def connections(self) -> int:
@@ -82,10 +84,34 @@ class Server:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled; started when ``accept`` may be called."""
+        calls = trio.CancelScope(shield=True)
         async with trio.open_nursery() as nursery:
-            self._common = Common(self.dispatcher, self._buffers, nursery, self._stalled_s)
+            await nursery.start(self._shielded, calls)
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                await self._end()
+                calls.cancel()
+
+    async def _shielded(
+        self, calls: trio.CancelScope, task_status: trio.TaskStatus[None]
+    ) -> None:  # fmt: skip
+        """Connections and calls: they end when they are told to, not when ``run`` is."""
+        with calls:
+            async with trio.open_nursery() as nursery:
+                self._common = Common(self.dispatcher, self._buffers, nursery, self._stalled_s)
+                task_status.started()
+                await trio.sleep_forever()
+
+    async def _end(self) -> None:
+        """Read nothing more; what was begun is answered."""
+        with trio.move_on_after(LINGER_S, shield=True):
+            for connection in self._connections:
+                connection.stop()
+            while self._connections:
+                self._gone = trio.Event()
+                await self._gone.wait()
 
     async def accept(self, listener: socket.socket, dispatcher: Dispatcher | None = None) -> None:
         """Serve who comes to a listener, until cancelled; those who came stay.  ``dispatcher`` has
@@ -136,3 +162,4 @@ class Server:
             self._by_address[address] -= 1
             if not self._by_address[address]:
                 del self._by_address[address]
+            self._gone.set()

@@ -26,6 +26,7 @@ from engine.accounting import Accounting
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
+from nfsgw.gate import Gate
 from service import (
     clones,
     datastores,
@@ -36,6 +37,7 @@ from service import (
     luns,
     maps,
     moments,
+    nfs_shares,
     operations,
     rescan,
     shares,
@@ -44,18 +46,19 @@ from service import (
     volume_maps,
 )
 from service.addresses import Context
+from service.beside import Beside
 from service.cleaner import Cleaner
 from service.commits import Committer
+from service.gateway import Gateway
 from service.jobs import Job
 from service.log import log, log_exception
 from service.presenter import Presenter
 from service.rpc import OS_ERRORS, SOCKET, Answer, Request, body_length, decode_request, door, pack
 from service.runner import Runner, Tell
-from service.steps import Beside
 
 MODULES = (
     operations, vms, datastores, integrity, job_commands, hosts, rescan, extents, maps, volume_maps,
-    shares, luns, smb_shares,
+    shares, luns, smb_shares, nfs_shares,
 )  # fmt: skip
 READS = {call.__name__: call for module in MODULES for call in module.READS}
 CHANGES = {call.__name__: call for module in MODULES for call in module.CHANGES}
@@ -70,9 +73,10 @@ class Daemon:
     def __init__(self, store: Store, mountpoint: Path | None) -> None:
         self.store = store
         self.mountpoint = mountpoint
-        self.presenter = None if mountpoint is None else Presenter(store, mountpoint)
-        self.context = Context(store, mountpoint, presenter=self.presenter)
         self.committer = Committer(store)
+        self.presenter = None if mountpoint is None else Presenter(store, mountpoint)
+        self.gateway = Gateway(store, self._gate())
+        self.context = Context(store, mountpoint, presenter=self.presenter, gateway=self.gateway)
         self.cleaner = Cleaner(store, self.committer)
         self.invalidator: Invalidator | None = None
         self.runner = Runner(self.context, self._beside, self._settled)
@@ -117,6 +121,7 @@ class Daemon:
             await nursery.start(self.runner.run)
             if self.presenter is not None:
                 await nursery.start(self.presenter.run)
+            await nursery.start(self.gateway.run)
             nursery.start_soon(self.runner.recover, remote)
             nursery.start_soon(self._beside().run, moments.recover(self.context))
             nursery.start_soon(self._accept, listener, nursery)
@@ -268,9 +273,19 @@ class Daemon:
     async def _job_cancel(self, number: int) -> dict[str, Any]:
         return self.context.jobs.told(await self.runner.cancel(number))
 
+    def _gate(self) -> Gate:
+        committer = self.committer
+        return Gate(
+            self.store, committer.durable, committer.admit, committer.full, self._foreign,
+            self._shown, lambda: self.invalidator is not None and self.invalidator.unsettled(),
+        )  # fmt: skip
+
     async def _settled(self) -> None:
         """What was done is on disk, and the mount shows it."""
         await self.committer.durable()
+        await self._shown()
+
+    async def _shown(self) -> None:
         if self.invalidator:
             await self.invalidator.settled()
 

@@ -52,7 +52,7 @@ def copy(current: Current, args: Unpacker, out: Packer) -> Waits:
         if not copying.done:
             raise
     current.must_store = True
-    out.raw(_copied(0, copying.done, FILE_SYNC, current.files.gate.verifier.value, 1, 1))
+    out.raw(_copied(0, copying.done, FILE_SYNC, current.files.verifier.current(), 1, 1))
 
 
 def _arguments(args: Unpacker) -> tuple[Stateid, Stateid, int, int, int]:

@@ -70,7 +70,7 @@ def write(current: Current, args: Unpacker, out: Packer) -> Waits:
     else:
         current.must_store = True
         how = FILE_SYNC
-    out.raw(_written(len(data), how, files.gate.verifier.value))
+    out.raw(_written(len(data), how, files.verifier.current()))
 
 
 def commit(current: Current, args: Unpacker, out: Packer) -> None:
@@ -79,7 +79,7 @@ def commit(current: Current, args: Unpacker, out: Packer) -> None:
     args.u32()
     file_here(current)
     current.must_store = True
-    out.raw(current.files.gate.verifier.value)
+    out.raw(current.files.verifier.current())
 
 
 def seek(current: Current, args: Unpacker, out: Packer) -> None:
