@@ -128,10 +128,18 @@ def test_setattr_says_that_nothing_is_set_when_it_is_cut_off(served: World) -> N
 def test_the_current_stateid_is_that_of_the_operation_before(served: World) -> None:
     session = served.session()
     closed = session.run(
-        *lab(), calls.open_new(b"disk"), calls.write(CURRENT, 0, b"abc"),
-        calls.set_size(CURRENT, 2), calls.lock_new(CURRENT, b"lock"), calls.read(CURRENT), calls.unlock(CURRENT),
-        calls.free_stateid(CURRENT), *at(b"disk"), calls.open_here(), calls.close(CURRENT),
-    )  # fmt: skip
+        *lab(),
+        calls.open_new(b"disk"),
+        calls.write(CURRENT, 0, b"abc"),
+        calls.set_size(CURRENT, 2),
+        calls.lock_new(CURRENT, b"lock"),
+        calls.read(CURRENT),
+        calls.unlock(CURRENT),
+        calls.free_stateid(CURRENT),
+        *at(b"disk"),
+        calls.open_here(),
+        calls.close(CURRENT),
+    )
     assert closed == INVALID
     served.check_nothing_open()
 
