@@ -1,7 +1,7 @@
 """Operations on attributes (RFC 8881, 18.1, 18.7, 18.15, 18.30, 18.31)."""
 
-from nfsgw.access import EXECUTE, READ, WRITE, may
-from nfsgw.files import Files, Place
+from nfsgw.access import EXECUTE, READ, WRITE
+from nfsgw.files import Files
 from nfsgw.gate import Waits
 from nfsgw.v4.attributes import encoder_of, pack_bitmap, read_encoder, seen, supported
 from nfsgw.v4.current import At, Current, Operation, PseudoRoot
@@ -86,28 +86,21 @@ def access(current: Current, args: Unpacker, out: Packer) -> None:
     if current.minor >= 2:
         known |= _OF_XATTRS
     out.u32(asked & known)
-    out.u32(asked & known & (_allowed(at) | _allowed_xattrs(current.files, at)))
+    out.u32(asked & known & (_allowed(current.files, at) | _allowed_xattrs(current.files, at)))
 
 
-def _allowed(at: At) -> int:
+def _allowed(files: Files, at: At) -> int:
+    """Names of a directory change by WRITE and EXECUTE together."""
     if isinstance(at, PseudoRoot):
         return ACCESS_READ | ACCESS_LOOKUP
-    inode, who = at.inode, at.who
     allowed = 0
-    if may(inode, who, READ):
+    if files.may_do(at, READ):
         allowed |= ACCESS_READ
-    if may(inode, who, EXECUTE):
+    if files.may_do(at, EXECUTE):
         allowed |= ACCESS_LOOKUP | ACCESS_EXECUTE
-    if _may_change(at):
+    if files.may_do(at, WRITE | EXECUTE if at.inode.is_dir else WRITE):
         allowed |= _CHANGES
     return allowed
-
-
-def _may_change(place: Place) -> bool:
-    """Names of a directory change by WRITE and EXECUTE together."""
-    if place.snapshots or place.volume.read_only or not place.who.writes:
-        return False
-    return may(place.inode, place.who, WRITE | EXECUTE if place.inode.is_dir else WRITE)
 
 
 def _allowed_xattrs(files: Files, at: At) -> int:

@@ -20,7 +20,6 @@ from engine import Inode, numbers
 from engine.inode import FILE_BYTES_MAX
 from engine.keys import NAME_MAX
 from engine.namespace import LINKS_MAX
-from engine.pool import now_ns
 from engine.superblock import BLOCK_BYTES
 from nfsgw.files import FILES_MAX, READ_BYTES_MAX, Files
 from nfsgw.handles import Handle, Kind
@@ -87,8 +86,6 @@ def seen(current: Current, at: At) -> Seen:
         return Seen(current, at, inode, 0, numbers.ROOT, numbers.ROOT)
     fileid, inode = at.fileid, at.inode
     mounted_on = MOUNTED_ON | at.export.id if files.is_root(at) else fileid
-    if at.snapshots:
-        inode.change = now_ns()  # nothing counts changes of the list of snapshots
     return Seen(current, at, inode, at.fsid, fileid, mounted_on)
 
 

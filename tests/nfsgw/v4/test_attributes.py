@@ -5,7 +5,6 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import nfs4_ops as ops
 import pytest
@@ -24,9 +23,15 @@ WRITE_ONLY = {
 DISK = "/lab/disk"
 
 
+@pytest.fixture(scope="module")
+def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with gateway(tmp_path_factory.mktemp("nfs4") / "store") as made:
+        yield made
+
+
 @pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gateway]:
-    with gateway(tmp_path / "store", "lab") as made:
+def gate(hall: Gateway) -> Iterator[Gateway]:
+    with hall.volumes("lab") as made:
         lab = made.store.volume("lab")
         disk = lab.create(ROOT_INO, b"disk", 0o640, 1000, 100)
         lab.write(disk.ino, 8192, b"contents")

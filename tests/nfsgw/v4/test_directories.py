@@ -3,7 +3,6 @@
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 
 import nfs4_ops as ops
 import pytest
@@ -18,9 +17,15 @@ from nfsgw.v4.readdir import REPLY_BYTES_MAX
 LAB = ops.walk("/lab")
 
 
+@pytest.fixture(scope="module")
+def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with gateway(tmp_path_factory.mktemp("nfs4") / "store") as made:
+        yield made
+
+
 @pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gateway]:
-    with gateway(tmp_path / "store", "lab", "other") as made:
+def gate(hall: Gateway) -> Iterator[Gateway]:
+    with hall.volumes("lab", "other") as made:
         yield made
 
 

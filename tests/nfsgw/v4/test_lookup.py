@@ -2,7 +2,6 @@
 
 import ipaddress
 from collections.abc import Iterator
-from pathlib import Path
 
 import nfs4_ops as ops
 import pytest
@@ -16,9 +15,15 @@ from nfsgw.v4.protocol import Op, Status
 FSID, FILEID, CHANGE, MOUNTED_ON = 8, 20, 3, 55
 
 
+@pytest.fixture(scope="module")
+def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with gateway(tmp_path_factory.mktemp("nfs4") / "store") as made:
+        yield made
+
+
 @pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gateway]:
-    with gateway(tmp_path / "store", "lab", "other") as made:
+def gate(hall: Gateway) -> Iterator[Gateway]:
+    with hall.volumes("lab", "other") as made:
         lab = made.store.volume("lab")
         directory = lab.mkdir(ROOT_INO, b"images", 0o755, 0, 0)
         disk = lab.create(directory.ino, b"disk", 0o644, 0, 0)
