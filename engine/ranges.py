@@ -114,9 +114,9 @@ def clone_ranges(
     """
     target.check_writable()
     inode, into = source.file(source_ino), target.file(target_ino)
-    end = _checked_end(inode, into, ranges, extend=extend)
+    end = checked_end(inode, into, ranges, extend=extend)
     target._check_range(0, end)
-    cost = _cost(target, into, ranges)
+    cost = cost_of(target, into, ranges)
     if cost.steps > STEPS_MAX:
         raise errors.InvalidArgument(
             "the ranges are too much for one step; give fewer or shorter ones, or let their "
@@ -132,7 +132,7 @@ def clone_ranges(
     return sum(each.count for each in ranges)
 
 
-def _checked_end(
+def checked_end(
     inode: Inode, into: Inode, ranges: Sequence[BlockRange], *, extend: bool
 ) -> int:  # fmt: skip
     """The target's size afterwards, in bytes."""
@@ -178,7 +178,7 @@ class Cost(NamedTuple):
     nodes: int
 
 
-def _cost(target: Volume, into: Inode, ranges: Sequence[BlockRange]) -> Cost:
+def cost_of(target: Volume, into: Inode, ranges: Sequence[BlockRange]) -> Cost:
     fanout = target.pool.superblock.fanout
     start = min(each.target_block for each in ranges)
     end = max(each.target_block + each.count for each in ranges)
@@ -265,7 +265,7 @@ def _share(
         blocks, tail = blocks + 1, 0
     first = (source_offset + head) // BLOCK_BYTES
     body = BlockRange(first, (target_offset + head) // BLOCK_BYTES, blocks)
-    while (cost := _cost(target, into, [body])).steps > STEPS_MAX:
+    while (cost := cost_of(target, into, [body])).steps > STEPS_MAX:
         body = body._replace(count=body.count // 2)
     if body.count < blocks:
         tail, length = 0, head + body.count * BLOCK_BYTES

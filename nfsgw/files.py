@@ -232,7 +232,9 @@ class Files:
         return self.at(place, volume, inode)
 
     def mkdir(self, place: Place, name: bytes, mode: int) -> Place:
+        """mkdir(2) knows no setuid and setgid bits; the latter is inherited."""
         self._check_change(place, name)
+        mode &= ~SETS_ID
         with self.gate.foreign():
             inode = place.volume.mkdir(place.inode.ino, name, mode, place.who.uid, place.who.gid)
         return self.at(place, place.volume, inode)
@@ -362,19 +364,21 @@ class Files:
             return False
         return may(place.inode, place.who, wanted)
 
-    def space(self, place: Place) -> tuple[int, int]:
+    def space(self, place: Place | None) -> tuple[int, int]:
         """Bytes that the volume may have in all, and those it can still take.
 
-        Of a store, that is what its files have on disk and the host has free; of a volume with a
-        quota no more than that leaves.
+        Of a store (None), that is what its files have on disk and the host has free; of a volume
+        with a quota no more than that leaves.
         """
         space = self.store.space()
         total, free = space.physical_bytes + space.free_bytes, space.free_bytes
-        volume = place.volume
-        quota = (volume.parent or volume).quota_bytes
+        if place is None:
+            return total, free
+        volume = place.volume.parent or place.volume
+        quota = volume.quota_bytes
         if quota:
             total = quota
-            free = min(free, max(quota - (volume.parent or volume).referenced_bytes, 0))
+            free = min(free, max(quota - volume.referenced_bytes, 0))
         return total, free
 
     # --- contents
@@ -412,9 +416,18 @@ class Files:
         return buffer, offset + size >= inode.size
 
     def write(self, place: Place, offset: int, data: memoryview) -> None:
-        """All of it, or an error; what nobody's privilege was for goes with the first byte."""
-        inode, volume = place.inode, place.volume
-        with self.gate.foreign():
-            if inode.mode & SETS_ID and not place.who.root:
-                volume.setattr(inode.ino, mode=inode.mode & ~SETS_ID)
-            volume.write(inode.ino, offset, data)
+        """All of it, or an error."""
+        try:
+            with self.gate.foreign():
+                self.drop_privilege(place)
+                place.volume.write(place.inode.ino, offset, data)
+        except (errors.StoreFailed, OSError):  # the disk; a quota that is reached loses nothing
+            self.verifier.renew()
+            raise
+
+    @staticmethod
+    def drop_privilege(place: Place) -> None:
+        """What a program may do beyond its user's rights goes when another changes its contents."""
+        inode = place.inode
+        if inode.mode & SETS_ID and not place.who.root:
+            place.volume.setattr(inode.ino, mode=inode.mode & ~SETS_ID)

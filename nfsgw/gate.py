@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from engine import Store
 
 Wait = Callable[[], Awaitable[None]]
-Outcome = Generator[Wait, None, None] | None
+Waits = Generator[Wait, None, None]
+Outcome = Waits | None
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,17 @@ class Gate:
     settled: Wait
     unsettled: Callable[[], bool]
 
-    def room(self) -> Generator[Wait, None, None]:
+    def room(self) -> Waits:
         """Before a change enters the engine."""
         if self.full():
             yield self.admit
 
-    def shown(self) -> Generator[Wait, None, None]:
+    def shown(self) -> Waits:
         """Before a change that need not be durable is answered."""
         if self.unsettled():
             yield self.settled
 
-    def stored(self) -> Generator[Wait, None, None]:
+    def stored(self) -> Waits:
         """Before a change that must be durable is answered."""
         yield self.durable
         yield from self.shown()

@@ -6,6 +6,7 @@ the engine to the socket without a copy.
 """
 
 import struct
+from typing import Any
 
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
@@ -55,6 +56,15 @@ class Unpacker:
             raise Garbage("a record was cut short") from None
         self.at += 8
         return value
+
+    def take(self, form: struct.Struct) -> tuple[Any, ...]:
+        """Several values of fixed size at once; the form's length is a multiple of four."""
+        try:
+            values = form.unpack_from(self.data, self.at)
+        except struct.error:
+            raise Garbage("a record was cut short") from None
+        self.at += form.size
+        return values
 
     def boolean(self) -> bool:
         """Anything but 0 and 1 is Garbage (RFC 4506, 4.4)."""

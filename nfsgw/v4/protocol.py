@@ -1,9 +1,10 @@
-"""The numbers of NFSv4: operations and statuses (RFC 8881, 15 and 16; RFC 7862, 11 and 13)."""
+"""The numbers of NFSv4: operations and statuses (RFC 8881, 15, 16; RFC 7862, 11, 13; RFC 8276)."""
 
 from enum import IntEnum
 
 PROGRAM, VERSION = 100_003, 4
 MINORS = (1, 2)
+LEASE_S = 90  # for so long a client may be silent and keeps what it has open
 
 
 class Op(IntEnum):
@@ -78,6 +79,10 @@ class Op(IntEnum):
     SEEK = 69
     WRITE_SAME = 70
     CLONE = 71
+    GETXATTR = 72  # from here on: RFC 8276
+    SETXATTR = 73
+    LISTXATTRS = 74
+    REMOVEXATTR = 75
     ILLEGAL = 10_044
 
 
@@ -195,11 +200,17 @@ class Status(IntEnum):
     WRONG_LFS = 10092
     BADLABEL = 10093
     OFFLOAD_NO_REQS = 10094
+    NOXATTR = 10095
+    XATTR2BIG = 10096
 
 
 class Failed(Exception):
-    """An operation ends with this status, and the compound with it."""
+    """An operation ends with this status, and the compound with it.
 
-    def __init__(self, status: Status) -> None:
+    ``body`` is for the few operations whose result has something to say then (XDR, made already).
+    """
+
+    def __init__(self, status: Status, body: bytes = b"") -> None:
         super().__init__(status.name)
         self.status = status
+        self.body = body
