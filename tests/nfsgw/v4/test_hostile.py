@@ -156,7 +156,8 @@ class Hostile:
         kind, reclaim = chance.choice([0, 1, 1, 1, 2, 2, 5]), chance.random() < 0.1
         making = calls.open_new(name, access, deny, owner, how=chance.randint(0, 4))
         return chance.choice([
-            making, calls.lock_new(CURRENT, owner, kind, offset, length), calls.open_name(name, access, deny, owner), calls.open_here(access),
+            making, calls.lock_new(CURRENT, owner, kind, offset, length),
+            calls.open_name(name, access, deny, owner), calls.open_here(access),
             calls.reopen(access), calls.close(state), calls.close(CURRENT),
             calls.downgrade(state, access, deny),
             calls.lock_new(state, owner, kind, offset, length, reclaim=reclaim),
