@@ -16,6 +16,8 @@ from nfsgw.xdr import Packer, Unpacker
 ACCESS_READ, ACCESS_LOOKUP, ACCESS_MODIFY, ACCESS_EXTEND, ACCESS_DELETE, ACCESS_EXECUTE = (
     1 << bit for bit in range(6)
 )
+ACCESS_XAREAD, ACCESS_XAWRITE, ACCESS_XALIST = 0x40, 0x80, 0x100  # RFC 8276, 8.5
+_OF_XATTRS = ACCESS_XAREAD | ACCESS_XAWRITE | ACCESS_XALIST
 _NONE_SET = packed_bitmap(0)
 _OF_FILES = ACCESS_READ | ACCESS_MODIFY | ACCESS_EXTEND | ACCESS_EXECUTE
 _OF_DIRECTORIES = ACCESS_READ | ACCESS_LOOKUP | ACCESS_MODIFY | ACCESS_EXTEND | ACCESS_DELETE
@@ -81,8 +83,11 @@ def _same(current: Current, args: Unpacker) -> bool:
 def access(current: Current, args: Unpacker, out: Packer) -> None:
     asked, at = args.u32(), here(current)
     known = _OF_DIRECTORIES if isinstance(at, PseudoRoot) or at.inode.is_dir else _OF_FILES
+    if current.minor >= 2:
+        known |= _OF_XATTRS
     out.u32(asked & known)
-    out.u32(asked & known & _allowed(current.files, at))
+    allowed = _allowed(current.files, at) | _allowed_xattrs(current.files, at)
+    out.u32(asked & known & allowed)
 
 
 def _allowed(files: Files, at: At) -> int:
@@ -96,6 +101,18 @@ def _allowed(files: Files, at: At) -> int:
         allowed |= ACCESS_LOOKUP | ACCESS_EXECUTE
     if files.may_do(at, WRITE | EXECUTE if at.inode.is_dir else WRITE):
         allowed |= _CHANGES
+    return allowed
+
+
+def _allowed_xattrs(files: Files, at: At) -> int:
+    """Who may read a file may read its extended attributes; anybody may list them."""
+    if isinstance(at, PseudoRoot):
+        return 0
+    allowed = ACCESS_XALIST
+    if files.may_do(at, READ):
+        allowed |= ACCESS_XAREAD
+    if files.may_do(at, WRITE):
+        allowed |= ACCESS_XAWRITE
     return allowed
 
 

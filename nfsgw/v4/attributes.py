@@ -109,7 +109,7 @@ def supported(minor: int) -> int:
     return known if minor >= 2 else known & ~bits(*_OF_MINOR_2)
 
 
-_OF_MINOR_2 = (Attr.CLONE_BLKSIZE, Attr.CHANGE_ATTR_TYPE, Attr.MODE_UMASK)
+_OF_MINOR_2 = (Attr.CLONE_BLKSIZE, Attr.CHANGE_ATTR_TYPE, Attr.MODE_UMASK, Attr.XATTR_SUPPORT)
 _YES, _NO = _u32(1), _u32(0)
 
 _CONSTANT: dict[Attr, bytes] = {
@@ -137,6 +137,7 @@ _CONSTANT: dict[Attr, bytes] = {
     Attr.FS_CHARSET_CAP: _u32(1),  # CONTAINS_NON_UTF8: names are bytes
     Attr.CLONE_BLKSIZE: _u32(BLOCK_BYTES),
     Attr.CHANGE_ATTR_TYPE: _u32(0),  # IS_MONOTONIC_INCR
+    Attr.XATTR_SUPPORT: _YES,
 }
 
 
