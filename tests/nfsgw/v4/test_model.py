@@ -70,7 +70,7 @@ operations = st.lists(
     | st.builds(
         Range, st.sampled_from(["deallocate", "allocate", "read", "plus"]), files, offsets, lengths
     )
-    | st.builds(Pair, st.just("clone"), files, aligned, files, aligned, aligned)
+    | st.builds(Pair, st.just("clone"), files, aligned, files, aligned, st.just(0) | aligned)
     | st.builds(Pair, st.just("copy"), files, offsets, files, offsets, st.just(0) | lengths)
     | st.builds(Other, st.sampled_from(["size", "seek", "snapshot", "commit"]), files, offsets),
     min_size=1,
@@ -102,6 +102,8 @@ class Rig:
                 getattr(self, each.what)(*each[1:])
             case _:
                 getattr(self, each.what)(*each[1:])
+        self.plus(each.file, each.offset, 3 * BLOCK)
+        self.seek(each.file, each.offset)
         found = self.client.ok(self.at[each.file], ops.getattr_([Attr.SIZE, Attr.SPACE_USED]))
         assert ops.read_attributes(found.last()) == {
             Attr.SIZE: len(self.bytes[each.file]),
