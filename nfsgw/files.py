@@ -417,9 +417,13 @@ class Files:
 
     def write(self, place: Place, offset: int, data: memoryview) -> None:
         """All of it, or an error."""
-        with self.gate.foreign():
-            self.drop_privilege(place)
-            place.volume.write(place.inode.ino, offset, data)
+        try:
+            with self.gate.foreign():
+                self.drop_privilege(place)
+                place.volume.write(place.inode.ino, offset, data)
+        except (errors.StoreFailed, OSError):  # the disk; a quota that is reached loses nothing
+            self.verifier.renew()
+            raise
 
     @staticmethod
     def drop_privilege(place: Place) -> None:

@@ -38,12 +38,17 @@ from nfsgw.portmap import Mapping, Portmap
 from nfsgw.probe import probe, probe_portmap
 from nfsgw.replay import ReplayCache
 from nfsgw.server import Server, listening
+from nfsgw.v4 import protocol as nfs4
+from nfsgw.v4.program import Nfs4
+from nfsgw.v4.state import State
 from service import share_records as records
 from service.log import log, log_exception
-from service.share_plan import FAILED, STARTING, UP, State
+from service.share_plan import FAILED, STARTING, UP
+from service.share_plan import State as ShareState
 from service.share_records import Nfs, Table
 
 RETRY_S_MAX = 30.0
+SWEEP_S = 60.0  # how often NFSv4 looks for clients that have gone silent
 T = TypeVar("T")
 
 
@@ -70,7 +75,7 @@ class Gateway:
         self._exports = Exports()
         self._server: Server | None = None
         self._places: dict[Listen, Place] = {}
-        self._states: dict[str, State] = {}
+        self._states: dict[str, ShareState] = {}
         self._nursery: trio.Nursery | None = None
         self._alone = trio.Lock()
         self._threads = trio.CapacityLimiter(2)  # never behind what other threads wait for
@@ -129,7 +134,9 @@ class Gateway:
                 volume = self._store.volume_by_id(nfs.volume_id)
                 rules = tuple(map(records.client_rule, nfs.clients))
             except errors.RametError as error:
-                self._states[nfs.key] = State(FAILED, f"its volume is gone ({error}); remove it")
+                self._states[nfs.key] = ShareState(
+                    FAILED, f"its volume is gone ({error}); remove it"
+                )
                 continue
             found.append((nfs, Export(nfs.number, f"/{volume}", volume.id, rules)))
         self._exports.replace([export for _, export in found], time.time_ns())
@@ -155,18 +162,18 @@ class Gateway:
             self._tell(before)
 
     @staticmethod
-    def _state_at(place: Place, export: Export) -> State:
+    def _state_at(place: Place, export: Export) -> ShareState:
         reason = place.reason or place.failed.get(export.path)
-        return State(UP) if reason is None else State(FAILED, reason)
+        return ShareState(UP) if reason is None else ShareState(FAILED, reason)
 
-    def states(self) -> dict[str, State]:
+    def states(self) -> dict[str, ShareState]:
         """Every export's state, by its record's key."""
         return dict(self._states)
 
-    def state(self, key: str) -> State:
-        return self._states.get(key, State(STARTING))
+    def state(self, key: str) -> ShareState:
+        return self._states.get(key, ShareState(STARTING))
 
-    def _tell(self, before: dict[str, State]) -> None:
+    def _tell(self, before: dict[str, ShareState]) -> None:
         for key, state in self._states.items():
             if before.get(key) != state:
                 log(f"{key} is {state.state}" + (f": {state.reason}" if state.reason else ""))
@@ -194,11 +201,8 @@ class Gateway:
 
     async def _open(self, place: Place, nursery: trio.Nursery) -> None:
         """Listen.  Busy, NotPermitted, InvalidArgument; then nothing is left open."""
-        server = self._server
-        if server is None:
-            server = Server(self._programs(), failed=log_exception)
-            await nursery.start(server.run)
-            self._server = server
+        server = self._server or await self._start(nursery)
+        self._server = server
         host, port = place.listen
         listener = listening(host, port)
         mapper: list[socket.socket] = []
@@ -242,12 +246,25 @@ class Gateway:
             place.serving = False
             place.closed.set()
 
-    def _programs(self) -> list[Nfs3 | Mount3]:
+    async def _start(self, nursery: trio.Nursery) -> Server:
+        """The server, without a listener yet.  How often NFSv4 was started is in what it calls its
+        clients, so that is on disk before there is one."""
         key = self._table.handle_key()
         if key is None or len(key) != KEY_BYTES:
             raise errors.Corrupt("the key of file handles is damaged; run `ramet fsck`")
         files = Files(self._gate, self._exports, Handles(key))
-        return [Nfs3(files), Mount3(files)]
+        state = State(self._store)
+        await self._gate.durable()
+        server = Server([Nfs3(files), Nfs4(files, state), Mount3(files)], failed=log_exception)
+        await nursery.start(server.run)
+        nursery.start_soon(self._sweep, state)
+        return server
+
+    @staticmethod
+    async def _sweep(state: State) -> None:
+        while True:
+            await trio.sleep(SWEEP_S)
+            state.sweep()
 
     async def _thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._threads)
@@ -256,5 +273,6 @@ class Gateway:
 def _mappings(port: int) -> list[Mapping]:
     return [
         Mapping(nfs3.PROGRAM, nfs3.VERSION, portmap.TCP, port),
+        Mapping(nfs4.PROGRAM, nfs4.VERSION, portmap.TCP, port),
         Mapping(mount3.PROGRAM, mount3.VERSION, portmap.TCP, port),
     ]

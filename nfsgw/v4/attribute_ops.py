@@ -86,8 +86,7 @@ def access(current: Current, args: Unpacker, out: Packer) -> None:
     if current.minor >= 2:
         known |= _OF_XATTRS
     out.u32(asked & known)
-    allowed = _allowed(current.files, at) | _allowed_xattrs(current.files, at)
-    out.u32(asked & known & allowed)
+    out.u32(asked & known & (_allowed(current.files, at) | _allowed_xattrs(current.files, at)))
 
 
 def _allowed(files: Files, at: At) -> int:

@@ -91,7 +91,7 @@ def create_session(current: Current, args: Unpacker, out: Packer) -> None:
     back = back.granted(state.limits, state.limits.slots_of_session)
     state.clients.confirm(client)
     session = Session(client, channel)
-    session.connections.add(current.call.peer)
+    session.used_by(current.call.peer)
     state.add_session(session)
     current.must_store = True  # the end of what the client's record replaces
     body = Packer()
@@ -129,7 +129,7 @@ def bind_connection(current: Current, args: Unpacker, out: Packer) -> None:
     args.boolean()  # RDMA mode: no
     if direction not in (FORE, BACK, FORE_OR_BOTH, BACK_OR_BOTH):
         raise Garbage(f"{direction} is no direction of a channel")
-    session.connections.add(current.call.peer)
+    session.used_by(current.call.peer)
     current.state.clients.renew(session.client)
     out.fixed(session.id)
     out.u32(direction & 3)
