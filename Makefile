@@ -100,7 +100,7 @@ kill: setup
 SECONDS ?= 600
 fuzz: setup
 	$(PY) -m pip install -q --disable-pip-version-check -e '.[fuzz]'
-	PYTHONPATH=. $(PY) tests/fuzz/run.py $(SECONDS)
+	PYTHONPATH=.:tests/support $(PY) tests/fuzz/run.py $(SECONDS)
 
 deep: setup
 	$(PY) -m pytest -m deep
