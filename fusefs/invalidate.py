@@ -3,7 +3,9 @@
 The kernel may ask the loop for a page while it invalidates it, so the notices are sent from a
 thread of their own, never from the loop.  Who made the change waits with ``settled`` before it
 answers: then what one door changes, the mount shows.  Changes that the mount's own requests make
-are known to the kernel; ``foreign`` marks the others.
+are known to the kernel; ``foreign`` marks the others.  What belongs to an inode that was made in
+the same stretch it cannot know: numbers only grow and are never given twice.  So a thousand clones
+are a thousand names to forget, not all that was written into them.
 
 The thread has ended before the session closes (``close``): a notice to a closed session would be
 written to whatever file has the number of its descriptor by then.
@@ -13,6 +15,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pyfuse3
 import trio
@@ -31,7 +34,9 @@ class Invalidator:
         self._foreign = False
         self._closed = False
         self._limiter = trio.CapacityLimiter(8)  # not behind what other threads wait for
-        self._queue: queue.Queue[Change | None] = queue.Queue()
+        self._queue: queue.Queue[list[Change] | None] = queue.Queue()
+        self._changes: dict[Change, None] = {}  # of this stretch, each once, in order
+        self._first_new = 0  # inodes from this number on were made in this stretch
         self._thread = threading.Thread(target=self._work, name="invalidate", daemon=True)
         self._store = store
         store.listeners.append(self._changed)
@@ -39,12 +44,15 @@ class Invalidator:
 
     @contextlib.contextmanager
     def foreign(self) -> Iterator[None]:
-        """What is changed inside did not come through the mount."""
-        self._foreign = True
+        """What is changed inside, in one stretch without others, did not come through the mount."""
+        self._foreign, self._first_new = True, self._store.pool.state.next_ino
         try:
             yield
         finally:
             self._foreign = False
+            if self._changes and not self._closed:
+                self._queue.put(list(self._changes))
+                self._changes = {}
 
     def unsettled(self) -> bool:
         """Whether ``settled`` would wait."""
@@ -67,33 +75,41 @@ class Invalidator:
         self._thread.join(CLOSE_S)
 
     def _changed(self, change: Change) -> None:
-        if self._foreign and change.what != "mark":  # a mount does not show marks
-            self._queue.put(change)
+        where = change.parent if change.what == "entry" else change.ino
+        if self._foreign and where < self._first_new and change.what != "mark":  # it shows none
+            self._changes[change] = None
 
     def _work(self) -> None:
         while True:
-            change = self._queue.get()
+            changes = self._queue.get()
             try:
-                if change is None:
+                if changes is None:
                     return
-                if not self._closed:
-                    self._tell(change)
+                self._tell(changes)
             finally:
                 self._queue.task_done()
 
-    def _tell(self, change: Change) -> None:
-        # The kernel answers ENOENT for what it does not know: then there is nothing to forget.
-        with contextlib.suppress(OSError):
+    def _tell(self, changes: list[Change]) -> None:
+        """Each name, and each inode once."""
+        inodes: dict[int, None] = {}
+        for change in changes:
+            number = self._number_of(change.volume_id, change.ino)
             if change.what == "volumes":
-                pyfuse3.invalidate_inode(self._number_of(change.volume_id, ROOT_INO))
+                number = self._number_of(change.volume_id, ROOT_INO)
                 if change.name is not None:  # all names below it go with it
-                    pyfuse3.invalidate_entry(numbers.ROOT, change.name)
+                    self._forget(partial(pyfuse3.invalidate_entry, numbers.ROOT, change.name))
             elif change.what == "entry" and change.name is not None:
-                parent = self._number_of(change.volume_id, change.parent)
-                pyfuse3.invalidate_entry(parent, change.name)
-                pyfuse3.invalidate_inode(parent)
-            else:
-                pyfuse3.invalidate_inode(self._number_of(change.volume_id, change.ino))
+                number = self._number_of(change.volume_id, change.parent)
+                self._forget(partial(pyfuse3.invalidate_entry, number, change.name))
+            inodes[number] = None
+        for number in inodes:
+            self._forget(partial(pyfuse3.invalidate_inode, number))
+
+    def _forget(self, notice: Callable[[], None]) -> None:
+        # The kernel answers ENOENT for what it does not know: then there is nothing to forget.
+        if not self._closed:
+            with contextlib.suppress(OSError):
+                notice()
 
 
 def all_volumes(volume_id: int, ino: int) -> int:
