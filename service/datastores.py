@@ -140,10 +140,10 @@ def _vms_of_clones(
     context: Context, work: Work, made: list[Volume], start: int, spec: CloneSpec, pattern: str
 ) -> Steps[list[Directory]]:
     """Customize, and register, the VMs of new volumes."""
-    wanted = [
-        each for n, volume in enumerate(made, start)
-        for each in renamings(context, volume, n, pattern, spec)
-    ]  # fmt: skip
+    wanted: list[Renaming] = []
+    for n, volume in enumerate(made, start):
+        wanted += renamings(context, volume, n, pattern, spec)
+        yield None
     if not wanted:
         return []
     uri = spec.uri if spec.registers else None
