@@ -28,6 +28,7 @@ from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
 from service import (
     clones,
+    customizing,
     datastores,
     extents,
     hosts,
@@ -37,6 +38,7 @@ from service import (
     maps,
     moments,
     operations,
+    registration,
     rescan,
     shares,
     smb_shares,
@@ -59,7 +61,11 @@ MODULES = (
 )  # fmt: skip
 READS = {call.__name__: call for module in MODULES for call in module.READS}
 CHANGES = {call.__name__: call for module in MODULES for call in module.CHANGES}
-JOBS = {call.__name__: call for call in (*clones.JOBS, *vms.JOBS, *datastores.JOBS)}
+JOBS = {
+    call.__name__: call
+    for module in (clones, vms, datastores, registration, customizing)
+    for call in module.JOBS
+}
 ACCEPT_PAUSE_S = 0.1
 SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 
