@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterator
 import pyfuse3
 import trio
 
-from engine import Change, Store
+from engine import Change, Store, numbers
 from engine.keys import ROOT_INO
-from fusefs import numbers
 
 CLOSE_S = 5.0
 
@@ -46,6 +45,10 @@ class Invalidator:
             yield
         finally:
             self._foreign = False
+
+    def unsettled(self) -> bool:
+        """Whether ``settled`` would wait."""
+        return self._queue.unfinished_tasks > 0
 
     async def settled(self) -> None:
         """Return when the kernel has been told all that was changed before."""

@@ -16,9 +16,8 @@ from collections.abc import Awaitable, Callable
 
 import pyfuse3
 
-from engine import DirEntry, Inode, Store, Volume, errors
+from engine import DirEntry, Inode, Store, Volume, errors, numbers
 from engine.keys import ROOT_INO, SNAPSHOT_DIR
-from fusefs import numbers
 from fusefs.errnos import mapped, plain
 
 BLOCK_BYTES = 4096

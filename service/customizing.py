@@ -29,7 +29,8 @@ from hypervisor.revert import machine_at
 from hypervisor.wishes import Wishes
 from service import hosts
 from service.addresses import Address, Context, parse, volume_of_all
-from service.clone_spec import CloneSpec, Item, Plan
+from service.clone_plan import Item, Plan, plan_of
+from service.clone_spec import CloneSpec
 from service.jobs import CUSTOMIZED, HELD, Made
 from service.libvirt_calls import LibvirtCall, connected
 from service.registration import note_damaged
@@ -63,7 +64,7 @@ def vm_customize(
     wanted = CloneSpec.of(spec)
     yield from index_of(context.store).ready()
     directory = directory_at(context, where)
-    plan = wanted.plan(name, interfaces(directory))
+    plan = plan_of(wanted, name, interfaces(directory))
     identity, wishes = Identity.new(name), plan.wishes(plan.items[0])
     if wanted.via == "api":
         known = machine_at(directory)
@@ -104,7 +105,7 @@ def renamings(
     wanted = CloneSpec.of(spec.to_dict() | {"rows": rows, "count": None})
     fewest = min(len(machine.macs) for _, machine in copies)
     # on a thread: a hundred thousand rows in templates take their time
-    plan: Plan = yield partial(wanted.plan, pattern, fewest)
+    plan: Plan = yield partial(plan_of, wanted, pattern, fewest)
     return [
         Renaming(each, plan, item)
         for (each, _), item in zip(copies, plan.items, strict=True)

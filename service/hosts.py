@@ -26,12 +26,11 @@ from hypervisor.machine_index import index_of
 from hypervisor.machines import Directory
 from hypervisor.pools import Pool, Pools, StorageVolume, pool_name
 from service.addresses import Context
-from service.deadline import within
+from service.deadline import ANSWER_S, within
 from service.operations import Operation, Result, iso
 from service.steps import TOLD_TO_STOP, HypervisorCall, Steps
 from service.target_pools import pools_of_targets
 
-ANSWER_S = 30.0
 CHUNK_BYTES = 3000  # a record is a page of LMDB at most
 HOST, SCAN = "host/", "host-scan/"
 R = TypeVar("R")

@@ -20,6 +20,7 @@ from native import audit
 from service.addresses import Context
 from service.healing import scrub_repair
 from service.operations import Operation
+from service.scrub_progress import progress
 from service.steps import Steps, durable
 
 Result = dict[str, Any]
@@ -41,17 +42,6 @@ def status(context: Context) -> Result:
         "scrub": progress(context),
         "last_scrub": None if last is None else json.loads(last),
     }
-
-
-def progress(context: Context) -> str | None:
-    """How far the scrub that runs has come."""
-    result = context.running.get("scrub")
-    if not isinstance(result, ScrubResult):
-        return None
-    percent = 100 * result.slots_passed // max(result.slots, 1)
-    checked = result.blocks_checked * BLOCK_BYTES >> 20
-    speed = checked / result.read_s if result.read_s else 0
-    return f"scrub: {percent} %, {checked:,} MiB checked, {speed:,.0f} MiB/s"
 
 
 class Pace:

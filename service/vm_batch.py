@@ -26,13 +26,13 @@ from hypervisor.machine_index import index_of
 from hypervisor.machines import MARK, Directory
 from service import hosts
 from service.addresses import Context
+from service.clone_spec import ON_ERROR
 from service.jobs import REGISTERED, Made
 from service.libvirt_calls import LibvirtCall, connected, kind_of, with_driver
 from service.steps import TOLD_TO_STOP, Started, Steps, durable, insist
 from service.undo import note, take_back
 from service.work import Work
 
-ON_ERROR = ("undo", "stop", "continue")
 GROUP = 128  # VMs whose files one commit makes durable before they are defined
 MAKE_STEP = 8
 DEFINE_STEP = 16

@@ -19,7 +19,8 @@ from hypervisor.machine_index import index_of
 from hypervisor.machines import Directory
 from service import hosts, moments
 from service.addresses import Address, Context, parse
-from service.clone_spec import CloneSpec, Item, Plan
+from service.clone_plan import Item, Plan, plan_of
+from service.clone_spec import CloneSpec
 from service.customizing import interfaces
 from service.libvirt_calls import LibvirtCall, connected, with_driver
 from service.operations import Operation, Result, as_of, unique_of
@@ -55,7 +56,7 @@ def vm_clone(
     base = directory_at(context, parse(context, source))
     _ = base.machine
     # on a thread: a hundred thousand rows in templates take their time
-    plan: Plan = yield partial(wanted.plan, target, interfaces(base))
+    plan: Plan = yield partial(plan_of, wanted, target, interfaces(base))
     places = [parse(context, item.address) for item in plan.items]
     uri = wanted.uri if wanted.registers else None
     batch, place = Batch(context, work, uri, wanted.on_error), hosts.placing(context, uri)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine import ROOT_INO, Store, Volume, errors
-from engine.ranges import BlockRange
+from engine.block_range import BlockRange
 from service.rpc import Client
 
 DEADLINE_S = 30

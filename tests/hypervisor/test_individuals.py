@@ -18,6 +18,7 @@ from hypervisor.identity import Identity
 from hypervisor.machine_index import index_of
 from hypervisor.machines import Directory
 from hypervisor.wishes import Wishes, user_data_template
+from service.clone_plan import plan_of
 from service.clone_spec import CloneSpec
 
 MOUNT = PurePosixPath("/mnt/ramet/lab")
@@ -91,7 +92,7 @@ def test_a_thousand_clones_are_a_thousand_individuals(store: Store) -> None:
     lab, taken = base.volume, index_of(store).macs
     seen: dict[str, list[str]] = {name: [] for name in IDENTITIES}
     roots = [base.xml()]
-    for item in CloneSpec(count=COUNT).plan("lab:/web-{n:04d}").items:
+    for item in plan_of(CloneSpec(count=COUNT), "lab:/web-{n:04d}").items:
         path = item.address.partition(":")[2]
         made = individuals.clone(
             store, base, lab, path, MOUNT / item.name, Identity.new(item.name), taken
@@ -121,9 +122,9 @@ def test_a_thousand_clones_are_a_thousand_individuals(store: Store) -> None:
 
 def test_names_that_would_be_one_host_name_are_refused() -> None:
     with pytest.raises(errors.InvalidArgument, match="host name"):
-        CloneSpec(rows=[{"x": "a_1"}, {"x": "A-1"}]).plan("lab:/{x}")
+        plan_of(CloneSpec(rows=[{"x": "a_1"}, {"x": "A-1"}]), "lab:/{x}")
     long = "x" * 100
-    plan = CloneSpec(count=20).plan(f"lab:/{long}{{n}}")
+    plan = plan_of(CloneSpec(count=20), f"lab:/{long}{{n}}")
     names = {Identity.new(item.name).hostname for item in plan.items}
     assert len(names) == 20
     assert max(map(len, names)) <= 63
@@ -199,7 +200,7 @@ def test_hostile_names_never_leave_their_place(store: Store, tmp_path: Path) -> 
         with suppress(errors.RametError):
             for spec, target in ((CloneSpec(), f"lab:/{name}"),
                                  (CloneSpec(rows=[{"x": name}]), "lab:/d/{x}")):  # fmt: skip
-                item = spec.plan(target).items[0]
+                item = plan_of(spec, target).items[0]
                 assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", item.name)
         with suppress(errors.RametError, UnicodeEncodeError):
             template.render({"x": name})

@@ -17,7 +17,7 @@ from hypervisor.interface import Hypervisor
 from hypervisor.machines import Directory, Machine
 from service import clones, moments
 from service.addresses import Context
-from service.jobs import CANCELLED, COMPLETED
+from service.job_states import CANCELLED, COMPLETED
 from service.libvirt_calls import connected
 from service.steps import Started, Steps, insist, run_here
 from service.vms import vm_clone

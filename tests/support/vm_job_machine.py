@@ -1,7 +1,7 @@
 """Jobs on VMs that are there, against a model: registering, unregistering, customizing copies.
 
-One job at a time, driven step by step over a real hypervisor of libvirt's (its mock: domains without
-guests, which outlive a crash of ours as a real one's do).  Between two steps others rename, remove,
+One job at a time, driven step by step over libvirt's mock hypervisor (domains without guests, which
+outlive a crash of ours as a real one's do).  Between two steps others rename, remove,
 re-mark and add, the job is cancelled, the store commits or crashes.  The model knows what each VM
 was when the job began, and what others have made of it since.  Whatever becomes of the job:
 
