@@ -45,8 +45,8 @@ else:
 
 __all__ = [
     "bar", "clones", "customizing", "daemon", "datastores", "extents", "healing", "hosts",
-    "integrity", "job_commands", "local", "luns", "maps", "nfs_shares", "operations", "registration",
-    "rescan", "shares", "smb_shares", "tables", "vms", "volume_maps",
+    "integrity", "job_commands", "local", "luns", "maps", "nfs_shares", "operations",
+    "registration", "rescan", "shares", "smb_shares", "tables", "vms", "volume_maps",
 ]  # fmt: skip
 
 
