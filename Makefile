@@ -4,6 +4,7 @@
 # make bench   print the measurements
 #
 # Slow, deep runs; the last line has the figures, the exit code tells:
+# make explore                     the tests with other random choices than `make test` has
 # make faults                      every write, sync and allocation fails once; full disks
 # make asan                        every malloc of the C core fails once; its tests under ASan
 # make churn ROUNDS=300 SEED=1     does anything grow without bound?
@@ -14,7 +15,7 @@
 # make deep                        a Debian guest: cloud-init, grown disk, guest agent, quiesced clones
 # make scrub-proof COUNT=10000 SEED=1   inject bad blocks of all kinds; none may be missed
 # make fsck-walk COUNT=2000 SEED=1      damage records at random; repair must converge
-.PHONY: setup lint test faults asan demo bench churn crash crash-proof kill fuzz scrub-proof \
+.PHONY: setup lint test explore faults asan demo bench churn crash crash-proof kill fuzz scrub-proof \
   fsck-walk deep clean
 .DEFAULT_GOAL := test
 
@@ -56,6 +57,9 @@ test: lint
 	trap "kill $$hosts 2>/dev/null" EXIT; \
 	$(PY) -m pytest $(HOSTS:%=--ignore=%); others=$$?; \
 	wait $$hosts; hosts=$$?; cat .cache/hosts.log; exit $$((others || hosts))
+
+explore: setup
+	RAMET_SEED=new $(PY) -m pytest $(or $(TESTS),tests)
 
 faults: setup
 	RAMET_FAULTS=deep $(PY) -m pytest -s tests/faults/test_faults.py tests/faults/test_full_disk.py

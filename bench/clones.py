@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine import ROOT_INO, Store, Volume
-from engine.ranges import BlockRange
+from engine.block_range import BlockRange
 
 GIB = 1 << 30
 BLOCK = 4096

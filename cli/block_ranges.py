@@ -4,7 +4,7 @@ import re
 
 import click
 
-from engine.ranges import BlockRange
+from engine.block_range import BlockRange
 
 _FORM = re.compile(r"(\d{1,15}):(\d{1,15}):(\d{1,15})", re.ASCII)
 

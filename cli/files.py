@@ -5,10 +5,10 @@ import os
 import click
 
 from cli.block_ranges import RANGE
+from cli.later import clones, operations
 from cli.running import DRY_RUN, EXACT, Leaf, address, run, run_counted
 from cli.waiting import job_options, run_job
-from engine.ranges import BlockRange
-from service import clones, operations
+from engine.block_range import BlockRange
 
 
 @click.command("import", cls=Leaf)

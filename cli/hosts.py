@@ -4,10 +4,11 @@ from typing import Any
 
 import click
 
+from cli.later import hosts, rescan
 from cli.output import table
 from cli.running import DRY_RUN, Branch, run
 from cli.settings import settings
-from service import hosts, rescan
+from service.deadline import ANSWER_S
 
 
 @click.group(cls=Branch)
@@ -36,7 +37,7 @@ def host_ls() -> None:
 @host.command("rescan")
 @click.argument("name", required=False)
 @click.option(
-    "--timeout", "silent_s", type=click.FloatRange(0.1, 3600), default=hosts.ANSWER_S,
+    "--timeout", "silent_s", type=click.FloatRange(0.1, 3600), default=ANSWER_S,
     show_default=True, help="Seconds that a host may take for one pool.",
 )  # fmt: skip
 @click.pass_context

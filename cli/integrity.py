@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
+from cli.later import healing, integrity
 from cli.output import Progress, show
 from cli.running import Leaf, address, run
 from cli.settings import settings
 from engine import errors
-from service import background, healing, integrity
+from service import background
 
 DAMAGED = 14
 PARTLY = 3

@@ -1,18 +1,17 @@
 """``ramet job``: what clones are doing, and did."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
+from cli.later import job_commands, local
 from cli.output import show
-from cli.running import Branch, run, run_local
+from cli.running import Branch, here_or_there, run
 from cli.settings import settings
 from cli.waiting import Line
-from engine import Store, errors
-from service import job_commands
+from engine import errors
 from service.client import check_ended_well
-from service.jobs import COMPLETED, STATES
+from service.job_states import COMPLETED, STATES
 from service.rpc import Client, Request
 
 
@@ -39,12 +38,13 @@ def job_show(number: int) -> None:
 @click.argument("number", type=int, metavar="JOB")
 def job_wait(number: int) -> None:
     """Wait for a job's end; the exit code is that of its command.  Example: ramet job wait 17"""
-    client = Client.connect(Path(settings().store_path))
+    path = settings().store_path
+    client = Client.connect(Path(path))
     with Line() as line:
         if client is not None:
             told = client.ask(Request("job_wait", [number], progress=True), line.tell)
         else:
-            told = _without_daemon(job_commands.job_show, number)
+            told = local.run(path, job_commands.job_show, number)
     show(told)
     check_ended_well(told)
 
@@ -56,11 +56,7 @@ def job_cancel(number: int) -> None:
 
     Of a job that has ended: undo what is left of it, because a hypervisor did not answer.
     """
-    client = Client.connect(Path(settings().store_path))
-    if client is not None:
-        told = client.call("job_cancel", number)
-    else:
-        told = _without_daemon(job_commands.job_cancel, number)
+    told = here_or_there(job_commands.job_cancel, number)
     show(told)
     if told["left"]:
         check_ended_well(told)
@@ -75,7 +71,4 @@ def job_clear(number: int | None) -> None:
     run(job_commands.job_clear, number)
 
 
-def _without_daemon(call: Any, number: int) -> dict[str, Any]:
-    with Store.open(settings().store_path) as store:
-        told: dict[str, Any] = run_local(store, call, number)
-    return told
+COMMANDS = (job,)

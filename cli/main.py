@@ -1,19 +1,19 @@
-"""``ramet``: its root, the commands on a store and its daemon, and all others put in.
+"""``ramet``: its root, with the names of all commands and where each is.
 
-Exit codes and errors are mapped in one place, ``Ramet``.
+A module of commands is imported when one of them is asked for, or all for ``--help``.  Exit codes
+and errors are mapped in one place, ``Ramet``.
 """
 
-import os
+from collections.abc import Iterator, MutableMapping
+from importlib import import_module
 from typing import Any
 
 import click
 
-from cli import files, hosts, integrity, jobs, maps, shares, vms, volumes
-from cli.output import printable, show
-from cli.running import EXACT, Branch, run, run_counted
-from cli.settings import Settings, settings
-from engine import Store, errors
-from service import background, daemon, operations
+from cli.output import printable
+from cli.running import Branch
+from cli.settings import Settings
+from engine import errors
 from service.rpc import OS_ERRORS
 
 EXIT_CODES: dict[type[errors.RametError], int] = {
@@ -26,6 +26,43 @@ EXIT_CODES: dict[type[errors.RametError], int] = {
     errors.NoSpace: 15,
     errors.QuotaExceeded: 15,
 }
+MODULES = {
+    "stores": ("init", "serve", "mount", "umount", "status", "df", "tree", "gc"),
+    "volumes": ("volume", "snapshot"),
+    "vms": ("vm",),
+    "jobs": ("job",),
+    "shares": ("share",),
+    "files": ("import", "export", "clone", "ls", "du", "rm"),
+    "hosts": ("host",),
+    "integrity": ("scrub", "fsck"),
+}
+"""The modules of ``cli`` with a tuple COMMANDS, and the names of what is in it, in order."""
+
+
+class Commands(MutableMapping[str, click.Command]):
+    """The commands by name, each there when it is asked for."""
+
+    def __init__(self) -> None:
+        self._places = {name: module for module, names in MODULES.items() for name in names}
+        self._loaded: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._loaded:
+            module = import_module(f"cli.{self._places[name]}")
+            self._loaded |= {str(command.name): command for command in module.COMMANDS}
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._loaded[name], self._places[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 class Ramet(Branch):
@@ -44,7 +81,9 @@ class Ramet(Branch):
             ctx.exit(EXIT_CODES.get(kind, 1))
 
 
-@click.group(cls=Ramet, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Ramet, commands=Commands(), context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.option("--store", envvar="RAMET_STORE", help="The store's directory (or RAMET_STORE).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -58,68 +97,3 @@ def main(ctx: click.Context, store: str | None, as_json: bool, quiet: bool, verb
     Example: ramet --store /srv/store clone lab:/golden.raw 'lab:/web-{n:03d}.raw' --count 20
     """
     ctx.obj = Settings(store=store, as_json=as_json, quiet=quiet, verbose=verbose)
-
-
-@main.command()
-@click.argument("directory")
-def init(directory: str) -> None:
-    """Make a store in a new or empty DIRECTORY.  Example: ramet init /srv/store"""
-    Store.create(directory)
-    show({"store": os.path.abspath(directory)})
-
-
-@main.command()
-@click.option("--mount", "mountpoint", help="Also mount the store here.")
-def serve(mountpoint: str | None) -> None:
-    """Own the store in the foreground until SIGTERM.  Example: ramet serve --mount /mnt/ramet"""
-    daemon.serve(settings().store_path, mountpoint, lambda: click.echo("ready"))
-
-
-@main.command()
-@click.argument("mountpoint")
-def mount(mountpoint: str) -> None:
-    """Mount the store, served in the background.  Example: ramet mount /mnt/ramet"""
-    background.start(settings().store_path, os.path.abspath(mountpoint))
-    show({"store": settings().store_path, "mountpoint": os.path.abspath(mountpoint)})
-
-
-@main.command()
-def umount() -> None:
-    """Unmount and stop the daemon; returns when it is done.  Example: ramet umount"""
-    background.stop(settings().store_path)
-    show({"store": settings().store_path, "serving": False})
-
-
-@main.command()
-def status() -> None:
-    """Whether a daemon serves the store, and how it is.  Example: ramet status"""
-    show(background.status(settings().store_path))
-
-
-@main.command()
-@EXACT
-def df(exact: bool) -> None:
-    """Space of the store.  Example: ramet df --exact"""
-    run_counted(exact, operations.df)
-
-
-@main.command()
-@EXACT
-def tree(exact: bool) -> None:
-    """Volumes, snapshots, their lineage and sizes.  Example: ramet tree --exact"""
-    run_counted(exact, operations.tree)
-
-
-@main.command()
-def gc() -> None:
-    """Free what nothing reaches.  Example: ramet gc"""
-    run(operations.gc)
-
-
-for command in (
-    volumes.volume, volumes.snapshot, vms.vm, jobs.job, shares.share, *files.COMMANDS,
-    *hosts.COMMANDS, *integrity.COMMANDS,
-):  # fmt: skip
-    main.add_command(command)
-vms.vm.add_command(maps.vm_map)
-volumes.volume.add_command(maps.volume_map)

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
+from cli.later import extents, maps, volume_maps
 from cli.output import Stream, show, stream_json, table, text
 from cli.running import CONNECT, EXACT, Leaf, address, session, uri
 from cli.settings import settings
-from service import extents, maps, volume_maps
 
 EXTENTS = click.option("--extents", "every", is_flag=True, help="List all extents.")
 Call = Callable[..., Any]

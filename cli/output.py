@@ -6,14 +6,14 @@ import sys
 import time
 from collections.abc import Iterator
 from typing import Any
+from unicodedata import combining, east_asian_width
 
 import click
-from rich.console import Console
-from rich.table import Table
 
+from cli.later import tables
 from cli.settings import settings
-from service.operations import Result
 
+Result = dict[str, Any] | list[dict[str, Any]]
 LAYOUT = "\n\t"  # of a text of several lines
 
 
@@ -89,17 +89,36 @@ def lines(key: str, value: Any) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> None:
-    """Aligned columns; narrow ones wrap only on a terminal, a pipe gets whole lines."""
+    """Aligned columns, numbers on the right; on a terminal as wide as that, else whole lines."""
     if not rows:
         return
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for key in rows[0]:
-        number = key.endswith("_bytes") or any(isinstance(row[key], int) for row in rows)
-        made.add_column(title(key), justify="right" if number else "left", no_wrap=True)
-    for row in rows:
-        made.add_row(*(text(key, value) for key, value in row.items()))
-    width = None if sys.stdout.isatty() else 10_000
-    Console(width=width, markup=False, highlight=False, emoji=False).print(made)
+    head = [title(key) for key in rows[0]]
+    numbers = [
+        key.endswith("_bytes") or any(isinstance(row[key], int) for row in rows) for key in rows[0]
+    ]
+    cells = [[text(key, value) for key, value in row.items()] for row in rows]
+    if sys.stdout.isatty():
+        tables.on_terminal(head, numbers, cells)
+    else:
+        plain(head, numbers, cells)
+
+
+def plain(head: list[str], numbers: list[bool], cells: list[list[str]]) -> None:
+    lines = [head, *cells]
+    widths = [max(map(columns, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        parts = []
+        for each, wide, number in zip(line, widths, numbers, strict=True):
+            pad = " " * (wide - columns(each))
+            parts.append(pad + each if number else each + pad)
+        click.echo("  ".join(parts))
+
+
+def columns(text: str) -> int:
+    """How wide a terminal shows it: East Asian signs take two columns, accents none."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def title(key: str) -> str:

@@ -7,28 +7,20 @@ and what turns a user's words into an operation's arguments.
 import contextlib
 import os
 import re
-import signal
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from cli.output import Progress, show
+from cli.later import local
+from cli.output import show
 from cli.settings import common_options, settings
 from cli.sizes import Size
-from engine import Store, errors
-from service import moments
-from service.addresses import Context
-from service.commits import DIRTY_NODES_MAX
-from service.integrity import progress
+from engine import errors
 from service.rpc import Client
-from service.steps import Steps, Stopping, run_here
-from service.work import recover
 
-T = TypeVar("T")
 TEXT_BYTES_MAX = 1 << 20
-RECLAIM_S = 0.5  # what a command gives back of what it deleted, where no daemon does
 _ADDRESS = re.compile(r"[^/:]+:/")
 
 
@@ -52,37 +44,38 @@ def run(
 
     ``display``: how it looks to people, if not as everything does.
     """
+    result = here_or_there(call, *arguments)
+    (show if display is None or settings().as_json else display)(result)
+    return result
+
+
+def here_or_there(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What an operation returns, in the daemon if one runs."""
     path = settings().store_path
     client = Client.connect(Path(path))
     if client is not None:
-        result = client.call(call.__name__, *arguments)
-    else:
-        with Store.open(path) as store:
-            result = run_local(store, call, *arguments)
-    (show if display is None or settings().as_json else display)(result)
-    return result
+        return client.call(call.__name__, *arguments)
+    return local.run(path, call, *arguments)
 
 
 @contextlib.contextmanager
 def session(*, exact: bool = False) -> Iterator[Callable[..., Any]]:
     """``call(operation, *arguments)`` for commands that need several: each in the daemon if one
     runs, else all on the store opened here once.  ``exact``: after an accounting pass."""
-    path = Path(settings().store_path)
-    client = Client.connect(path)
+    path = settings().store_path
+    client = Client.connect(Path(path))
     if client is not None:
         client.close()
         if exact:
             _served(path).call("account")
         yield lambda call, *arguments: _served(path).call(call.__name__, *arguments)
         return
-    with Store.open(path) as store:
-        if exact:
-            store.account()
-        yield lambda call, *arguments: run_local(store, call, *arguments)
+    with local.session(path, exact=exact) as call:
+        yield call
 
 
-def _served(path: Path) -> Client:
-    client = Client.connect(path)
+def _served(path: str) -> Client:
+    client = Client.connect(Path(path))
     if client is None:
         raise errors.RametError("the daemon went away meanwhile; try again")
     return client
@@ -90,94 +83,15 @@ def _served(path: Path) -> Client:
 
 def run_counted(exact: bool, call: Callable[..., Any], *arguments: Any) -> None:
     """``run``, after an accounting pass if its figures are to be those of now."""
-    path = Path(settings().store_path)
-    client = Client.connect(path) if exact else None
+    path = settings().store_path
+    client = Client.connect(Path(path)) if exact else None
     if not exact:
         run(call, *arguments)
     elif client is not None:
         client.call("account")
         run(call, *arguments)
     else:
-        with Store.open(path) as store:
-            store.account()
-            show(run_local(store, call, *arguments))
-
-
-class Interrupts:
-    """Ctrl-C while steps run: an error at their next yield, so that they undo what they did.
-
-    A pass over the store ends as well.  Ctrl-C again ends the command where it is, as a crash
-    would: what was committed stays, what was to be undone is not.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._came = self._told = False
-        self._before: Any = None
-
-    def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGINT, self._note)
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _note(self, _number: int, _frame: object) -> None:
-        self._came = True
-        self._store.pool.meta.interrupt()
-        signal.signal(signal.SIGINT, self._before)
-
-    def check(self) -> None:
-        """Stopping, once: the steps that are told so may have steps to undo what they did."""
-        if self._came and not self._told:
-            self._told = True
-            raise Stopping("interrupted; what was half done is undone")
-
-    def check_swallowed(self) -> None:
-        """For steps that went on to their end, because they were undoing something already."""
-        if self._told:
-            raise Stopping("interrupted; run it again")
-
-
-def run_local(store: Store, call: Callable[..., Any], *arguments: Any) -> Any:
-    """On a store opened here, whose earlier owner's jobs are ended first."""
-    context, line = Context(store), Progress()
-    settle(context)
-    answer = call(context, *arguments)
-    if isinstance(answer, Generator):
-        answer = run_steps(store, answer, lambda: line.tell(progress(context)))
-        line.tell(None)
-    store.commit()
-    if len(store.pool.reclaim):
-        store.reclaim(RECLAIM_S)
-        store.commit()
-    return answer
-
-
-def run_steps(store: Store, steps: Steps[T], tell: Callable[[], None]) -> T:
-    """Run steps to their end, and make it durable."""
-
-    interrupts = Interrupts(store)
-
-    def between() -> None:
-        interrupts.check()
-        if store.dirty_nodes > DIRTY_NODES_MAX or store.strained:
-            store.commit()
-        tell()
-
-    with interrupts:
-        result = run_here(steps, store.commit, between)
-    store.commit()
-    interrupts.check_swallowed()
-    return result
-
-
-def settle(context: Context) -> None:
-    """End what an earlier owner of the store left running or held: nothing, as a rule."""
-    interrupted = context.jobs.interrupted()
-    if interrupted:
-        run_steps(context.store, recover(context, interrupted), lambda: None)
-        context.jobs.unsettled.clear()
-    run_steps(context.store, moments.recover(context), lambda: None)
+        show(local.run(path, call, *arguments, exact=True))
 
 
 def address(text: str) -> str:

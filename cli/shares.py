@@ -2,9 +2,10 @@
 
 import click
 
+from cli import nfs_shares
+from cli.later import luns, shares, smb_shares
 from cli.running import DRY_RUN, SIZE, Branch, address, run, small_text
 from engine import errors
-from service import luns, shares, smb_shares
 
 FORCE = click.option("--force", is_flag=True, help="Also while an initiator is logged in.")
 LISTEN = click.option("--listen", help="ADDRESS[:PORT]  [default: 127.0.0.1, the usual port]")
@@ -31,7 +32,10 @@ def secret(path: str | None) -> str | None:
 
 @click.group(cls=Branch)
 def share() -> None:
-    """Shares: files presented as iSCSI disks, volumes presented by SMB."""
+    """Shares: files presented as iSCSI disks, volumes presented by SMB or NFS."""
+
+
+share.add_command(nfs_shares.nfs)
 
 
 @share.command("ls")
@@ -167,3 +171,6 @@ def smb_ls() -> None:
 def smb_rm(name: str, dry_run: bool) -> None:
     """Present a volume no more, by the share's name.  Example: ramet share smb rm lab"""
     run(smb_shares.share_smb_rm, name, dry_run)
+
+
+COMMANDS = (share,)

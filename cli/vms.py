@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from cli.later import datastores, vms
+from cli.maps import vm_map
 from cli.running import (
     CONNECT,
     DRY_RUN,
@@ -21,9 +23,7 @@ from cli.running import (
 )
 from cli.waiting import job_options, run_job
 from hypervisor import variables
-from service import datastores, vms
-from service.clone_spec import CloneSpec
-from service.vm_batch import ON_ERROR
+from service.clone_spec import ON_ERROR, CloneSpec
 
 
 def seed_and_hardware(command: Callable[..., None]) -> Callable[..., None]:
@@ -201,3 +201,7 @@ def vm_show(directory: str) -> None:
 def vm_rm(directory: str, force: bool, dry_run: bool) -> None:
     """Undefine a VM and remove its files.  Example: ramet vm rm lab:/web-001"""
     run(vms.vm_rm, address(directory), force, dry_run)
+
+
+vm.add_command(vm_map)
+COMMANDS = (vm,)

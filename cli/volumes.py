@@ -2,9 +2,10 @@
 
 import click
 
+from cli.later import datastores, operations
+from cli.maps import volume_map
 from cli.running import CONNECT, DRY_RUN, SIZE, VM_NAME, Branch, run, small_text, uri
 from cli.waiting import job_options, run_job
-from service import datastores, operations
 from service.clone_spec import CloneSpec
 
 
@@ -129,3 +130,7 @@ def snapshot_rm(volume: str, name: str, dry_run: bool) -> None:
 def snapshot_restore(volume: str, name: str, force: bool, dry_run: bool) -> None:
     """Take a volume back; newer changes are lost.  Example: ramet snapshot restore lab monday"""
     run(operations.snapshot_restore, volume, name, force, dry_run)
+
+
+volume.add_command(volume_map)
+COMMANDS = (volume, snapshot)

@@ -5,7 +5,7 @@ its result as the last line.  On a terminal there is a bar on stderr.
 """
 
 import json
-import time
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,18 +13,12 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cli.later import bar, local
 from cli.output import show
-from cli.running import run_steps, settle
 from cli.settings import settings
-from engine import Store, errors
-from service.addresses import Context
-from service.jobs import FAILED, check_completed
+from engine import errors
 from service.rpc import Client, Request
-from service.runner import PROGRESS_S
-from service.work import JobCommand, Work, queue, run
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,15 +39,10 @@ class Line(AbstractContextManager["Line"]):
     """What is told of a job on the way: JSON lines, or a bar on a terminal."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
         told = settings()
-        bar = console.is_terminal and not told.quiet and not told.as_json
+        wanted = sys.stderr.isatty() and not told.quiet and not told.as_json
         self.job: int | None = None
-        self._task: Any = None
-        self._bar = Progress(
-            TextColumn("job {task.fields[job]} {task.fields[state]}"), BarColumn(),
-            MofNCompleteColumn(), TimeElapsedColumn(), console=console, transient=True,
-        ) if bar else None  # fmt: skip
+        self._bar = bar.Bar() if wanted else None
 
     def __enter__(self) -> "Line":
         return self
@@ -71,16 +60,10 @@ class Line(AbstractContextManager["Line"]):
         if settings().as_json:
             click.echo(json.dumps(job))
         elif self._bar is not None:
-            if self._task is None:
-                self._bar.start()
-                self._task = self._bar.add_task("", job=job["job"], state=job["state"])
-            self._bar.update(
-                self._task, total=job["items_total"], completed=job["items_done"],
-                state=job["state"],
-            )  # fmt: skip
+            self._bar.tell(job)
 
 
-def run_job(call: JobCommand, *arguments: Any, wait: bool, after: tuple[int, ...]) -> None:
+def run_job(call: Callable[..., Any], *arguments: Any, wait: bool, after: tuple[int, ...]) -> None:
     """Run a command that is a job: in the daemon if one runs, else here.  Prints its result.
 
     PartlyDone when some of its items failed and the others stay.
@@ -96,8 +79,7 @@ def run_job(call: JobCommand, *arguments: Any, wait: bool, after: tuple[int, ...
             request = Request(call.__name__, list(arguments), wait, list(after), progress=True)
             result = _ask(client, request, line)
         else:
-            with Store.open(path) as store:
-                result = _run_here(Context(store), call, arguments, after, line)
+            result = local.run_job(path, call, arguments, after, line.tell)
     show(result)
     if result.get("failed"):
         first = result["failures"][0]
@@ -115,32 +97,4 @@ def _ask(client: Client, request: Request, line: Line) -> dict[str, Any]:
                 f"ramet: job {line.job} goes on; `ramet job cancel {line.job}` stops it", err=True
             )
         raise
-    return result
-
-
-def _run_here(
-    context: Context, call: JobCommand, arguments: tuple[Any, ...], after: tuple[int, ...],
-    line: Line,
-) -> dict[str, Any]:  # fmt: skip
-    """Nobody else has the store: the job runs to its end in this process."""
-    settle(context)
-    job = queue(context, call, arguments, after)
-    try:
-        for number in after:
-            check_completed(context.jobs.get(number))
-    except errors.RametError as error:
-        context.jobs.end(job, FAILED, error)
-        raise
-    work = Work(job)
-    told_at = time.monotonic()
-
-    def tell() -> None:
-        nonlocal told_at
-        if time.monotonic() - told_at >= PROGRESS_S:
-            context.store.commit()  # who hears of a job by its id may count on it
-            line.tell(context.jobs.told(job))
-            told_at = time.monotonic()
-
-    steps = run(context, work, call(context, work, *arguments))
-    result: dict[str, Any] = run_steps(context.store, steps, tell)
     return result

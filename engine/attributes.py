@@ -5,7 +5,7 @@ example, all VM directories of a volume without a walk; being records of the nam
 are cloned and snapshotted with the volume.
 """
 
-from collections.abc import Iterator
+import itertools
 
 from engine import errors, keys
 from engine.inode import FLAG_MARKED, Inode
@@ -91,12 +91,18 @@ class Attributes(Namespace):
         self.tree.put(keys.mark_of_inode_key(ino, tag), b"")
         inode.flags |= FLAG_MARKED
         self.touch(inode)
+        self.pool.notify(self.id, ino, "mark")
 
-    def marks(self, tag: bytes) -> Iterator[tuple[int, bytes]]:
-        """All (inode number, payload) of a tag, by inode number."""
+    def marks(
+        self, tag: bytes, after: int = 0, limit: int | None = None
+    ) -> list[tuple[int, bytes]]:  # fmt: skip
+        """(Inode number, payload) of a tag, by inode number: at most ``limit`` past ``after``."""
         prefix = keys.mark_prefix(tag)
-        for key, payload in list(self.tree.scan(prefix, prefix)):
-            yield int.from_bytes(key[len(prefix) :], "big"), payload
+        found = self.tree.scan(keys.mark_key(tag, after + 1), prefix)
+        return [
+            (int.from_bytes(key[len(prefix) :], "big"), payload)
+            for key, payload in itertools.islice(found, limit)
+        ]
 
     def get_mark(self, ino: int, tag: bytes) -> bytes | None:
         return self.tree.get(keys.mark_key(tag, ino))
@@ -105,3 +111,4 @@ class Attributes(Namespace):
         self.check_writable()
         self.tree.delete(keys.mark_key(tag, ino))
         self.tree.delete(keys.mark_of_inode_key(ino, tag))
+        self.pool.notify(self.id, ino, "mark")

@@ -31,7 +31,7 @@ MAP_CALL_BYTES = 4 << 20  # one native write call at most
 
 
 class Change(NamedTuple):
-    """What a listener is told: ``what`` is "data", "attr", "entry" or "volumes".
+    """What a listener is told: ``what`` is "data", "attr", "entry", "mark" or "volumes".
 
     "volumes" with a name: what was found by way of that volume's name is no more (renamed,
     restored).

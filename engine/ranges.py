@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import native
 from engine import errors
+from engine.block_range import BlockRange
 from engine.clones import share_inode
 from engine.inode import Inode
 from engine.pool import now_ns
@@ -34,17 +35,6 @@ COPY_BYTES_MAX = 16 << 20  # what cannot be shared is copied at most this far in
 RANGES_MAX = 4096
 STEPS_MAX = 1 << 15
 NODE_PAGES = 2  # of the next commit
-
-
-class BlockRange(NamedTuple):
-    """``count`` blocks of 4 KiB from ``source_block`` of one file to ``target_block`` of another.
-
-    MISSION.md B1: block-based objects, the target range chosen by the caller.
-    """
-
-    source_block: int
-    target_block: int
-    count: int  # type: ignore[assignment]
 
 
 class Draft:
@@ -124,9 +114,9 @@ def clone_ranges(
     """
     target.check_writable()
     inode, into = source.file(source_ino), target.file(target_ino)
-    end = _checked_end(inode, into, ranges, extend=extend)
+    end = checked_end(inode, into, ranges, extend=extend)
     target._check_range(0, end)
-    cost = _cost(target, into, ranges)
+    cost = cost_of(target, into, ranges)
     if cost.steps > STEPS_MAX:
         raise errors.InvalidArgument(
             "the ranges are too much for one step; give fewer or shorter ones, or let their "
@@ -142,7 +132,7 @@ def clone_ranges(
     return sum(each.count for each in ranges)
 
 
-def _checked_end(
+def checked_end(
     inode: Inode, into: Inode, ranges: Sequence[BlockRange], *, extend: bool
 ) -> int:  # fmt: skip
     """The target's size afterwards, in bytes."""
@@ -188,7 +178,7 @@ class Cost(NamedTuple):
     nodes: int
 
 
-def _cost(target: Volume, into: Inode, ranges: Sequence[BlockRange]) -> Cost:
+def cost_of(target: Volume, into: Inode, ranges: Sequence[BlockRange]) -> Cost:
     fanout = target.pool.superblock.fanout
     start = min(each.target_block for each in ranges)
     end = max(each.target_block + each.count for each in ranges)
@@ -275,7 +265,7 @@ def _share(
         blocks, tail = blocks + 1, 0
     first = (source_offset + head) // BLOCK_BYTES
     body = BlockRange(first, (target_offset + head) // BLOCK_BYTES, blocks)
-    while (cost := _cost(target, into, [body])).steps > STEPS_MAX:
+    while (cost := cost_of(target, into, [body])).steps > STEPS_MAX:
         body = body._replace(count=body.count // 2)
     if body.count < blocks:
         tail, length = 0, head + body.count * BLOCK_BYTES

@@ -15,8 +15,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from engine import clones, errors, ranges, reclaim, removal
+from engine import clones, errors, long_clones, ranges, reclaim, removal
 from engine.accounting import Accounting, Unique
+from engine.block_range import BlockRange
 from engine.commit import Commit, write_or_fail
 from engine.creation import create_store
 from engine.gc import Gc, GcResult
@@ -30,7 +31,6 @@ from engine.meta import (
     unpack_orphan_key,
 )
 from engine.pool import Change, Pool
-from engine.ranges import BlockRange
 from engine.records import Records
 from engine.replacement import replace_tree
 from engine.reserve import Reserve
@@ -272,6 +272,12 @@ class Store(Volumes):
         blocks done.
         """
         return ranges.clone_ranges(source, source_ino, target, target_ino, blocks, extend=extend)
+
+    def clone_in_steps(
+        self, source: Volume, source_ino: int, target: Volume, target_ino: int, blocks: BlockRange
+    ) -> Generator[None, None, None]:
+        """One range of any length: all or nothing, in short steps (engine/long_clones.py)."""
+        return long_clones.clone_in_steps(source, source_ino, target, target_ino, blocks)
 
     def clone_tree(
         self, source: Volume, source_dir: int, target: Volume, parent: int, name: bytes

@@ -8,7 +8,7 @@ vsock CIDs, interface ids of virtual ports, fixed runtime values.
 import secrets
 import uuid
 import xml.etree.ElementTree as ET
-from collections.abc import Collection
+from collections.abc import Container
 from pathlib import PurePosixPath
 
 from engine import errors
@@ -23,7 +23,7 @@ _ADDRESSES = ("MAC", "IP", "IPV6")
 
 
 def customize(
-    root: ET.Element, identity: Identity, place: Place, seed: str, taken_macs: Collection[str]
+    root: ET.Element, identity: Identity, place: Place, seed: str, taken_macs: Container[str]
 ) -> list[str]:
     """Make the tree the XML of a new VM; returns its MACs.
 
@@ -36,7 +36,7 @@ def customize(
     _name_and_ids(root, identity, old_name)
     _boot_files(root, place)
     _disks(root, place, seed)
-    macs = _interfaces(root, set(taken_macs))
+    macs = _interfaces(root, taken_macs)
     _paths(root, old_name, identity.name, place)
     _graphics(root, old_name, identity.name)
     _runtime(root)
@@ -162,15 +162,14 @@ def _has_sata(root: ET.Element) -> bool:
     return "q35" in machine or arch not in ("x86_64", "i686")
 
 
-def _interfaces(root: ET.Element, taken: set[str]) -> list[str]:
-    made = []
+def _interfaces(root: ET.Element, taken: Container[str]) -> list[str]:
+    made: list[str] = []
     for interface in root.iterfind("devices/interface"):
         mac = interface.find("mac")
         if mac is None:
             mac = ET.SubElement(interface, "mac")
-        address = new_mac(taken)
+        address = new_mac(taken, made)
         mac.set("address", address)
-        taken.add(address)
         made.append(address)
         target = interface.find("target")
         if target is not None:

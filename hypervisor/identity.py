@@ -4,7 +4,7 @@ import hashlib
 import re
 import secrets
 import uuid
-from collections.abc import Collection
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from engine import errors
@@ -36,12 +36,12 @@ def hostname_of(name: str) -> str:
     return f"{label[: LABEL_MAX - 9].rstrip('-')}-{mark}"
 
 
-def new_mac(taken: Collection[str]) -> str:
-    """A MAC in QEMU's range 52:54:00 that nobody in ``taken`` has."""
+def new_mac(*taken: Container[str]) -> str:
+    """A MAC in QEMU's range 52:54:00 that is in none of ``taken``."""
     for _ in range(1000):
         tail = secrets.token_bytes(3)
         mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in tail)
-        if mac not in taken:
+        if not any(mac in each for each in taken):
             return mac
     raise errors.InvalidArgument("no MAC address of 52:54:00 is free; remove VMs first")
 

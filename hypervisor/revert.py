@@ -11,7 +11,8 @@ import msgspec
 
 from engine import Inode, Store, errors
 from hypervisor import domain
-from hypervisor.machines import MARK, Directory, Machine, drop_host_labels, machine_in
+from hypervisor.individuals import drop_host_labels
+from hypervisor.machines import MARK, Directory, Machine, machine_in
 
 
 def machine_at(directory: Directory) -> Machine | None:

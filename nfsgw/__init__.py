@@ -1,1 +1,1 @@
-"""The NFS gateway: ONC RPC, MOUNT, NFSv3 and v4.2 straight on the engine.  Not here yet."""
+"""The NFS gateway: ONC RPC, portmap, MOUNT, NFSv3 and NFSv4.2 straight on the engine."""

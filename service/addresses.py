@@ -9,6 +9,7 @@ from service.jobs import Jobs
 from service.share_records import Table
 
 if TYPE_CHECKING:
+    from service.gateway import Gateway
     from service.presenter import Presenter
 
 SNAPSHOTS = ".snapshots"
@@ -19,13 +20,15 @@ class Context:
     """What a command works on: the store, and where it is mounted (None: nowhere).
 
     ``running`` has what goes on at the moment, for ``status``; ``jobs`` is the store's table;
-    ``presenter`` is the daemon's, None where nothing can be presented.
+    ``presenter`` is the daemon's, None where there is no mount to present; ``gateway`` too, None
+    where there is no daemon.
     """
 
     store: Store
     mountpoint: Path | None = None
     running: dict[str, object] = field(default_factory=dict)
     presenter: "Presenter | None" = None
+    gateway: "Gateway | None" = None
     jobs: Jobs = field(init=False)
 
     def __post_init__(self) -> None:

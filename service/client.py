@@ -16,7 +16,7 @@ from typing import Any
 
 from engine import errors
 from service.clone_spec import CloneSpec
-from service.jobs import COMPLETED
+from service.job_states import COMPLETED
 from service.rpc import Client as Connection
 from service.rpc import Request, error_class
 

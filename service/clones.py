@@ -6,7 +6,7 @@ aside (engine/tree_clones.py), others have their turn.
 """
 
 from engine import Volume, errors
-from engine.ranges import BlockRange
+from engine.block_range import BlockRange
 from hypervisor import patterns
 from service.addresses import Address, Context, parse
 from service.reverts import replace_directory

@@ -10,9 +10,9 @@ import trio
 from engine import Store, errors
 from engine.commit import Commit, failure
 from engine.pool import METADATA_ERRORS
+from service.steps import DIRTY_NODES_MAX
 
 IDLE_COMMIT_S = 2.0
-DIRTY_NODES_MAX = 20_000
 EVICT_STEP = 128  # about 0.5 ms
 
 
@@ -41,11 +41,15 @@ class Committer:
 
     async def admit(self) -> None:
         """Wait while too much is dirty: before a change enters the engine, never inside."""
-        while self._store.failed is None and (
-            self._store.dirty_nodes > DIRTY_NODES_MAX or self._store.strained
-        ):
+        while self.full():
             self._wanted.set()
             await self._room.wait()
+
+    def full(self) -> bool:
+        """Whether ``admit`` would wait."""
+        return self._store.failed is None and (
+            self._store.dirty_nodes > DIRTY_NODES_MAX or self._store.strained
+        )
 
     async def run(self) -> None:
         while True:

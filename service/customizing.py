@@ -10,15 +10,18 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from engine import errors
-from hypervisor import domain, machines
+from hypervisor import domain, individuals
 from hypervisor.identity import Identity
+from hypervisor.individuals import Change
 from hypervisor.interface import Hypervisor
-from hypervisor.machines import Change, Directory, Machine
+from hypervisor.machine_index import index_of
+from hypervisor.machines import Directory, Machine
 from hypervisor.wishes import Wishes
 from service import hosts
 from service.addresses import Context
 from service.libvirt_calls import LibvirtCall, connected
 from service.steps import Steps, durable
+from service.vm_batch import Macs
 
 
 def customize_by_api(
@@ -46,8 +49,9 @@ def _customize(
     if own and state == "running":
         raise errors.Busy(f"{domain.name_of(root)} is running; shut it down first")
     _, macs = yield LibvirtCall(hypervisor.names_and_macs)
-    taken = macs | machines.taken_macs(context.store)
-    change = machines.prepare(directory, root, identity, taken, wishes)
+    yield from index_of(context.store).ready()
+    taken = Macs(context.store, macs)
+    change = individuals.prepare(directory, root, identity, taken, wishes)
     yield from _define(hypervisor, change, known if own else None)
     pools = hypervisor.pools(context.store.uuid)
     for pool in hosts.pools_of_vms(context, [directory], hypervisor.uri):

@@ -26,6 +26,7 @@ from engine.accounting import Accounting
 from fusefs.invalidate import Invalidator, all_volumes
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
+from nfsgw.gate import Gate
 from service import (
     clones,
     datastores,
@@ -36,6 +37,7 @@ from service import (
     luns,
     maps,
     moments,
+    nfs_shares,
     operations,
     rescan,
     shares,
@@ -44,24 +46,27 @@ from service import (
     volume_maps,
 )
 from service.addresses import Context
+from service.beside import Beside
 from service.cleaner import Cleaner
 from service.commits import Committer
 from service.cycles import short_looks
+from service.gateway import Gateway
 from service.jobs import Job
 from service.log import log, log_exception
 from service.presenter import Presenter
 from service.rpc import OS_ERRORS, SOCKET, Answer, Request, body_length, decode_request, door, pack
 from service.runner import Runner, Tell
-from service.steps import Beside
 
 MODULES = (
     operations, vms, datastores, integrity, job_commands, hosts, rescan, extents, maps, volume_maps,
-    shares, luns, smb_shares,
+    shares, luns, smb_shares, nfs_shares,
 )  # fmt: skip
 READS = {call.__name__: call for module in MODULES for call in module.READS}
 CHANGES = {call.__name__: call for module in MODULES for call in module.CHANGES}
 JOBS = {call.__name__: call for call in (*clones.JOBS, *vms.JOBS, *datastores.JOBS)}
 ACCEPT_PAUSE_S = 0.1
+STOPS = (signal.SIGTERM, signal.SIGINT)
+NOWHERE = contextlib.nullcontext()  # there is no mount to be told
 SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 
 
@@ -71,13 +76,15 @@ class Daemon:
     def __init__(self, store: Store, mountpoint: Path | None) -> None:
         self.store = store
         self.mountpoint = mountpoint
-        self.presenter = None if mountpoint is None else Presenter(store, mountpoint)
-        self.context = Context(store, mountpoint, presenter=self.presenter)
         self.committer = Committer(store)
+        self.presenter = None if mountpoint is None else Presenter(store, mountpoint)
+        self.gateway = Gateway(store, self._gate())
+        self.context = Context(store, mountpoint, presenter=self.presenter, gateway=self.gateway)
         self.cleaner = Cleaner(store, self.committer)
         self.invalidator: Invalidator | None = None
         self.runner = Runner(self.context, self._beside, self._settled)
         self._scope = trio.CancelScope()
+        self._told_to_stop = False
         self._farewells: list[socket.socket] = []
         self._own: dict[str, Callable[..., Any]] = {
             "status": self._status, "gc": self._gc, "account": self._account,
@@ -118,6 +125,7 @@ class Daemon:
             await nursery.start(self.runner.run)
             if self.presenter is not None:
                 await nursery.start(self.presenter.run)
+            await nursery.start(self.gateway.run)
             nursery.start_soon(self.runner.recover, remote)
             nursery.start_soon(self._beside().run, moments.recover(self.context))
             nursery.start_soon(self._accept, listener, nursery)
@@ -139,9 +147,19 @@ class Daemon:
         return listener
 
     async def _stop_on_signal(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(*STOPS) as signals:
+            if self._told_to_stop:  # before this was ready to hear of it
+                self._scope.cancel()
             async for _ in signals:
                 self._scope.cancel()
+
+    def heed_signals(self) -> None:
+        """From now on they stop the daemon, never the process: told twice, it stops no faster."""
+        for each in STOPS:
+            signal.signal(each, self._tell_to_stop)
+
+    def _tell_to_stop(self, *_: object) -> None:
+        self._told_to_stop = True
 
     async def _interrupt_passes(self) -> None:
         """When all of this is cancelled: threads do not hear of it by themselves."""
@@ -160,7 +178,8 @@ class Daemon:
         self.invalidator = Invalidator(self.store, all_volumes)
         await serve_mount(
             self.store, self.mountpoint, durable=self.committer.durable,
-            admit=self.committer.admit, before_close=self.invalidator.close,
+            admit=self.committer.admit, known=self.invalidator.known,
+            before_close=self.invalidator.close,
             task_status=task_status,
         )  # fmt: skip
         self._scope.cancel()
@@ -269,14 +288,24 @@ class Daemon:
     async def _job_cancel(self, number: int) -> dict[str, Any]:
         return self.context.jobs.told(await self.runner.cancel(number))
 
+    def _gate(self) -> Gate:
+        committer = self.committer
+        return Gate(
+            self.store, committer.durable, committer.admit, committer.full, self._foreign,
+            self._shown, lambda: self.invalidator is not None and self.invalidator.unsettled(),
+        )  # fmt: skip
+
     async def _settled(self) -> None:
         """What was done is on disk, and the mount shows it."""
         await self.committer.durable()
+        await self._shown()
+
+    async def _shown(self) -> None:
         if self.invalidator:
             await self.invalidator.settled()
 
     def _foreign(self) -> contextlib.AbstractContextManager[None]:
-        return self.invalidator.foreign() if self.invalidator else contextlib.nullcontext()
+        return self.invalidator.foreign if self.invalidator else NOWHERE
 
     async def _status(self) -> dict[str, Any]:
         return (
@@ -338,6 +367,7 @@ def serve(store_path: str, mountpoint: str | None, ready: Callable[[], None]) ->
 
 def _run(daemon: Daemon, ready: Callable[[], None]) -> None:
     store = daemon.store
+    daemon.heed_signals()
     store.pool.meta.beside = True
     try:
         with short_looks():

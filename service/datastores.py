@@ -9,17 +9,19 @@ command as well, for a volume that is there: `vm customize --all`, `vm register 
 A clone with its VMs is one job, all or none: what fails takes back domains, pool and volumes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 from engine import Volume, errors
-from hypervisor import machines
 from hypervisor.identity import Identity, hostname_of
-from hypervisor.machines import MARK, Change, Directory
+from hypervisor.individuals import Change, prepare
+from hypervisor.machine_index import index_of
+from hypervisor.machines import MARK, Directory
 from service import vms
 from service.addresses import Address, Context, parse_volume
-from service.clone_spec import CloneSpec, Item, Plan
+from service.clone_plan import Item, Plan, plan_of
+from service.clone_spec import CloneSpec
 from service.clones import expand_all
 from service.libvirt_calls import with_driver
 from service.operations import Operation, Result, told_volume
@@ -65,7 +67,7 @@ def renamings(
         {"vm": machine.name, "volume": volume.name, "n": n} for machine in found
     ]
     wanted = CloneSpec.of(spec.to_dict() | {"rows": rows, "count": None})
-    plan = wanted.plan(pattern, min(len(machine.macs) for machine in found))
+    plan = plan_of(wanted, pattern, min(len(machine.macs) for machine in found))
     return [Renaming(each, plan, item) for each, item in zip(copies, plan.items, strict=True)]
 
 
@@ -83,18 +85,16 @@ def _check_names(wanted: list[Renaming], known: set[str], uri: str) -> None:
         )
 
 
-def _change(context: Context, each: Renaming, taken: set[str]) -> Change:
-    """All of a copy's new identity; ``taken`` gets its MACs."""
+def _change(context: Context, each: Renaming, taken: Container[str]) -> Change:
+    """All of a copy's new identity."""
     directory, item = each.directory, each.item
     origin = None
     for volume in context.store.volumes():
         if volume.id == directory.volume.origin_id:
             origin = place_of(context, Address(volume, directory.path))
-    change = machines.prepare(
+    return prepare(
         directory, directory.xml(), Identity.new(item.name), taken, each.plan.wishes(item), origin
     )
-    taken |= set(change.machine.macs)
-    return change
 
 
 # --- clone a volume, and all that is in it
@@ -153,7 +153,7 @@ def _vms_of_clones(
         known: set[str] = set()
         if uri is not None:
             known, macs = yield with_driver(uri, lambda driver: driver.names_and_macs())
-            taken.update(macs)
+            taken.add(macs)
         _check_names(wanted, known, spec.uri)
 
         def make(each: Renaming) -> Directory:
@@ -190,7 +190,8 @@ def vm_customize_all(
     if asked.via == "api":
         raise errors.InvalidArgument("copies are no domains yet; leave --via api out")
     wanted = renamings(context, volume, 1, vm_name, asked)
-    taken = machines.taken_macs(context.store)
+    yield from index_of(context.store).ready()
+    taken = index_of(context.store).macs
     written: list[Change] = []
     try:
         for n, each in enumerate(wanted, 1):

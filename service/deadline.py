@@ -14,6 +14,7 @@ from engine import errors
 
 T = TypeVar("T")
 Tick = Callable[[], None]
+ANSWER_S = 30.0  # how long a host may take to answer one question
 
 
 class _Call(Generic[T]):

@@ -12,7 +12,7 @@ Invariants:
 """
 
 import zlib
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -20,18 +20,17 @@ from typing import Any, TypeVar
 import msgspec
 
 from engine import Store, Volume, errors
-from hypervisor import machines
 from hypervisor.connection import connected, translated
 from hypervisor.identity import check_name
+from hypervisor.machine_index import index_of
 from hypervisor.machines import Directory
 from hypervisor.pools import Pool, Pools, StorageVolume, pool_name
 from service.addresses import Context
-from service.deadline import within
+from service.deadline import ANSWER_S, within
 from service.operations import Operation, Result, iso
-from service.steps import HypervisorCall, Steps
+from service.steps import TOLD_TO_STOP, HypervisorCall, Steps
 from service.target_pools import pools_of_targets
 
-ANSWER_S = 30.0
 CHUNK_BYTES = 3000  # a record is a page of LMDB at most
 HOST, SCAN = "host/", "host-scan/"
 R = TypeVar("R")
@@ -149,13 +148,19 @@ def pools_of_vms(context: Context, vms: Iterable[Directory], uri: str) -> list[P
     return sorted({pool_of_vm(root, each.volume, each.path) for each in vms})
 
 
-def pools_in_use(store: Store, uri: str, *, but: Container[str] = ()) -> set[str]:
-    """The names of the pools that show VMs registered at ``uri``, other than those UUIDs."""
-    return {
-        pool_name_of_vm(where.volume, where.path)
-        for where, machine in machines.everyone(store)
-        if machine.uri == uri and machine.uuid not in but
-    }
+def unused_pools(
+    store: Store, uri: str, places: Iterable[tuple[Volume, int]], *, but: Collection[str] = ()
+) -> set[str]:
+    """Of the pools of directories (volume, inode number), the names of those that show no VM that
+    is registered at ``uri``, other than those UUIDs."""
+    index = index_of(store)
+    names: set[str] = set()
+    for volume, ino in places:
+        if not index.shows_vms_of(uri, (volume.id, ino), but=but):
+            path = volume.path_of(ino)
+            if path is not None:
+                names.add(directory_pool(PurePosixPath("/"), volume, path).name)
+    return names
 
 
 def wanted(context: Context, host: Host) -> list[Pool]:
@@ -166,10 +171,11 @@ def wanted(context: Context, host: Host) -> list[Pool]:
         return []
     pools = pools_of_targets(context.store, host.name, host.uri)
     pools += [directory_pool(root, volume, "/") for volume in context.store.volumes()]
-    pools += [
-        pool_of_vm(root, each.volume, each.path)
-        for each, _ in machines.everyone(context.store)
-    ]  # fmt: skip
+    for volume_id, ino in index_of(context.store).places():
+        volume = context.store.volume_by_id(volume_id)
+        path = volume.path_of(ino)
+        if path is not None:
+            pools.append(directory_pool(root, volume, path))
     return sorted({pool.name: pool for pool in pools}.values(), key=lambda pool: pool.name)
 
 
@@ -213,6 +219,8 @@ def host_add(
         raise errors.InvalidArgument(f"the mount path {mount!r} is not absolute; write /DIR")
     try:
         found = yield answered(lambda: _hostname(uri))
+    except TOLD_TO_STOP:
+        raise
     except errors.RametError as error:
         raise errors.RametError(f"{uri} is not added: {error}") from None
     host = Host(check_name(name or found), uri, mount and str(PurePosixPath(mount)), nfs_server)
@@ -243,6 +251,8 @@ def host_rm(context: Context, name: str, force: bool, dry_run: bool) -> Steps[Re
     try:
         call = on_pools(host.uri, context.store, partial(_drop_ours, dry_run=dry_run))
         dropped = yield answered(call)
+    except TOLD_TO_STOP:
+        raise
     except errors.RametError as error:
         if not force:
             raise errors.Busy(

@@ -11,17 +11,16 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from engine import Volume, errors, findings, fsck, keys, repair
 from engine.owners import Owner
 from engine.scrub import Scrub, ScrubResult
 from engine.trace import roots_of_domain
-from hypervisor.machines import MARK, Machine
+from hypervisor.machines import MARK, read_mark
 from native import audit
 from service.addresses import Context
 from service.healing import scrub_repair
 from service.operations import Operation
+from service.scrub_progress import progress
 from service.steps import Steps, durable
 
 Result = dict[str, Any]
@@ -43,17 +42,6 @@ def status(context: Context) -> Result:
         "scrub": progress(context),
         "last_scrub": None if last is None else json.loads(last),
     }
-
-
-def progress(context: Context) -> str | None:
-    """How far the scrub that runs has come."""
-    result = context.running.get("scrub")
-    if not isinstance(result, ScrubResult):
-        return None
-    percent = 100 * result.slots_passed // max(result.slots, 1)
-    checked = result.blocks_checked * BLOCK_BYTES >> 20
-    speed = checked / result.read_s if result.read_s else 0
-    return f"scrub: {percent} %, {checked:,} MiB checked, {speed:,.0f} MiB/s"
 
 
 class Pace:
@@ -169,7 +157,7 @@ def machine_of(context: Context, owner: Owner) -> str | None:
     try:
         volume = context.store.volume_by_id(owner.volume_id)
         return _machine_above(volume, owner.ino) if owner.ino else None
-    except (errors.RametError, msgspec.MsgspecError):
+    except errors.RametError:
         return None  # gone since, or damaged itself
 
 
@@ -177,7 +165,7 @@ def _machine_above(volume: Volume, ino: int) -> str | None:
     while ino != keys.ROOT_INO:
         payload = volume.get_mark(ino, MARK)
         if payload is not None:
-            return msgspec.msgpack.decode(payload, type=Machine).name
+            return read_mark(payload).name
         ino = volume.inode(ino).parent
     return None
 

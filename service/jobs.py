@@ -25,17 +25,8 @@ import msgspec
 
 from engine import Store, errors
 from engine.records import RECORD_BYTES_ADMITTED, Records
+from service.job_states import CANCELLED, COMPLETED, FAILED, MOVES, QUEUED, RUNNING, STATES
 
-QUEUED, RUNNING, COMPLETED, FAILED, CANCELLED = STATES = (
-    "queued", "running", "completed", "failed", "cancelled",
-)  # fmt: skip
-MOVES = {
-    QUEUED: {RUNNING, FAILED, CANCELLED},
-    RUNNING: {COMPLETED, FAILED, CANCELLED},
-    COMPLETED: set(),
-    FAILED: set(),
-    CANCELLED: set(),
-}
 ENDED_MAX = 1000
 FAILURES_MAX = 5  # told one by one; the others are counted
 ERROR_MAX = 400  # bytes, as the following: a record has to fit a page

@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from engine import Inode, Volume, errors
-from fusefs import numbers
+from engine import Inode, Volume, errors, numbers
 from hypervisor import sources
 from hypervisor.machines import Directory
 from hypervisor.sources import Image, Place

@@ -2,7 +2,7 @@
 
 Who waits for a job is told when its end is durable, so nobody ever hears of an end that a crash
 could take back.  A client that goes away leaves its job going.  When the daemon is told to stop,
-each job undoes what it has made (``service.steps.Beside``) before the store closes; the committer
+each job undoes what it has made (``service.beside.Beside``) before the store closes; the committer
 outlives them, because undoing needs commits.
 """
 
@@ -13,11 +13,11 @@ import trio
 
 from engine import errors
 from service.addresses import Context
-from service.jobs import CANCELLED, FAILED, QUEUED, Job, check_completed
-from service.steps import Beside
-from service.work import JobCommand, Result, Work, queue, recover, run
+from service.beside import Beside
+from service.job_states import CANCELLED, FAILED, QUEUED
+from service.jobs import Job, check_completed
+from service.work import PROGRESS_S, JobCommand, Result, Work, queue, recover, run
 
-PROGRESS_S = 0.5
 Tell = Callable[[Result], Awaitable[None]]
 
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from engine import Store, Volume, errors
+from engine import Store, Volume, errors, numbers
 from engine.inode import Inode
 from engine.keys import ROOT_INO
-from fusefs import numbers
 from hypervisor import samba, tgt
 from hypervisor.host_daemon import Listen
 from hypervisor.iscsi import Chap

@@ -3,7 +3,8 @@
 A LUN is a file by its volume's number and its inode's, neither of which is ever used again: it
 follows renames, and a clone of the file is another disk.  A target is a volume's door: where it
 listens and who may log in are the same for all LUNs behind it; a volume may have several, by name.
-An SMB share is a volume under a name.
+An SMB share is a volume under a name; an NFS export is a volume under its own name.  Exports have
+numbers that are in clients' handles: none is given twice, also not after its export has gone.
 
 Secrets are records of their own (``share/secret/``), so that nothing that prints or copies a share
 can print them.  The store's directory is its owner's only, as are all files in it.
@@ -12,6 +13,7 @@ can print them.  The store's directory is its owner's only, as are all files in 
 import hashlib
 import ipaddress
 import re
+import secrets
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -20,17 +22,24 @@ import msgspec
 from engine import Store, Volume, errors
 from hypervisor.host_daemon import Listen
 from hypervisor.samba import check_share_name, check_user_name
+from nfsgw.exports import Right, Rule
+from nfsgw.handles import KEY_BYTES
 
 LUN, TARGET, SMB, SECRET = "share/lun/", "share/target/", "share/smb/", "share/secret/"
-ISCSI_PORT, SMB_PORT = 3260, 445
+NFS, NFS_NEXT, NFS_KEY = "share/nfs/", "share/nfs-next", SECRET + "nfs-handles"
+ISCSI_PORT, SMB_PORT, NFS_PORT = 3260, 445, 2049
 CHAP_BYTES_MIN, CHAP_BYTES_MAX = 12, 128  # RFC 7143, 9.2.1: no less than 96 bits
 SMB_BYTES_MIN, SMB_BYTES_MAX = 8, 127
 NAA_PREFIX = "602726d"  # NAA 6, a locally administered OUI; 25 digits are ours
 INITIATORS_MAX = 16  # they are in one record, which has a page
+CLIENTS_MAX = 48  # likewise
+EXPORT_NUMBER_MAX = (1 << 32) - 1
 ANYBODY = "ALL"
+RIGHTS = {"ro": Right.READ, "rw": Right.WRITE, "root": Right.ROOT}
+LOOPBACK = ("127.0.0.0/8:rw", "::1/128:rw")
 _TARGET = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _INITIATOR = re.compile(r"(iqn|eui|naa)\.[a-z0-9:.-]{1,200}")
-R = TypeVar("R", bound=msgspec.Struct)
+R = TypeVar("R")
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -82,7 +91,22 @@ class Smb(msgspec.Struct, frozen=True):
         return f"{SMB}{self.name.lower()}"
 
 
-Share = Lun | Smb
+class Nfs(msgspec.Struct, frozen=True):
+    """An exported volume or snapshot.  ``clients``: NETWORK:RIGHT, a right being ro, rw or root;
+    ``volume``: its last known name."""
+
+    number: int
+    volume_id: int
+    listen: str
+    clients: list[str]
+    volume: str
+
+    @property
+    def key(self) -> str:
+        return f"{NFS}{self.volume_id}"
+
+
+Share = Lun | Smb | Nfs
 
 
 class Table:
@@ -114,6 +138,33 @@ class Table:
 
     def smbs(self) -> list[Smb]:
         return list(self._all(SMB, Smb))
+
+    def exports(self) -> list[Nfs]:
+        return sorted(self._all(NFS, Nfs), key=lambda nfs: nfs.number)
+
+    def export(self, volume: Volume) -> Nfs | None:
+        key = f"{NFS}{volume.id}"
+        raw = self._records.get(key)
+        return None if raw is None else _decode(key, raw, Nfs)
+
+    def take_export_number(self) -> int:
+        """The next number of an export, which nothing will get again."""
+        raw = self._records.get(NFS_NEXT)
+        number = 1 if raw is None else _decode(NFS_NEXT, raw, int)
+        number = max([number, *(nfs.number + 1 for nfs in self.exports())])
+        if number > EXPORT_NUMBER_MAX:
+            raise errors.NoSpace("the store has had 2^32 exports; no more can be numbered")
+        self._records.put_admitted(NFS_NEXT, msgspec.msgpack.encode(number + 1))
+        return number
+
+    def handle_key(self) -> bytes | None:
+        """What file handles are signed with; None before there is an export."""
+        return self._records.get(NFS_KEY)
+
+    def make_handle_key(self) -> None:
+        """Once a store."""
+        if self.handle_key() is None:
+            self._records.put_admitted(NFS_KEY, secrets.token_bytes(KEY_BYTES))
 
     def target(self, key: str) -> Target | None:
         raw = self._records.get(key)
@@ -168,6 +219,10 @@ class Table:
                 raise errors.Busy(
                     f"{volume} is the SMB share {smb.name}; `ramet share smb rm {smb.name}` first"
                 )
+        for nfs in self.exports():
+            found = doomed.get(nfs.volume_id)
+            if found is not None:
+                raise errors.Busy(f"{found} is exported by NFS; `ramet share nfs rm {found}` first")
 
 
 def _decode(key: str, raw: bytes, kind: type[R]) -> R:
@@ -275,6 +330,36 @@ def tgt_rules(initiators: list[str], listen: Listen) -> tuple[tuple[str, ...], t
                 ANYBODY if every else shown if whole else f"{shown}/{network.prefixlen}"
             )
     return tuple(sorted(set(addresses))), tuple(sorted(set(names)))
+
+
+def client_rule(text: str) -> Rule:
+    """NETWORK or NETWORK:RIGHT, an address being a network of one; rw when no right is said."""
+    name, colon, right = text.rpartition(":")
+    if not colon or right not in RIGHTS:
+        name, right = text, "rw"
+    try:
+        return Rule(ipaddress.ip_network(name), RIGHTS[right])
+    except ValueError:
+        raise errors.InvalidArgument(
+            f"{text!r} says of nobody what they may; write 10.0.0.0/24:rw (or :ro, :root)"
+        ) from None
+
+
+def checked_clients(texts: list[str], listen: Listen) -> list[str]:
+    """The rules of an export as its record has them; the loopback networks when nothing is said."""
+    if len(texts) > CLIENTS_MAX:
+        raise errors.InvalidArgument(f"an export takes at most {CLIENTS_MAX} clients")
+    address = ipaddress.ip_address(listen.host)
+    if not texts and not address.is_loopback:
+        raise errors.InvalidArgument(
+            f"clients come to {listen.host} from elsewhere; say who may, --client 10.0.0.0/24"
+        )
+    names = {right: name for name, right in RIGHTS.items()}
+    found: dict[str, str] = {}
+    for rule in map(client_rule, texts or LOOPBACK):
+        if found.setdefault(str(rule.network), names[rule.right]) != names[rule.right]:
+            raise errors.InvalidArgument(f"{rule.network} is told twice what it may; say it once")
+    return [f"{network}:{right}" for network, right in found.items()]
 
 
 def checked_secret(secret: str, least: int, most: int) -> str:

@@ -14,16 +14,18 @@ from typing import Any
 import trio
 
 from engine import Volume, errors
+from nfsgw.exports import Right
 from service import share_records as records
 from service.addresses import Context, parse
 from service.operations import Operation, Result
 from service.presenter import Presenter
 from service.share_plan import FAILED, OFFLINE, State
-from service.share_records import Lun, Share, Smb, Table
+from service.share_records import Lun, Nfs, Share, Smb, Table
 from service.steps import HypervisorCall, Steps, durable
 
 NOT_MOUNTED = State(OFFLINE, "the store is not mounted")
-KINDS: dict[type, str] = {Lun: "lun", Smb: "smb"}
+NOT_SERVED = State(OFFLINE, "no daemon serves the store")
+KINDS: dict[type, str] = {Lun: "lun", Smb: "smb", Nfs: "nfs"}
 Row = dict[str, Any]
 
 
@@ -32,19 +34,30 @@ Row = dict[str, Any]
 
 def status(context: Context) -> dict[str, Any]:
     """What ``status`` says of shares: how many are how, and the daemons that present them."""
-    if context.presenter is None:
-        return {}
-    states = [state.state for state in context.presenter.states().values()]
+    presenter, gateway = context.presenter, context.gateway
+    found = [
+        *(presenter.states().values() if presenter else ()),
+        *(gateway.states().values() if gateway else ()),
+    ]
+    states = [state.state for state in found]
     return {
         "shares": {state: states.count(state) for state in sorted(set(states))},
-        "share_daemons": context.presenter.processes(),
+        "share_daemons": presenter.processes() if presenter else {},
+        "nfs_connections": gateway.connections if gateway else 0,
     }
 
 
+def state_of(context: Context, share: Share) -> State:
+    """How a share is doing."""
+    if isinstance(share, Nfs):
+        return context.gateway.state(share.key) if context.gateway else NOT_SERVED
+    return context.presenter.state(share.key) if context.presenter else NOT_MOUNTED
+
+
 def share_ls(context: Context, kind: str | None) -> Steps[Result]:
-    """All shares, or those of a kind (lun, smb)."""
+    """All shares, or those of a kind (lun, smb, nfs)."""
     table = Table(context.store)
-    found: list[Share] = [*table.luns(), *table.smbs()]
+    found: list[Share] = [*table.luns(), *table.smbs(), *table.exports()]
     found = [share for share in found if kind in (None, KINDS[type(share)])]
     table.check()
     return (yield from rows_of(context, found))
@@ -66,9 +79,11 @@ def rows_of(context: Context, shares: list[Share]) -> Steps[list[Row]]:
         if isinstance(share, Lun):
             row |= _lun_row(context, table, share)
             row["connected"] = connected.get(share.target_key, [])
-        else:
+        elif isinstance(share, Smb):
             row |= _smb_row(share)
-        state = presenter.state(share.key) if presenter else NOT_MOUNTED
+        else:
+            row |= _nfs_row(context, share)
+        state = state_of(context, share)
         rows.append(row | {"state": state.state, "reason": state.reason})
     return rows
 
@@ -85,6 +100,24 @@ def _smb_row(smb: Smb) -> Row:
         "read_only": smb.read_only,
         "connected": None,  # smbd is not asked
     }
+
+
+def _nfs_row(context: Context, nfs: Nfs) -> Row:
+    clients = [records.client_rule(each) for each in nfs.clients]
+    return {
+        "url": nfs_url(nfs.listen, address_of(context, nfs)),
+        "access": ", ".join(nfs.clients),
+        "read_only": all(each.right == Right.READ for each in clients),
+        "connected": None,  # NFSv3 knows requests, not who is there
+    }
+
+
+def nfs_url(listen: str, name: str) -> str:
+    """As libnfs and QEMU take it; QEMU knows no ports, and asks for them."""
+    host, _, port = _reachable(listen).rpartition(":")
+    if int(port) == records.NFS_PORT:
+        return f"nfs://{host}/{name}"
+    return f"nfs://{host}/{name}?nfsport={port}&mountport={port}"
 
 
 def _lun_row(context: Context, table: Table, lun: Lun) -> Row:
@@ -114,7 +147,9 @@ def urls_of(context: Context, volume: Volume, ino: int | None = None) -> list[st
     """Where a volume (``ino`` None) or one of its files is presented, whatever its state."""
     table = Table(context.store)
     if ino is None:
-        return [str(_smb_row(smb)["url"]) for smb in table.smbs() if smb.volume_id == volume.id]
+        found = [str(_smb_row(smb)["url"]) for smb in table.smbs() if smb.volume_id == volume.id]
+        export = table.export(volume)
+        return found if export is None else [*found, nfs_url(export.listen, str(volume))]
     if (volume.id, ino) not in context.store.pool.presented:
         return []
     ours = [lun for lun in table.luns() if (lun.volume_id, lun.ino) == (volume.id, ino)]
@@ -125,7 +160,7 @@ def address_of(context: Context, share: Share) -> str:
     """Its name now; its last known one when it has none."""
     with contextlib.suppress(errors.Stale):
         volume = context.store.volume_by_id(share.volume_id)
-        if isinstance(share, Smb):
+        if not isinstance(share, Lun):
             return str(volume)
         inode = volume.inode(share.ino)
         path = None if inode.orphan else volume.path_of(share.ino)
@@ -175,16 +210,16 @@ def settle(context: Context) -> Steps[None]:
 
 def change_shares(
     context: Context, change: Callable[[], None], undo: Callable[[], None],
-    failure: Callable[[], str | None],
+    failure: Callable[[], str | None], settled: Callable[[Context], Steps[None]] = settle,
 ) -> Steps[None]:  # fmt: skip
     """Change records and make it so; undone when that fails."""
     change()
     try:
-        yield from settle(context)
+        yield from settled(context)
         _raise(failure())
     except BaseException:
         undo()
-        yield from settle(context)
+        yield from settled(context)
         raise
 
 

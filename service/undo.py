@@ -14,6 +14,7 @@ from functools import partial
 
 from engine import Inode, Volume, errors
 from hypervisor.interface import Hypervisor
+from hypervisor.machine_index import index_of
 from hypervisor.machines import Directory
 from hypervisor.pools import Pools
 from service import hosts
@@ -126,6 +127,8 @@ def _undo_domains(context: Context, job: Job) -> Steps[None]:
 
     if not uuids:
         return
+    for _ in index_of(context.store).ready():
+        yield from turn()
     doomed = _pools(context, registered, job.uri)
     drop = partial(Pools.drop_all, names=doomed)
     try:
@@ -139,15 +142,12 @@ def _pools(context: Context, registered: list[Made], uri: str) -> set[str]:
     """Directory pools of these VMs that no other registered VM is in; a host's are its rescan's."""
     if hosts.at(context.store, uri) is not None:
         return set()
-    doomed = {each.uuid for each in registered}
-    mine: set[str] = set()
+    places: list[tuple[Volume, int]] = []
     for volume_id, parent in {(each.volume_id, each.parent) for each in registered}:
-        with suppress(errors.RametError):
-            volume = context.store.volume_by_id(volume_id)
-            path = volume.path_of(parent)
-            if path is not None:
-                mine.add(hosts.pool_name_of_vm(volume, f"{path.rstrip('/')}/x"))
-    return mine - hosts.pools_in_use(context.store, uri, but=doomed)
+        with suppress(errors.Stale):
+            places.append((context.store.volume_by_id(volume_id), parent))
+    doomed = {each.uuid for each in registered}
+    return hosts.unused_pools(context.store, uri, places, but=doomed)
 
 
 def _note_all(context: Context, job: Job) -> Steps[None]:

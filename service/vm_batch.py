@@ -13,23 +13,24 @@ If the domain cannot be taken back its files stay, and the VM is noted as regist
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 
-from engine import Inode, Volume, errors
+from engine import Inode, Store, Volume, errors
 from hypervisor.interface import Hypervisor
-from hypervisor.machines import Directory, taken_macs
+from hypervisor.machine_index import index_of
+from hypervisor.machines import Directory
 from service import hosts
 from service.addresses import Context
+from service.clone_spec import ON_ERROR
 from service.jobs import Made
 from service.libvirt_calls import LibvirtCall, connected, kind_of, with_driver
 from service.steps import TOLD_TO_STOP, Started, Steps, durable, insist
 from service.undo import note, take_back
 from service.work import Work
 
-ON_ERROR = ("undo", "stop", "continue")
 GROUP = 128  # VMs whose files one commit makes durable before they are defined
 MAKE_STEP = 8
 DEFINE_STEP = 16
@@ -61,14 +62,13 @@ class Batch:
         self._checked: set[tuple[str, str]] = set()
 
     @contextmanager
-    def macs(self) -> Iterator[set[str]]:
-        """MACs that are taken, one set for all jobs that run: each adds those that it gives out."""
-        shared = self._context.running.setdefault("macs", Macs())
+    def macs(self) -> Iterator["Macs"]:
+        """MACs that are taken, one set for all jobs that run: each adds what its hypervisor has."""
+        shared = self._context.running.setdefault("macs", Macs(self._context.store))
         assert isinstance(shared, Macs)
         shared.users += 1
         try:
-            shared.taken |= taken_macs(self._context.store)
-            yield shared.taken
+            yield shared
         finally:
             shared.users -= 1
             if not shared.users:
@@ -142,9 +142,6 @@ class Batch:
         return bool(some)
 
     def _note_made(self, each: Directory) -> None:
-        shared = self._context.running.get("macs")
-        if isinstance(shared, Macs):
-            shared.taken |= set(each.machine.macs)
         made = self._as_made(each)
         self._work.made(each.volume, each.inode, made.parent, made.name, made.uuid)
         if self._uri is None:
@@ -267,12 +264,23 @@ class Batch:
                 self._failed(f"storage pool {pool.name}", error)
 
 
-class Macs:
-    """The MACs that are taken, while clone jobs run."""
+class Macs(Container[str]):
+    """The MACs that are taken: those of the store's VMs at any time, and those of hypervisors.
 
-    def __init__(self) -> None:
+    ``users``: the jobs that look at it.
+    """
+
+    def __init__(self, store: Store, known: Iterable[str] = ()) -> None:
         self.users = 0
-        self.taken: set[str] = set()
+        self._known = set(known)
+        self._stored = index_of(store).macs
+
+    def add(self, known: Iterable[str]) -> None:
+        """A hypervisor has these."""
+        self._known.update(known)
+
+    def __contains__(self, mac: object) -> bool:
+        return mac in self._known or mac in self._stored
 
 
 def define_some(driver: Hypervisor, texts: list[str], *, stop: bool) -> list[Outcome]:

@@ -3,6 +3,7 @@
 from pathlib import PurePosixPath
 from typing import Any
 
+from engine import errors
 from hypervisor.machines import Directory, Machine
 from service import hosts
 from service.addresses import Address, Context
@@ -28,4 +29,17 @@ def told(directory: Directory, machine: Machine) -> dict[str, Any]:
         "macs": machine.macs,
         "registered": machine.uri,
         "copy": machine.home not in (0, directory.volume.id),
+    }
+
+
+def told_damaged(directory: Directory, error: errors.Corrupt) -> dict[str, Any]:
+    """The same of one whose mark is damaged, and what to do: its identity is not known."""
+    return {
+        "name": None,
+        "address": f"{directory.volume}:{directory.path}",
+        "uuid": None,
+        "macs": [],
+        "registered": None,
+        "copy": False,
+        "damaged": f"{error}; {directory.remedy}",
     }

@@ -7,26 +7,31 @@ its files, and `vm rm` finishes the work.
 """
 
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
-from engine import errors
-from hypervisor import domain, machines
+from engine import Volume, errors
+from hypervisor import adopting, domain, individuals, machines
 from hypervisor.identity import Identity
 from hypervisor.interface import Hypervisor
+from hypervisor.machine_index import index_of
 from hypervisor.machines import Directory
 from hypervisor.pools import Pools
 from hypervisor.revert import machine_at
 from service import hosts, moments
 from service.addresses import Address, Context, parse
-from service.clone_spec import CloneSpec, Item, Plan
+from service.clone_plan import Item, Plan, plan_of
+from service.clone_spec import CloneSpec
 from service.customizing import customize_by_api
 from service.libvirt_calls import LibvirtCall, connected, kind_of, with_driver
 from service.operations import Operation, Result, as_of, unique_of
 from service.steps import TOLD_TO_STOP, Steps, durable
 from service.undo import note
 from service.vm_batch import Batch, tree_blocks
-from service.vm_places import directory_at, place_of, told
+from service.vm_places import directory_at, place_of, told, told_damaged
 from service.work import JobCommand, Work
+
+LS_STEP = 64  # VMs: about 2 ms
 
 
 def vm_add(
@@ -37,9 +42,10 @@ def vm_add(
     where = parse(context, address)
     if from_domain is not None:
         text = yield with_driver(uri, lambda driver: driver.xml(from_domain))
+    yield from index_of(context.store).ready()
     directory = directory_at(context, where)
     body = None if text is None else text.encode()
-    return told(directory, machines.add(context.store, directory, body, virt_type))
+    return told(directory, adopting.add(context.store, directory, body, virt_type))
 
 
 def vm_clone(
@@ -52,11 +58,12 @@ def vm_clone(
     base = directory_at(context, parse(context, source))
     _ = base.machine
     # on a thread: a hundred thousand rows in templates take their time
-    plan: Plan = yield partial(wanted.plan, target, _interfaces(base))
+    plan: Plan = yield partial(plan_of, wanted, target, _interfaces(base))
     places = [parse(context, item.address) for item in plan.items]
     uri = wanted.uri if wanted.registers else None
     batch = Batch(context, work, uri, wanted.on_error)
     work.plan(len(places), len(places) * tree_blocks(base.volume, base.inode))
+    yield from index_of(context.store).ready()
     with batch.macs() as taken:
         if uri is not None:
             context.mounted_path(base.volume, base.path)
@@ -64,12 +71,12 @@ def vm_clone(
             clash = sorted(known & {item.name for item in plan.items})
             if clash:
                 raise errors.AlreadyExists(f"{uri} has a domain {clash[0]!r}; choose another name")
-            taken.update(macs)
+            taken.add(macs)
         xml = (yield from _asked(base, wanted.uri)) if wanted.via == "api" else None
         moment = yield from moments.hold(context, base, uri, quiesce=wanted.quiesce)
 
         def make(item: Item, where: Address) -> Directory:
-            return machines.clone(
+            return individuals.clone(
                 context.store, moment.base, where.volume, where.path, place_of(context, where, uri),
                 Identity.new(item.name), taken, plan.wishes(item, xml),
             )  # fmt: skip
@@ -178,6 +185,7 @@ def unregister(
 
     Busy when one runs, unless ``force``; then no VM of its hypervisor is touched.
     """
+    yield from index_of(context.store).ready()
     at: dict[str, list[Directory]] = {}
     for each in found:
         where = uri or each.machine.uri
@@ -190,8 +198,8 @@ def unregister(
         for each in group:
             each.set_machine(each.machine.at(None))
         if hosts.at(context.store, where) is None:  # else a rescan of it decides
-            pools = {hosts.pool_name_of_vm(each.volume, each.path) for each in group}
-            unused = pools - hosts.pools_in_use(context.store, where)
+            places = {(each.volume, each.inode.parent) for each in group}
+            unused = hosts.unused_pools(context.store, where, places)
             yield hosts.on_pools(where, context.store, partial(_drop_all, names=unused))
 
 
@@ -215,7 +223,7 @@ def vm_customize(
     where = parse(context, address)
     directory = directory_at(context, where)
     wanted = CloneSpec.of(spec)
-    plan = wanted.plan(name, _interfaces(directory))
+    plan = plan_of(wanted, name, _interfaces(directory))
     identity, wishes = Identity.new(name), plan.wishes(plan.items[0])
     if wanted.via == "api":
         known = machine_at(directory)
@@ -223,21 +231,53 @@ def vm_customize(
         directory = directory_at(context, where, uri)
         machine = yield from customize_by_api(context, directory, identity, wishes, uri)
     else:
-        machine = machines.renew(context.store, directory, identity, wishes)
+        machine = individuals.renew(context.store, directory, identity, wishes)
     return told(directory, machine)
 
 
-def vm_ls(context: Context, volume: str | None) -> Result:
-    rows = [
-        told(directory, machine)
-        | {
-            "unique_bytes": unique_of(context, directory.volume, directory.inode),
-            "as_of": as_of(context),
-        }
-        for directory, machine in machines.everyone(context.store)
-        if volume in (None, directory.volume.name)
-    ]
-    return sorted(rows, key=lambda row: str(row["address"]))
+def vm_ls(context: Context, volume: str | None) -> Steps[Result]:
+    """All VMs, or those of a volume, by address; by pages, so others are served meanwhile.
+
+    A VM whose mark is damaged is told with what to do about it (``damaged``).
+    """
+    rows: list[dict[str, Any]] = []
+    for each in context.store.volumes():
+        if volume in (None, each.name):
+            rows += yield from _rows(context, each)
+    in_order: list[dict[str, Any]] = yield partial(sorted, rows, key=itemgetter("address"))
+    return in_order
+
+
+def _rows(context: Context, volume: Volume) -> Steps[list[dict[str, Any]]]:
+    """A volume's VMs.  What is made or removed meanwhile may be among them or not; a volume that
+    is removed has none, one that is restored is listed anew."""
+    rows: list[dict[str, Any]] = []
+    era, after = volume.era, 0
+    while not volume.removed:
+        page = volume.marks(machines.MARK, after, LS_STEP)
+        for ino, payload in page:
+            path = volume.path_of(ino)
+            if path is not None:
+                rows.append(_row(context, Directory(volume, path, None), payload))
+        if len(page) < LS_STEP:
+            return rows
+        after = page[-1][0]
+        yield None
+        if volume.era != era:
+            era, after = volume.era, 0
+            rows.clear()
+    return []
+
+
+def _row(context: Context, directory: Directory, payload: bytes) -> dict[str, Any]:
+    try:
+        row = told(directory, machines.machine_in(directory.volume, payload)) | {"damaged": None}
+    except errors.Corrupt as error:
+        row = told_damaged(directory, error)
+    return row | {
+        "unique_bytes": unique_of(context, directory.volume, directory.inode),
+        "as_of": as_of(context),
+    }
 
 
 def vm_show(context: Context, address: str) -> Steps[Result]:

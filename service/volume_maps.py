@@ -15,7 +15,7 @@ from service.extents import Call, Row, file_row, slabs
 from service.maps import device_of, find
 from service.operations import Operation, Result
 from service.shares import urls_of
-from service.steps import Steps
+from service.steps import TOLD_TO_STOP, Steps
 
 FILES_STEP = 64
 
@@ -72,7 +72,10 @@ def _machine_of(volume: Volume, inode: Inode) -> str | None:
         seen.add(at)
         payload = volume.get_mark(at, machines.MARK)
         if payload is not None:
-            return machines.read_mark(payload).name
+            try:
+                return machines.read_mark(payload).name
+            except errors.Corrupt:
+                return None
         at = volume.inode(at).parent
     return None
 
@@ -104,6 +107,8 @@ def volume_domains(context: Context, name: str) -> Steps[Result]:
     for host in hosts.everyone(context.store):
         try:
             found = yield hosts.answered(partial(sources.everyone, host.uri))
+        except TOLD_TO_STOP:
+            raise
         except errors.RametError as error:
             silent.append(f"{host.name}: {error}")
             continue

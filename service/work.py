@@ -15,7 +15,8 @@ from typing import Any
 
 from engine import Inode, Volume, errors
 from service.addresses import Context
-from service.jobs import CANCELLED, COMPLETED, FAILED, RUNNING, URI_MAX, Job, Made
+from service.job_states import CANCELLED, COMPLETED, FAILED, RUNNING
+from service.jobs import URI_MAX, Job, Made
 from service.steps import Insisted, Steps, Stopping
 from service.undo import undo
 
@@ -26,6 +27,7 @@ INTERRUPTED = (
 CANCELLED_ON_THE_WAY = "cancelled on the way; what it made is undone"
 NEVER_BEGUN = "its process ended before it had made anything that lasts; start it again"
 
+PROGRESS_S = 0.5  # how often a job tells of itself, at most
 Result = dict[str, Any]
 JobCommand = Callable[..., Steps[Result]]
 

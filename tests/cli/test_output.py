@@ -9,9 +9,9 @@ import click
 import pytest
 from command import Ramet
 
+from cli.local import run_local
 from cli.main import main
 from cli.output import lines, printable, table
-from cli.running import run_local
 from cli.settings import Settings
 from engine import ROOT_INO, Store, errors
 from service.addresses import Context

@@ -10,7 +10,7 @@ from pathlib import Path
 from crash_model import TREE
 
 from engine import ROOT_INO, Store, Volume, errors
-from engine.ranges import BlockRange
+from engine.block_range import BlockRange
 from service.rpc import Client
 
 DEADLINE_S = 30

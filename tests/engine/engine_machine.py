@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine import ROOT_INO, Store, Volume, errors, fsck
+from engine.block_range import BlockRange
 from engine.commit import Commit
 from engine.gc import Gc
-from engine.ranges import BlockRange
 from engine.trim import Run, Trim
 
 BLOCK = 4096

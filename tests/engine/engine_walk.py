@@ -10,7 +10,7 @@ from typing import Any
 
 from engine_machine import BLOCK, FILE_BLOCKS, EngineMachine
 
-from engine.ranges import BlockRange
+from engine.block_range import BlockRange
 
 WEIGHTS = {
     "write": 30, "write_open": 8, "truncate": 4, "punch": 6, "unlink": 3, "rename": 2,

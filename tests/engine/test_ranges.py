@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine import ROOT_INO, Store, Volume, errors, fsck
-from engine.ranges import RANGES_MAX, STEPS_MAX, BlockRange
+from engine.block_range import BlockRange
+from engine.ranges import RANGES_MAX, STEPS_MAX
 
 BLOCK = 4096
 FANOUT = 4

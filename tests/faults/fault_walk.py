@@ -26,7 +26,7 @@ from pathlib import Path
 from injection import ALLOCATE, KINDS, SHORT, SYNC, WRITE, Faults
 
 from engine import ROOT_INO, Store, Volume, errors, fsck
-from engine.ranges import BlockRange
+from engine.block_range import BlockRange
 
 BLOCK = 4096
 PLANS = [

@@ -2,14 +2,13 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
 
+from chance import SEED
 from sanitized import HERE, environment
 
 DEEP = os.environ.get("RAMET_FAULTS") == "deep"
-SEED = int(os.environ.get("RAMET_FAULTS_SEED", random.randrange(1 << 30)))
 STRIDE, ENGINE_STRIDE = (1, 1) if DEEP else (31, 97)
 
 

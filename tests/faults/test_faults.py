@@ -1,6 +1,6 @@
 """The N-th write, sync or allocation fails: in the engine, in commands, under a mount.
 
-The short form: each run takes other N (of a stride) and other random days; `make faults` takes all.
+The short form: the N of a stride and some random days, by the seed; `make faults` takes all.
 """
 
 import errno
@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 
 import pytest
+from chance import SEED
 from command import Ramet
 from injection import ALLOCATE, KINDS, SYNC, WRITE, environment, run
 from mounted import serve
@@ -17,7 +18,6 @@ from mounted import serve
 from engine import ROOT_INO, Store, fsck
 
 DEEP = os.environ.get("RAMET_FAULTS") == "deep"
-SEED = int(os.environ.get("RAMET_FAULTS_SEED", random.randrange(1 << 30)))
 STRIDE = 1 if DEEP else 5
 DAYS = 3_000 if DEEP else 25
 EXIT_FAILED, EXIT_NO_SPACE = 1, 15

@@ -12,11 +12,13 @@ import pytest
 from rich_domain import OLD_UUID, RICH
 
 from engine import ROOT_INO, Store, Volume, errors
-from hypervisor import domain, machines
+from hypervisor import adopting, domain, individuals
 from hypervisor.customize import customize
 from hypervisor.identity import Identity
+from hypervisor.machine_index import index_of
 from hypervisor.machines import Directory
 from hypervisor.wishes import Wishes, user_data_template
+from service.clone_plan import plan_of
 from service.clone_spec import CloneSpec
 
 MOUNT = PurePosixPath("/mnt/ramet/lab")
@@ -39,7 +41,7 @@ def base_vm(store: Store) -> Directory:
         lab.write(made.ino, 0, os.urandom(5000))
     base = Directory(lab, "/golden", MOUNT / "golden")
     text = RICH.replace("/isos/tools.iso", "/nonexistent/tools.iso")
-    machines.add(store, base, text.encode(), None)
+    adopting.add(store, base, text.encode(), None)
     return base
 
 
@@ -87,15 +89,14 @@ def seed_values(directory: Directory) -> dict[str, str]:
 
 def test_a_thousand_clones_are_a_thousand_individuals(store: Store) -> None:
     base = base_vm(store)
-    lab, taken = base.volume, machines.taken_macs(store)
+    lab, taken = base.volume, index_of(store).macs
     seen: dict[str, list[str]] = {name: [] for name in IDENTITIES}
     roots = [base.xml()]
-    for item in CloneSpec(count=COUNT).plan("lab:/web-{n:04d}").items:
+    for item in plan_of(CloneSpec(count=COUNT), "lab:/web-{n:04d}").items:
         path = item.address.partition(":")[2]
-        made = machines.clone(
+        made = individuals.clone(
             store, base, lab, path, MOUNT / item.name, Identity.new(item.name), taken
         )
-        taken |= set(made.machine.macs)
         for key, value in seed_values(made).items():
             seen.setdefault(key, []).append(value)
         roots.append(made.xml())
@@ -121,9 +122,9 @@ def test_a_thousand_clones_are_a_thousand_individuals(store: Store) -> None:
 
 def test_names_that_would_be_one_host_name_are_refused() -> None:
     with pytest.raises(errors.InvalidArgument, match="host name"):
-        CloneSpec(rows=[{"x": "a_1"}, {"x": "A-1"}]).plan("lab:/{x}")
+        plan_of(CloneSpec(rows=[{"x": "a_1"}, {"x": "A-1"}]), "lab:/{x}")
     long = "x" * 100
-    plan = CloneSpec(count=20).plan(f"lab:/{long}{{n}}")
+    plan = plan_of(CloneSpec(count=20), f"lab:/{long}{{n}}")
     names = {Identity.new(item.name).hostname for item in plan.items}
     assert len(names) == 20
     assert max(map(len, names)) <= 63
@@ -199,7 +200,7 @@ def test_hostile_names_never_leave_their_place(store: Store, tmp_path: Path) -> 
         with suppress(errors.RametError):
             for spec, target in ((CloneSpec(), f"lab:/{name}"),
                                  (CloneSpec(rows=[{"x": name}]), "lab:/d/{x}")):  # fmt: skip
-                item = spec.plan(target).items[0]
+                item = plan_of(spec, target).items[0]
                 assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", item.name)
         with suppress(errors.RametError, UnicodeEncodeError):
             template.render({"x": name})
@@ -208,7 +209,7 @@ def test_hostile_names_never_leave_their_place(store: Store, tmp_path: Path) -> 
     assert good > NAMES / 100
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
     assert [entry.name for entry in lab.readdir(ROOT_INO)] == [b"golden"]
-    assert machines.Directory(lab, "/golden", None).machine.uuid == OLD_UUID
+    assert Directory(lab, "/golden", None).machine.uuid == OLD_UUID
 
 
 def clones_stay_inside(store: Store, base: Directory, lab: Volume, name: str) -> bool:
@@ -217,7 +218,7 @@ def clones_stay_inside(store: Store, base: Directory, lab: Volume, name: str) ->
     wishes = Wishes(user_data=user_data_template("#!/bin/sh\n: {{ x | quote }}\n"), values=values)
     try:
         identity = Identity.new("web")
-        made = machines.clone(store, base, lab, f"/{name}", None, identity, set(), wishes)
+        made = individuals.clone(store, base, lab, f"/{name}", None, identity, set(), wishes)
     except (errors.RametError, UnicodeEncodeError, ValueError):
         assert lab.files == before
         return False

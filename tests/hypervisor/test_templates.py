@@ -15,6 +15,7 @@ from hypervisor import domain, hardware, variables
 from hypervisor.patterns import expand
 from hypervisor.template import Template
 from hypervisor.wishes import network_template, user_data_template
+from service.clone_plan import plan_of
 from service.clone_spec import CloneSpec
 
 LINES = st.text(st.characters(codec="utf-8").filter(str.isprintable), max_size=30)
@@ -52,7 +53,7 @@ def test_a_pattern_cannot_do_more(pattern: str) -> None:
     fields = {"n": 1, "site": "fra", "up": "..", "slash": "a/b", "space": "a b", "empty": ""}
     if pattern == "{up}":  # dots alone are no VM name either
         with pytest.raises(errors.InvalidArgument):
-            CloneSpec(rows=[{"up": ".."}]).plan("lab:/{up}")
+            plan_of(CloneSpec(rows=[{"up": ".."}]), "lab:/{up}")
         return
     with pytest.raises(errors.InvalidArgument):
         expand(pattern, fields)
@@ -174,7 +175,7 @@ def test_a_plan_has_one_clone_for_each_row() -> None:
     rows = variables.read("site,ip\nfra,10.0.0.1\nams,10.0.0.2\n", "v.csv")
     spec = CloneSpec(rows=rows, start=10, step=5, network="version: 2\nip: {{ ip }}\n")
     assert CloneSpec.of(spec.to_dict()) == spec
-    plan = spec.plan("lab:/{site}-{n:03d}")
+    plan = plan_of(spec, "lab:/{site}-{n:03d}")
     assert [item.address for item in plan.items] == ["lab:/fra-010", "lab:/ams-015"]
     assert plan.wishes(plan.items[1]).values == {"n": 15, "site": "ams", "ip": "10.0.0.2"}
 
@@ -204,7 +205,7 @@ def test_a_bad_plan_is_refused_before_anything_is_made(
     spec: dict[str, object], target: str, said: str
 ) -> None:
     with pytest.raises(errors.InvalidArgument, match=said):
-        CloneSpec.of(spec).plan(target)
+        plan_of(CloneSpec.of(spec), target)
 
 
 def sized(more: str = "", memory: int | None = None, vcpus: int | None = None) -> ET.Element:
@@ -262,7 +263,7 @@ def test_the_boot_disk_is_the_first_or_the_one_ordered_first() -> None:
 @given(st.text(string.printable, max_size=40))
 def test_any_pattern_gives_a_plain_name_or_an_error(pattern: str) -> None:
     try:
-        plan = CloneSpec().plan("lab:/" + pattern)
+        plan = plan_of(CloneSpec(), "lab:/" + pattern)
     except errors.InvalidArgument:
         return
     assert set(plan.items[0].name) <= set(string.ascii_letters + string.digits + "_.+-")

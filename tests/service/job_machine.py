@@ -20,7 +20,7 @@ from engine import ROOT_INO, Store, errors, fsck, removal, tree_clones
 from service import clones, jobs
 from service.addresses import Context
 from service.clones import clone
-from service.jobs import COMPLETED, QUEUED, RUNNING
+from service.job_states import COMPLETED, QUEUED, RUNNING
 from service.steps import Steps
 from service.work import Result, Work, queue, recover, run
 

@@ -11,13 +11,13 @@ import libvirt
 import pytest
 
 from engine import ROOT_INO, Store, errors
-from hypervisor import machines
+from hypervisor import adopting
 from hypervisor.driver import LibvirtDriver
 from hypervisor.interface import Hypervisor
 from hypervisor.machines import Directory, Machine
 from service import clones, moments
 from service.addresses import Context
-from service.jobs import CANCELLED, COMPLETED
+from service.job_states import CANCELLED, COMPLETED
 from service.libvirt_calls import connected
 from service.steps import Started, Steps, insist, run_here
 from service.vms import vm_clone
@@ -40,7 +40,7 @@ def context(tmp_path: Path) -> Iterator[Context]:
         top = lab.mkdir(ROOT_INO, b"golden", 0o755, 0, 0)
         disk = lab.create(top.ino, b"disk.raw", 0o644, 0, 0)
         lab.write(disk.ino, 0, os.urandom(8192))
-        machines.add(store, Directory(lab, "/golden", None), XML, None)
+        adopting.add(store, Directory(lab, "/golden", None), XML, None)
         yield Context(store, tmp_path / "mnt")
 
 

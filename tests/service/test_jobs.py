@@ -11,7 +11,8 @@ from engine import ROOT_INO, Store, errors
 from engine.records import RECORD_BYTES_ADMITTED
 from service import jobs
 from service.addresses import Context
-from service.jobs import CANCELLED, COMPLETED, FAILED, Jobs, Made
+from service.job_states import CANCELLED, COMPLETED, FAILED
+from service.jobs import Jobs, Made
 from service.undo import take_back
 
 

@@ -7,7 +7,7 @@ import pytest
 from engine import ROOT_INO, Store, errors
 from hypervisor.machines import Directory, Machine
 from service.addresses import Context
-from service.jobs import FAILED
+from service.job_states import FAILED
 from service.steps import run_here
 from service.work import Work, recover
 

@@ -1,9 +1,9 @@
-"""Inode numbers of a mount.
+"""Inode numbers as the users of mounts and NFS exports see them.
 
-One mount shows all volumes under one device number, so a number has to name the volume as well:
-volume id << 40 | inode. The mount's root, where each volume is a directory, is 1. The .snapshots
-directory of a volume, which no volume stores, has the top bit and the volume's id. Numbers do not
-depend on the mount or its age.
+A mount shows all volumes under one device number, an export its snapshots too, so a number has to
+name the volume as well: volume id << 40 | inode. The mount's root, where each volume is a
+directory, is 1. The .snapshots directory of a volume, which no volume stores, has the top bit and
+the volume's id. Numbers do not depend on the mount or its age.
 """
 
 ROOT = 1

@@ -1,0 +1,253 @@
+"""One client's connection: calls in, answers out, neither without bound.
+
+The loop receives what is there, serves all whole records in it, sends their answers together, and
+lets others have their turn: a turn ends after TURN_S.  Answers of calls that had to wait are sent
+by their tasks, in whatever order they end.  A client that does not read its answers is not read
+from either once OUT_BYTES_MAX wait for it, nor is one with IN_FLIGHT_MAX calls under way; one that
+neither reads nor finishes a record for STALLED_S is let go.  An idle connection may stay: TCP's
+keepalive finds out when nobody is there.
+"""
+
+import contextlib
+import ipaddress
+import socket
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+from time import perf_counter
+
+import trio
+
+from nfsgw.dispatch import Dispatcher, Running
+from nfsgw.record import Buffers, Record, RecordReader, marked
+from nfsgw.rpc import Address
+from nfsgw.xdr import Garbage, Part
+
+TURN_S = 0.001
+IN_FLIGHT_MAX = 64
+OUT_BYTES_MAX = 4 << 20
+STALLED_S = 60.0
+LINGER_S = 5.0
+PARTS_MAX = 512  # a sendmsg; the kernel takes 1024
+KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+
+
+@dataclass(frozen=True)
+class Common:
+    """What the connections of a server share; tasks outlive their connection."""
+
+    dispatcher: Dispatcher
+    buffers: Buffers
+    nursery: trio.Nursery
+    stalled_s: float = STALLED_S
+
+
+class Connection:
+    """A Peer: programs know a client's connection by identity."""
+
+    def __init__(self, accepted: socket.socket, common: Common) -> None:
+        accepted.setblocking(False)
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE:
+            accepted.setsockopt(socket.IPPROTO_TCP, option, value)
+        self._socket = accepted
+        host, self.port = accepted.getpeername()[:2]
+        self.address: Address = ipaddress.ip_address(host.partition("%")[0])
+        self._common = common
+        self._reader = RecordReader(common.buffers)
+        self._out: deque[Part] = deque()
+        self._out_bytes = 0
+        self._in_flight = 0
+        self._sending = False
+        self._deadline: float | None = None  # of a record that has begun and not ended
+        self._relief = trio.Event()  # something has ended or was sent
+        self._reading = trio.CancelScope()
+        self.closed = False
+
+    def stop(self) -> None:
+        """Read no more; answer what was begun."""
+        self._reading.cancel()
+
+    async def run(self) -> None:
+        """Serve until the client ends the connection or has to be let go; then it is closed."""
+        try:
+            with contextlib.suppress(OSError, Garbage, trio.TooSlowError, trio.ClosedResourceError):
+                with self._reading:
+                    await self._serve()
+                with trio.move_on_after(LINGER_S):  # it may still read what it has asked for
+                    while self._in_flight or self._out:
+                        await self._wait_for_relief()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+            self._reader.close()
+            self._out.clear()
+            self._relief.set()
+
+    # --- in
+
+    async def _serve(self) -> None:
+        busy = False
+        while True:
+            served, more = self._turn()
+            self._flush()
+            if more:
+                await trio.lowlevel.checkpoint()
+                while self._full:
+                    await self._wait_for_relief()
+                continue
+            if served > 1 and not busy:
+                busy = True  # the next calls are here already, mostly
+                await trio.lowlevel.checkpoint()
+            else:
+                busy = False
+                await self._readable()
+            if not self._receive():
+                return
+
+    @property
+    def _full(self) -> bool:
+        return self._in_flight >= IN_FLIGHT_MAX or self._out_bytes >= OUT_BYTES_MAX
+
+    def _turn(self) -> tuple[int, bool]:
+        """Begin calls that are here; (how many, whether there may be more)."""
+        end = perf_counter() + TURN_S
+        served = 0
+        while True:
+            if self._full:
+                return served, True
+            record = self._reader.next()
+            if record is None:
+                return served, False
+            self._deadline = None
+            self._begin(record)
+            served += 1
+            if perf_counter() > end:
+                return served, True
+
+    def _begin(self, record: Record) -> None:
+        started = self._common.dispatcher.start(record.view, self)
+        if isinstance(started, Running):
+            self._in_flight += 1
+            self._common.nursery.start_soon(self._finish, started, record)
+            return
+        if started is not None:
+            self._put(started)
+        self._give_back(record)
+
+    def _give_back(self, record: Record) -> None:
+        if record.buffer is not None:
+            record.view.release()
+            self._common.buffers.give(record.buffer)
+
+    def _receive(self) -> bool:
+        """Take what has come; False when the client will send nothing any more."""
+        space = self._reader.space()
+        if not space:
+            return True
+        try:
+            count = self._socket.recv_into(space)
+        except BlockingIOError:
+            return True
+        self._reader.received(count)
+        return count > 0
+
+    async def _readable(self) -> None:
+        if not self._reader.partial:
+            await trio.lowlevel.wait_readable(self._socket)
+            return
+        if self._deadline is None:
+            self._deadline = trio.current_time() + self._common.stalled_s
+        with trio.fail_at(self._deadline):
+            if self._reader.starved and self._common.buffers.empty:
+                await self._common.buffers.given()
+            else:
+                await trio.lowlevel.wait_readable(self._socket)
+
+    # --- out
+
+    async def _finish(self, running: Running, record: Record) -> None:
+        asker: object = self
+        try:
+            answer = await self._common.dispatcher.finish(running)
+            if running.entry is not None:
+                asker = running.entry.asker
+        finally:
+            self._in_flight -= 1
+            self._relief.set()
+            self._give_back(record)
+        if isinstance(asker, Connection) and not asker.closed:
+            asker.send(answer)
+
+    def send(self, answer: list[Part]) -> None:
+        """Send an answer, now as far as the socket takes it."""
+        self._put(answer)
+        self._flush()
+
+    def _put(self, answer: list[Part]) -> None:
+        for part in marked(answer):
+            self._out.append(part)
+            self._out_bytes += len(part)
+
+    def _flush(self) -> None:
+        """Send; what the socket does not take now, a task sends later."""
+        if self._sending or self.closed:
+            return
+        try:
+            if self._push():
+                return
+        except OSError:
+            self._hang_up()
+            return
+        self._sending = True
+        self._common.nursery.start_soon(self._push_rest)
+
+    def _push(self) -> bool:
+        """Whether all is sent."""
+        while self._out:
+            try:
+                count = self._socket.sendmsg(list(islice(self._out, PARTS_MAX)))
+            except BlockingIOError:
+                return False
+            self._sent(count)
+        return True
+
+    def _sent(self, count: int) -> None:
+        self._out_bytes -= count
+        while count:
+            first = self._out.popleft()
+            if count < len(first):
+                self._out.appendleft(memoryview(first)[count:])
+                return
+            count -= len(first)
+
+    async def _push_rest(self) -> None:
+        try:
+            while not self.closed and self._out:
+                with trio.fail_after(self._common.stalled_s):
+                    await trio.lowlevel.wait_writable(self._socket)
+                self._push()
+                self._relief.set()
+        except (OSError, trio.TooSlowError, trio.ClosedResourceError):
+            self._hang_up()
+        finally:
+            self._sending = False
+            self._relief.set()
+
+    def _hang_up(self) -> None:
+        """Nobody reads here any more: the receiving side wakes up and closes."""
+        self._out.clear()
+        self._out_bytes = 0
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    async def _wait_for_relief(self) -> None:
+        if self._relief.is_set():
+            self._relief = trio.Event()
+        await self._relief.wait()

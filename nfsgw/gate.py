@@ -1,0 +1,48 @@
+"""What the gateway needs of the program that owns the store.
+
+A procedure is an ordinary function, run on the loop's thread between other requests, or a generator
+that yields what has to be awaited before it goes on: ``durable`` (all that was done before is on
+disk), ``admit`` (there is room for another change), ``settled`` (the mount shows what was changed).
+The server runs it in place until it yields, and beside other requests from there on.
+"""
+
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from engine import Store
+
+Wait = Callable[[], Awaitable[None]]
+Waits = Generator[Wait, None, None]
+Outcome = Waits | None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """``foreign`` encloses each change: the mount's kernel has to be told of it, which
+    ``unsettled`` says is not done yet; ``full`` says that ``admit`` would wait.  ``durable``
+    raises StoreFailed.
+    """
+
+    store: Store
+    durable: Wait
+    admit: Wait
+    full: Callable[[], bool]
+    foreign: Callable[[], AbstractContextManager[None]]
+    settled: Wait
+    unsettled: Callable[[], bool]
+
+    def room(self) -> Waits:
+        """Before a change enters the engine."""
+        if self.full():
+            yield self.admit
+
+    def shown(self) -> Waits:
+        """Before a change that need not be durable is answered."""
+        if self.unsettled():
+            yield self.settled
+
+    def stored(self) -> Waits:
+        """Before a change that must be durable is answered."""
+        yield self.durable
+        yield from self.shown()

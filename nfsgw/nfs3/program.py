@@ -1,0 +1,68 @@
+"""The program: procedure numbers to procedures, and which of them must not be done twice."""
+
+from nfsgw.files import Files
+from nfsgw.gate import Outcome
+from nfsgw.nfs3 import contents, directories, names, objects
+from nfsgw.nfs3.answers import Procedure as Answer
+from nfsgw.nfs3.protocol import PROGRAM, VERSION, Procedure
+from nfsgw.rpc import Call, ProcedureUnavailable
+from nfsgw.xdr import Packer, Unpacker
+
+
+def _null(files: Files, call: Call, args: Unpacker, out: Packer) -> None:
+    """RFC 1813, 3.3.0: for measuring and for asking whether somebody is there."""
+
+
+_PROCEDURES: dict[int, Answer] = {
+    Procedure.NULL: _null,
+    Procedure.GETATTR: objects.getattr3,
+    Procedure.SETATTR: objects.setattr3,
+    Procedure.LOOKUP: objects.lookup,
+    Procedure.ACCESS: objects.access,
+    Procedure.READLINK: objects.readlink,
+    Procedure.READ: contents.read,
+    Procedure.WRITE: contents.write,
+    Procedure.CREATE: names.create,
+    Procedure.MKDIR: names.mkdir,
+    Procedure.SYMLINK: names.symlink,
+    Procedure.MKNOD: names.mknod,
+    Procedure.REMOVE: names.remove,
+    Procedure.RMDIR: names.rmdir,
+    Procedure.RENAME: names.rename,
+    Procedure.LINK: names.link,
+    Procedure.READDIR: directories.readdir,
+    Procedure.READDIRPLUS: directories.readdirplus,
+    Procedure.FSSTAT: objects.fsstat,
+    Procedure.FSINFO: objects.fsinfo,
+    Procedure.PATHCONF: objects.pathconf,
+    Procedure.COMMIT: contents.commit,
+}
+
+# A WRITE may be repeated, but not after a later one of the same range has been answered.
+_ONCE = frozenset(
+    {
+        Procedure.SETATTR, Procedure.WRITE, Procedure.CREATE, Procedure.MKDIR, Procedure.SYMLINK,
+        Procedure.MKNOD, Procedure.REMOVE, Procedure.RMDIR, Procedure.RENAME, Procedure.LINK,
+    }
+)  # fmt: skip
+
+
+class Nfs3:
+    """NFS version 3 over a store's exports."""
+
+    number = PROGRAM
+    versions: tuple[int, ...] = (VERSION,)
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    @staticmethod
+    def cached(call: Call) -> bool:
+        """Whether a retransmission must get the first answer instead of being carried out."""
+        return call.procedure in _ONCE
+
+    def call(self, call: Call, args: Unpacker, out: Packer) -> Outcome:
+        procedure = _PROCEDURES.get(call.procedure)
+        if procedure is None:
+            raise ProcedureUnavailable
+        return procedure(self._files, call, args, out)

@@ -1,0 +1,208 @@
+"""Record marking (RFC 5531, 11): records out of a stream of fragments, and answers into one.
+
+A record mostly is one fragment and fits the connection's buffer; it is copied out, for the buffer
+is received into again while calls still look at their arguments.  A larger one, a WRITE, gets a
+buffer of its own, from then on received into directly.  Invariants:
+- a length allocates nothing: a large buffer is taken when a whole small one of the record is there;
+- the large buffers of all connections together are bounded (``Buffers``), and one that anything
+  still refers to is never used again: a bytearray that is looked at refuses to grow.
+"""
+
+import struct
+from collections.abc import Iterable
+
+import trio
+
+from nfsgw.xdr import Garbage, Part
+
+RECORD_BYTES_MAX = (1 << 20) + 8192  # a megabyte of data, and the head of a call or a compound
+BUFFER_BYTES = 1 << 16
+LARGE_BUFFERS_MAX = 128
+SPARE_BUFFERS_MAX = 8
+FRAGMENTS_MAX = 1024
+JOIN_BYTES_MAX = 16_384  # smaller parts are cheaper to copy than to hand to the kernel one by one
+LAST = 1 << 31
+_MARK = struct.Struct(">I")
+
+
+class Buffers:
+    """Large buffers, some kept for the next record."""
+
+    def __init__(self, most: int = LARGE_BUFFERS_MAX) -> None:
+        self._left = most
+        self._spare: list[bytearray] = []
+        self._given = trio.Event()
+
+    @property
+    def empty(self) -> bool:
+        """Whether all are taken."""
+        return self._left == 0
+
+    def take(self) -> bytearray:
+        assert self._left
+        self._left -= 1
+        if self._spare:
+            return self._spare.pop()
+        return bytearray(RECORD_BYTES_MAX)
+
+    def give(self, buffer: bytearray) -> None:
+        """It is not needed any more, by who took it."""
+        self._left += 1
+        self._given.set()
+        if len(self._spare) >= SPARE_BUFFERS_MAX:
+            return
+        try:
+            buffer.append(0)
+        except BufferError:
+            return  # somebody still looks at it
+        buffer.pop()
+        self._spare.append(buffer)
+
+    async def given(self) -> None:
+        """Wait until one is given back, which another may take first."""
+        self._given = trio.Event() if self._given.is_set() else self._given
+        await self._given.wait()
+
+
+class Record:
+    """A record; ``buffer``: the large one it is in, to be given back when its call has ended."""
+
+    __slots__ = ("buffer", "view")
+
+    def __init__(self, view: memoryview, buffer: bytearray | None = None) -> None:
+        self.view = view
+        self.buffer = buffer
+
+
+class RecordReader:
+    """Bytes in by ``space`` and ``received``, records out by ``next``."""
+
+    __slots__ = (
+        "_buffer", "_buffers", "_end", "_filled", "_fragments", "_large", "_length", "_pieces",
+        "_start",
+    )  # fmt: skip
+
+    def __init__(self, buffers: Buffers) -> None:
+        self._buffers = buffers
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._start = self._end = 0  # what is received and not read yet
+        self._large: bytearray | None = (
+            None  # the record being received, ``_filled`` of ``_length``
+        )
+        self._filled = self._length = 0
+        self._pieces: bytearray | None = None  # a record of several fragments
+        self._fragments = 0
+
+    @property
+    def partial(self) -> bool:
+        """Whether a record has begun that has not ended."""
+        return self._end > self._start or self._large is not None or self._pieces is not None
+
+    @property
+    def starved(self) -> bool:
+        """Whether nothing can be received before another connection gives a large buffer back."""
+        return self._large is None and self._end - self._start == BUFFER_BYTES
+
+    def space(self) -> memoryview:
+        """Where to receive into; not empty unless ``starved``."""
+        if self._large is not None:
+            return memoryview(self._large)[self._filled : self._length]
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._start and self._end == BUFFER_BYTES:
+            count = self._end - self._start
+            self._buffer[:count] = bytes(self._buffer[self._start : self._end])
+            self._start, self._end = 0, count
+        return self._buffer[self._end :]
+
+    def received(self, count: int) -> None:
+        if self._large is not None:
+            self._filled += count
+        else:
+            self._end += count
+
+    def next(self) -> Record | None:
+        """The next whole record; Garbage for one that is too large."""
+        if self._large is not None:
+            return self._large_record()
+        while self._end - self._start >= 4:
+            (mark,) = _MARK.unpack_from(self._buffer, self._start)
+            length, start = mark & ~LAST, self._start + 4
+            pieces = self._pieces
+            if length + (0 if pieces is None else len(pieces)) > RECORD_BYTES_MAX:
+                raise Garbage(f"a record of more than {RECORD_BYTES_MAX} bytes")
+            if mark & LAST and pieces is None:
+                if self._end - start < length:
+                    if length + 4 > BUFFER_BYTES:
+                        self._begin_large(length)
+                    return None
+                self._start = start + length
+                return Record(memoryview(bytes(self._buffer[start : self._start])))
+            if not self._piece(start, length):
+                return None
+            if mark & LAST:
+                assert self._pieces is not None
+                record = Record(memoryview(self._pieces))
+                self._pieces, self._fragments = None, 0
+                return record
+        return None
+
+    def _begin_large(self, length: int) -> None:
+        if not self.starved or self._buffers.empty:
+            return
+        self._large, self._length, self._filled = self._buffers.take(), length, BUFFER_BYTES - 4
+        self._large[: self._filled] = self._buffer[4:]
+        self._start = self._end = 0
+
+    def _large_record(self) -> Record | None:
+        buffer = self._large
+        assert buffer is not None
+        if self._filled < self._length:
+            return None
+        self._large = None
+        return Record(memoryview(buffer)[: self._length], buffer)
+
+    def _piece(self, start: int, length: int) -> bool:
+        """Take what is there of a fragment; whether that is all of it.  What is still to come of
+        it gets a mark of its own, so that a fragment may be larger than the buffer."""
+        if self._pieces is None:
+            self._pieces = bytearray()
+        there = min(self._end - start, length)
+        self._pieces += self._buffer[start : start + there]
+        self._start = start + there
+        if there == length:
+            self._fragments += 1
+            if self._fragments > FRAGMENTS_MAX:
+                raise Garbage(f"a record of more than {FRAGMENTS_MAX} fragments")
+            return True
+        (mark,) = _MARK.unpack_from(self._buffer, start - 4)
+        self._start = 0
+        _MARK.pack_into(self._buffer, 0, mark - there)
+        self._end = 4
+        return False
+
+    def close(self) -> None:
+        """The connection has ended."""
+        if self._large is not None:
+            self._buffers.give(self._large)
+            self._large = None
+
+
+def marked(parts: Iterable[Part]) -> list[Part]:
+    """An answer as one fragment: small parts joined, large ones as they are."""
+    found: list[Part] = []
+    small: list[Part] = [b""]
+    length = 0
+    for part in parts:
+        count = len(part)
+        length += count
+        if count < JOIN_BYTES_MAX:
+            small.append(part)
+        else:
+            found.append(b"".join(small))
+            found.append(part)
+            small = []
+    if small:
+        found.append(b"".join(small))
+    found[0] = _MARK.pack(LAST | length) + found[0]
+    return found

@@ -1,0 +1,180 @@
+"""Clients, as they introduce themselves by EXCHANGE_ID, and their leases (RFC 8881, 2.4 and 18.35).
+
+A client is known by its owner string; its verifier changes when it reboots; its principal is who
+may speak for it. A record becomes confirmed by CREATE_SESSION. Invariants:
+- of an owner there is at most one confirmed and one unconfirmed record, and the unconfirmed one
+  takes the other's place, with all that it had, when it is confirmed;
+- client ids are of this start of the server (its number is their upper half) and never used twice;
+- a lease that has run out takes nothing away by itself: that happens when somebody else needs it
+  (courtesy), or after hours.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nfsgw.rpc import Call
+from nfsgw.v4.limits import Limits
+from nfsgw.v4.protocol import Failed, Status
+
+if TYPE_CHECKING:
+    from nfsgw.v4.opens import LockState, Open
+    from nfsgw.v4.sessions import Session
+
+Key = tuple[bytes, Hashable]  # an open-owner or lock-owner, and a file
+
+
+@dataclass(slots=True, eq=False)
+class Created:
+    """The last CREATE_SESSION of a client, to be answered again: its sequence, status, body."""
+
+    sequence: int
+    status: Status = Status.SEQ_MISORDERED
+    body: bytes = b""
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One client, and all that it has."""
+
+    id: int
+    owner: bytes
+    verifier: bytes
+    principal: Hashable
+    renewed: float
+    confirmed: bool = False
+    reclaim_complete: bool = False
+    running: int = 0  # compounds in progress
+    created: Created = field(default_factory=lambda: Created(0))
+    sessions: "dict[bytes, Session]" = field(default_factory=dict)
+    states: "dict[bytes, Open | LockState]" = field(default_factory=dict)
+    opens: "dict[Key, Open]" = field(default_factory=dict)
+    locks: "dict[Key, LockState]" = field(default_factory=dict)
+    ranges: int = 0  # locked ranges, in all files
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has nothing that another client could miss."""
+        return not self.sessions and not self.states
+
+
+def principal_of(call: Call) -> Hashable:
+    """Who may speak for a client: the user it said it was."""
+    return None if call.credential is None else call.credential.uid
+
+
+class Clients:
+    """All clients.  ``drop`` takes away what one has; it is called before it is forgotten."""
+
+    def __init__(
+        self, boot: int, limits: Limits, clock: Callable[[], float], drop: Callable[[Client], None]
+    ) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._drop = drop
+        self._last_id = boot << 32
+        self._by_id: dict[int, Client] = {}
+        self._confirmed: dict[bytes, Client] = {}
+        self._unconfirmed: OrderedDict[bytes, Client] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def find(self, client_id: int) -> Client:
+        """STALE_CLIENTID; also for one that has not come back in time to be confirmed."""
+        client = self._by_id.get(client_id)
+        if client is not None and not client.confirmed and self.expired(client):
+            self._forget(client)
+            client = None
+        if client is None:
+            raise Failed(Status.STALE_CLIENTID)
+        return client
+
+    def expired(self, client: Client, over_s: float = 0) -> bool:
+        """Whether the lease ran out, ``over_s`` seconds ago or more."""
+        quiet_s = self._clock() - client.renewed
+        return client.running == 0 and quiet_s > self._limits.lease_s + over_s
+
+    def renew(self, client: Client) -> None:
+        client.renewed = self._clock()
+
+    # --- EXCHANGE_ID, by the cases of RFC 8881, 18.35.4
+
+    def introduce(self, owner: bytes, verifier: bytes, principal: Hashable) -> Client:
+        """A client says who it is: its confirmed record, or a new one.  CLID_INUSE, DELAY."""
+        known = self._confirmed.get(owner)
+        if known is not None and known.principal != principal:
+            if not known.idle and not self.expired(known):
+                raise Failed(Status.CLID_INUSE)  # case 3
+            self.remove(known)
+        elif known is not None and known.verifier == verifier:
+            self.renew(known)
+            return known  # case 2
+        # cases 1, 4 and 5: the confirmed record of a client that has rebooted stays for now
+        if owner in self._unconfirmed:
+            self._forget(self._unconfirmed[owner])
+        self._make_room()
+        self._last_id += 1
+        client = Client(self._last_id, owner, verifier, principal, self._clock())
+        self._by_id[client.id] = self._unconfirmed[owner] = client
+        return client
+
+    def update(self, owner: bytes, verifier: bytes, principal: Hashable) -> Client:
+        """A client changes what it has said before.  NOENT, NOT_SAME, PERM (cases 6 to 9)."""
+        known = self._confirmed.get(owner)
+        if known is None:
+            raise Failed(Status.NOENT)
+        if known.verifier != verifier:
+            raise Failed(Status.NOT_SAME)
+        if known.principal != principal:
+            raise Failed(Status.PERM)
+        self.renew(known)
+        return known
+
+    def _make_room(self) -> None:
+        """For an unconfirmed record: the oldest of them goes."""
+        if len(self._unconfirmed) >= self._limits.clients:
+            self._forget(next(iter(self._unconfirmed.values())))
+
+    def check_confirm(self, client: Client, principal: Hashable) -> None:
+        """Before CREATE_SESSION.  CLID_INUSE: somebody else's record; DELAY: too many clients."""
+        if client.principal != principal and not client.confirmed:
+            raise Failed(Status.CLID_INUSE)
+        if client.confirmed or client.owner in self._confirmed:
+            return
+        if len(self._confirmed) >= self._limits.clients:
+            self.expire(0)
+        if len(self._confirmed) >= self._limits.clients:
+            raise Failed(Status.DELAY)
+
+    def confirm(self, client: Client) -> None:
+        """The record takes the place of the one before, whose state is gone."""
+        self.renew(client)
+        if client.confirmed:
+            return
+        old = self._confirmed.get(client.owner)
+        if old is not None:
+            self._drop(old)
+            del self._by_id[old.id]
+        del self._unconfirmed[client.owner]
+        client.confirmed = True
+        self._confirmed[client.owner] = client
+
+    # --- their end
+
+    def expire(self, over_s: float) -> int:
+        """Remove those whose lease ran out ``over_s`` ago; how many."""
+        late = [each for each in self._by_id.values() if self.expired(each, over_s)]
+        for client in late:
+            self.remove(client)
+        return len(late)
+
+    def remove(self, client: Client) -> None:
+        self._drop(client)
+        self._forget(client)
+
+    def _forget(self, client: Client) -> None:
+        del self._by_id[client.id]
+        table = self._confirmed if client.confirmed else self._unconfirmed
+        del table[client.owner]

@@ -1,0 +1,280 @@
+"""COMPOUND: operations one after the other, until one fails (RFC 8881, 2.10.6 and 16.2).
+
+A compound begins with SEQUENCE, which names the slot that makes it happen once; or it is one
+operation that needs no session. Operations are read as their turn comes, so bad XDR ends a compound
+in its middle, with what came before done. Invariants:
+- an answer says how far the compound came, and that is how far it came: what an operation has
+  packed before it failed is taken back, and where its result would not fit into the answer it is
+  not begun if it changes anything;
+- the answer is given after what was changed is durable: one wait for all of a compound. When that
+  fails, the last operation that changed something has failed.
+"""
+
+from collections.abc import Generator
+
+from engine import errors
+from nfsgw.files import Files
+from nfsgw.gate import Wait
+from nfsgw.rpc import Call
+from nfsgw.v4.current import Current, Operation
+from nfsgw.v4.limits import RESPONSE_BYTES_MAX, TAG_BYTES_MAX
+from nfsgw.v4.operations import FAILED_BODY, LAST_OP, OPERATIONS
+from nfsgw.v4.protocol import MINORS, Failed, Op, Status
+from nfsgw.v4.sessions import SESSION_ID_BYTES, Session, Slot, digest_of, is_retry
+from nfsgw.v4.state import State
+from nfsgw.v4.statuses import ANSWERED, status_of
+from nfsgw.xdr import Garbage, Packer, Unpacker
+
+SESSIONLESS = frozenset(
+    {
+        Op.EXCHANGE_ID, Op.CREATE_SESSION, Op.BIND_CONN_TO_SESSION, Op.DESTROY_SESSION,
+        Op.DESTROY_CLIENTID,
+    }
+)  # fmt: skip
+CHANGING = frozenset(
+    {
+        Op.ALLOCATE, Op.CLONE, Op.CLOSE, Op.COMMIT, Op.COPY, Op.CREATE, Op.CREATE_SESSION,
+        Op.DEALLOCATE, Op.DESTROY_CLIENTID, Op.DESTROY_SESSION, Op.EXCHANGE_ID, Op.FREE_STATEID,
+        Op.LINK, Op.LOCK, Op.LOCKU, Op.OPEN, Op.OPEN_DOWNGRADE, Op.RECLAIM_COMPLETE, Op.REMOVE,
+        Op.REMOVEXATTR, Op.RENAME, Op.SETATTR, Op.SETXATTR, Op.WRITE, Op.WRITE_SAME,
+    }
+)  # fmt: skip
+REPLY_HEAD_BYTES = 24
+STATUS_BYTES = 8  # an operation's number and status
+RESULT_BYTES_MAX = 128  # of an operation that changes something
+
+
+class Compound:
+    """One compound in progress."""
+
+    def __init__(
+        self, files: Files, state: State, call: Call, args: Unpacker, out: Packer
+    ) -> None:  # fmt: skip
+        self._args, self._out = args, out
+        self._begin = args.at
+        self._tag = args.opaque(TAG_BYTES_MAX)
+        self._current = Current(call, args.u32(), files, state)
+        self._operations = args.u32()
+        if self._operations * 4 > args.left:
+            raise Garbage("fewer operations than it says")
+        self._start = out.mark()
+        self._status_at = out.later()
+        out.opaque(self._tag)
+        self._count_at = out.later()
+        self._done = 0
+        self._bytes = REPLY_HEAD_BYTES + out.size(self._start)
+        self._bytes_max, self._too_big = RESPONSE_BYTES_MAX, Status.REP_TOO_BIG
+        self._store = self._show = False
+        self._last_change = (0, 0, 0)  # where its result is, which one it is, its number
+
+    def run(self) -> Generator[Wait, None, None]:
+        """To the end, the answer packed."""
+        if self._current.minor not in MINORS:
+            self._settle(Status.MINOR_VERS_MISMATCH)
+        elif self._operations == 0:
+            self._settle(Status.OK)
+        else:
+            first = self._args.u32()
+            if first == Op.SEQUENCE:
+                yield from self._in_session()
+            else:
+                yield from self._without_session(first)
+
+    def _settle(self, status: Status) -> None:
+        self._out.settle(self._status_at, status)
+        self._out.settle(self._count_at, self._done)
+
+    def _fail(self, number: int, status: Status) -> None:
+        """An operation that is not begun."""
+        self._out.u32(number)
+        self._out.u32(status)
+        self._done += 1
+        self._settle(status)
+
+    # --- the two ways to begin
+
+    def _without_session(self, first: int) -> Generator[Wait, None, None]:
+        known, number = self._known(first)
+        if known is None:
+            self._fail(number, Status.OP_ILLEGAL if number == Op.ILLEGAL else Status.NOTSUPP)
+        elif first not in SESSIONLESS:
+            self._fail(first, Status.OP_NOT_IN_SESSION)
+        elif self._operations > 1:
+            self._fail(first, Status.NOT_ONLY_OP)
+        else:
+            yield from self._all(first)
+
+    def _in_session(self) -> Generator[Wait, None, None]:
+        args, out = self._args, self._out
+        mark = out.mark()
+        try:
+            session, slot, sequence, keep = self._sequence()
+        except Garbage:
+            return self._fail(Op.SEQUENCE, Status.BADXDR)
+        except Failed as error:
+            return self._fail(Op.SEQUENCE, error.status)
+        if slot is None:
+            return None
+        client = session.client
+        slot.busy, slot.sequence, slot.answer = True, sequence, None
+        client.running += 1
+        try:
+            self._done = 1
+            self._bytes += out.size(mark)
+            if self._operations > 1:
+                yield from self._all(args.u32())
+            else:
+                self._settle(Status.OK)
+            if keep or self._operations == 1:
+                slot.answer = b"".join(out.parts[self._start :])
+        finally:
+            slot.busy = False
+            client.running -= 1
+            self._current.state.clients.renew(client)
+        return None
+
+    def _sequence(self) -> tuple[Session, Slot | None, int, bool]:
+        """SEQUENCE, 18.46: the session, its slot, the request's number, whether to keep the answer.
+
+        No slot: it was a retry, and is answered. The slot is as it was when this fails.
+        """
+        args, current = self._args, self._current
+        session_id = bytes(args.fixed(SESSION_ID_BYTES))
+        sequence, number, highest, keep = args.u32(), args.u32(), args.u32(), args.boolean()
+        session = current.state.session(session_id)
+        channel = session.channel
+        slot = session.slot(number, highest)
+        request = args.data[self._begin :]
+        digest = digest_of(current.call, request)
+        retry = is_retry(slot, sequence, digest)
+        if not retry:
+            if len(args.data) > channel.request_bytes:
+                raise Failed(Status.REQ_TOO_BIG)
+            if self._operations > channel.operations:
+                raise Failed(Status.TOO_MANY_OPS)
+        self._bytes_max = channel.response_bytes
+        if keep and channel.cached_bytes < channel.response_bytes:
+            self._bytes_max, self._too_big = channel.cached_bytes, Status.REP_TOO_BIG_TO_CACHE
+        current.session = session
+        session.connections.add(current.call.peer)
+        if retry:
+            self._again(slot)
+            return session, None, sequence, keep
+        mark = self._out.mark()
+        self._pack_sequence(session, sequence, number)
+        if self._bytes + self._out.size(mark) > self._bytes_max:
+            self._out.rewind(mark)
+            raise Failed(self._too_big)
+        slot.digest = digest
+        return session, slot, sequence, keep
+
+    def _pack_sequence(self, session: Session, sequence: int, number: int) -> None:
+        out = self._out
+        out.u32(Op.SEQUENCE)
+        out.u32(Status.OK)
+        out.fixed(session.id)
+        out.u32(sequence)
+        out.u32(number)
+        out.u32(len(session.slots) - 1)
+        out.u32(len(session.slots) - 1)
+        out.u32(0)
+
+    def _again(self, slot: Slot) -> None:
+        """The answer that a slot has kept."""
+        if slot.answer is None:
+            raise Failed(Status.RETRY_UNCACHED_REP)
+        self._out.rewind(self._start)
+        self._out.raw(slot.answer)
+
+    # --- operations
+
+    def _known(self, number: int) -> tuple[Operation | None, int]:
+        """The operation of a number, and the number that the answer gives it."""
+        if not Op.ACCESS <= number <= LAST_OP[self._current.minor]:
+            return None, Op.ILLEGAL
+        return OPERATIONS.get(number), number
+
+    def _all(self, number: int) -> Generator[Wait, None, None]:
+        """This one and those after it, then what the answer has to wait for."""
+        while True:
+            status = yield from self._one(number)
+            if status != Status.OK or self._done == self._operations:
+                break
+            try:
+                number = self._args.u32()
+            except Garbage:
+                self._fail(Op.ILLEGAL, Status.BADXDR)
+                status = Status.BADXDR
+                break
+        self._settle(status)
+        gate = self._current.files.gate
+        try:
+            if self._store:
+                yield from gate.stored()
+            elif self._show:
+                yield from gate.shown()
+        except errors.StoreFailed as error:
+            mark, self._done, number = self._last_change
+            self._out.rewind(mark)
+            self._fail(number, status_of(error))
+
+    def _one(self, number: int) -> Generator[Wait, None, Status]:
+        """An operation and its result."""
+        out, current = self._out, self._current
+        start = out.mark()
+        operation, number = self._known(number)
+        out.u32(number)
+        status_at = out.later()
+        mark = out.mark()
+        current.must_store = current.must_show = False
+        body = b""
+        try:
+            self._check_begin(number)
+            if operation is None:
+                raise Failed(Status.OP_ILLEGAL if number == Op.ILLEGAL else Status.NOTSUPP)
+            outcome = operation(current, self._args, out)
+            if outcome is not None:
+                yield from outcome
+            self._check_end(mark)
+            status = Status.OK
+        except Garbage:
+            status = Status.BADXDR
+        except ANSWERED as error:
+            status = status_of(error)
+            body = getattr(error, "body", b"")
+        if status != Status.OK:
+            if self._bytes + STATUS_BYTES + len(body) > self._bytes_max:
+                status, body = self._too_big, b""
+            out.rewind(mark)
+            out.raw(body or FAILED_BODY.get(number, b""))
+        out.settle(status_at, status)
+        if current.must_store or current.must_show:
+            self._store |= current.must_store
+            self._show |= current.must_show
+            self._last_change = start, self._done, number
+        self._done += 1
+        self._bytes += out.size(start)
+        return status
+
+    def _check_begin(self, number: int) -> None:
+        """That an operation may stand here, and that its result will fit."""
+        current = self._current
+        if number == Op.SEQUENCE:
+            raise Failed(Status.SEQUENCE_POS)
+        if current.session is not None:
+            if number == Op.BIND_CONN_TO_SESSION:
+                raise Failed(Status.NOT_ONLY_OP)
+            if number == Op.DESTROY_SESSION and self._done + 1 < self._operations:
+                at = self._args.at
+                if bytes(self._args.fixed(SESSION_ID_BYTES)) == current.session.id:
+                    raise Failed(Status.NOT_ONLY_OP)
+                self._args.at = at
+        if number in CHANGING:
+            self._check_fits(RESULT_BYTES_MAX)
+
+    def _check_end(self, mark: int) -> None:
+        self._check_fits(STATUS_BYTES + self._out.size(mark))
+
+    def _check_fits(self, size: int) -> None:
+        if self._bytes + size > self._bytes_max:
+            raise Failed(self._too_big)

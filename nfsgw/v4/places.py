@@ -1,0 +1,59 @@
+"""The file an operation is for: of the right kind, or the status that RFC 8881 has for others."""
+
+from engine import errors
+from nfsgw.files import Place
+from nfsgw.v4.current import At, Current, PseudoRoot
+from nfsgw.v4.protocol import Failed, Status
+
+
+def here(current: Current) -> At:
+    """What the current filehandle names; NOFILEHANDLE, STALE."""
+    at = current.at
+    if at is None:
+        raise Failed(Status.NOFILEHANDLE)
+    return at if isinstance(at, PseudoRoot) else _alive(at)
+
+
+def file_here(current: Current) -> Place:
+    """The current regular file; NOFILEHANDLE, STALE, ISDIR, SYMLINK, WRONG_TYPE."""
+    return file_of(current.at)
+
+
+def saved_file(current: Current) -> Place:
+    """The saved regular file."""
+    return file_of(current.saved)
+
+
+def directory_here(current: Current) -> Place:
+    """The current directory, of an export; NOTDIR, ROFS for the pseudo-root."""
+    return _directory(current.place())
+
+
+def saved_directory(current: Current) -> Place:
+    """The saved one."""
+    return _directory(current.saved_place())
+
+
+def _alive(place: Place) -> Place:
+    """While an operation before this one waited, the volume may have been restored or the file
+    deleted; then what the place remembers of it is of the past."""
+    if not place.snapshots and place.volume.inode(place.inode.ino) is not place.inode:
+        raise errors.Stale("the volume was restored meanwhile; look the file up again")
+    return place
+
+
+def file_of(at: At | None) -> Place:
+    """The regular file that something is; NOFILEHANDLE, STALE, ISDIR, SYMLINK, WRONG_TYPE."""
+    if at is None:
+        raise Failed(Status.NOFILEHANDLE)
+    if isinstance(at, PseudoRoot) or at.inode.is_dir:
+        raise Failed(Status.ISDIR)
+    if not at.inode.is_file:
+        raise Failed(Status.SYMLINK if at.inode.is_symlink else Status.WRONG_TYPE)
+    return _alive(at)
+
+
+def _directory(place: Place) -> Place:
+    if not place.inode.is_dir:
+        raise Failed(Status.SYMLINK if place.inode.is_symlink else Status.NOTDIR)
+    return _alive(place)

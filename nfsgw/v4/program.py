@@ -1,0 +1,35 @@
+"""NFS version 4 as an RPC program: NULL and COMPOUND.
+
+Retries are the sessions' business (RFC 8881, 2.10.6), not the duplicate-request cache's.
+"""
+
+from nfsgw.files import Files
+from nfsgw.gate import Outcome
+from nfsgw.rpc import Call, ProcedureUnavailable
+from nfsgw.v4.compound import Compound
+from nfsgw.v4.protocol import PROGRAM, VERSION
+from nfsgw.v4.state import State
+from nfsgw.xdr import Packer, Unpacker
+
+NULL, COMPOUND = 0, 1
+
+
+class Nfs4:
+    """Minor versions 1 and 2.  ``state.sweep`` wants to be called now and then."""
+
+    number = PROGRAM
+    versions = (VERSION,)
+
+    def __init__(self, files: Files, state: State) -> None:
+        self.files = files
+        self.state = state
+
+    def cached(self, call: Call) -> bool:
+        return False
+
+    def call(self, call: Call, args: Unpacker, out: Packer) -> Outcome:
+        if call.procedure == NULL:
+            return None
+        if call.procedure != COMPOUND:
+            raise ProcedureUnavailable
+        return Compound(self.files, self.state, call, args, out).run()

@@ -1,0 +1,77 @@
+"""What a restarted server knows of its clients, and the grace period in which they take back.
+
+Opens and locks live in memory; who had them is recorded in the store under ``nfs4/client/``. After
+a restart the recorded clients may reclaim, and nobody may take anything new that they might have,
+until all have said RECLAIM_COMPLETE or the grace period is over (RFC 8881, 8.4.2). Invariants:
+- a client is recorded, durably, before it can have anything (its RECLAIM_COMPLETE is answered);
+- whose state was given to others, or may be from now on, has no record any more, durably: he who
+  slept through one grace period may not reclaim in the next one (8.4.2.1).
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Generator
+
+from engine import Store, errors
+from nfsgw.gate import Gate, Wait
+
+BOOT_KEY = "nfs4/boot"
+CLIENT_PREFIX = "nfs4/client/"
+
+
+def _key(owner: bytes) -> str:
+    return CLIENT_PREFIX + hashlib.blake2b(owner, digest_size=16).hexdigest()
+
+
+class Recovery:
+    """The records, and whether it is grace.  ``boot`` counts the starts of the server."""
+
+    def __init__(self, store: Store, clock: Callable[[], float], grace_s: float) -> None:
+        self._store = store
+        self._clock = clock
+        self._grace_s = grace_s
+        records = store.records
+        self.boot = int.from_bytes(records.get(BOOT_KEY) or b"\0", "big") + 1 & 0xFFFFFFFF
+        records.put_admitted(BOOT_KEY, self.boot.to_bytes(4, "big"))
+        self._waiting = {owner for _, owner in records.items(CLIENT_PREFIX)}
+        self._started = clock()
+        self._ends = self._started + grace_s if self._waiting else None
+
+    @property
+    def in_grace(self) -> bool:
+        return self._ends is not None
+
+    def may_reclaim(self, owner: bytes) -> bool:
+        """Whether a client had something when the server went down, and has not taken it back."""
+        return self._ends is not None and owner in self._waiting
+
+    def reclaimed(self) -> None:
+        """Somebody is at it: he gets half a period more, all in all twice a period."""
+        if self._ends is not None:
+            more = max(self._ends, self._clock() + self._grace_s / 2)
+            self._ends = min(more, self._started + 2 * self._grace_s)
+
+    def record(self, owner: bytes) -> None:
+        """RECLAIM_COMPLETE: the client has taken back what it wants.  Must be stored."""
+        self._store.records.put_admitted(_key(owner), owner)
+        self._waiting.discard(owner)
+        if not self._waiting:
+            self._ends = None
+
+    def forget(self, owner: bytes) -> None:
+        """The client has nothing any more.  Must be stored before anybody else gets it."""
+        with contextlib.suppress(errors.StoreFailed):  # then nothing can be stored any more
+            self._store.records.delete(_key(owner))
+        self._waiting.discard(owner)
+        if not self._waiting:
+            self._ends = None
+
+    def end_if_over(self, gate: Gate) -> Generator[Wait, None, None]:
+        """End the grace period if its time has come; those who did not come lose their records."""
+        if self._ends is None or self._clock() < self._ends:
+            return
+        for owner in self._waiting:
+            self._store.records.delete(_key(owner))
+        yield from gate.stored()
+        self._waiting.clear()
+        self._ends = None

@@ -1,0 +1,194 @@
+"""All that a server knows of its clients: the one object that the operations share.
+
+Stateids are looked for among those of the session's client only, so one that another client has,
+or had before a restart, is BAD_STATEID. What a client has goes with the client, at once and whole
+(``_drop``): what remains of it anywhere else is a mistake that the tests look for.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from engine import Store
+from nfsgw.access import READ, WRITE
+from nfsgw.files import Place
+from nfsgw.v4.clients import Client, Clients
+from nfsgw.v4.limits import Limits
+from nfsgw.v4.open_files import OpenFiles
+from nfsgw.v4.opens import SHARE_READ, SHARE_WRITE, LockState, Open
+from nfsgw.v4.protocol import Failed, Status
+from nfsgw.v4.recovery import Recovery
+from nfsgw.v4.sessions import Channel, Session
+from nfsgw.v4.stateids import ANONYMOUS, BYPASS, CURRENT, SPECIAL, Stateid
+
+if TYPE_CHECKING:
+    from nfsgw.v4.current import Current
+
+
+class State:
+    """Clients, sessions, opens and locks of a store's server."""
+
+    def __init__(
+        self, store: Store, limits: Limits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.limits = limits or Limits()
+        self.clock = clock
+        self.recovery = Recovery(store, clock, self.limits.lease_s)
+        self.clients = Clients(self.recovery.boot, self.limits, clock, self._drop)
+        self.sessions: dict[bytes, Session] = {}
+        self.slots = 0
+        self.open_files = OpenFiles(self.recovery.boot, self.limits)
+
+    # --- sessions
+
+    def session(self, session_id: bytes) -> Session:
+        """BADSESSION."""
+        session = self.sessions.get(session_id)
+        if session is None:
+            raise Failed(Status.BADSESSION)
+        return session
+
+    def channel(self, client: Client, wanted: Channel) -> Channel:
+        """What a session of a client can have; TOOSMALL, INVAL, DELAY when there is no room."""
+        left = self.limits.slots - self.slots
+        if left <= 0 or len(client.sessions) >= self.limits.sessions_of_client:
+            self.clients.expire(0)
+            left = self.limits.slots - self.slots
+        if left <= 0 or len(client.sessions) >= self.limits.sessions_of_client:
+            raise Failed(Status.DELAY)
+        return wanted.granted(self.limits, left)
+
+    def add_session(self, session: Session) -> None:
+        self.sessions[session.id] = session.client.sessions[session.id] = session
+        self.slots += len(session.slots)
+
+    def remove_session(self, session: Session) -> None:
+        del self.sessions[session.id], session.client.sessions[session.id]
+        self.slots -= len(session.slots)
+
+    # --- the end of clients
+
+    def _drop(self, client: Client) -> None:
+        """All that a client has."""
+        for session in list(client.sessions.values()):
+            self.remove_session(session)
+        for each in list(client.opens.values()):
+            self.open_files.close(each)
+        assert not client.states
+        assert not client.locks
+        if client.reclaim_complete:
+            self.recovery.forget(client.owner)
+
+    def expire(self, current: "Current", clients: Iterable[Client]) -> bool:
+        """Take away what clients have that have not been heard of for a lease; whether there were
+        any.  Their records have to be gone durably before anybody relies on it."""
+        late = {each for each in clients if self.clients.expired(each)}
+        for client in late:
+            self.clients.remove(client)
+            current.must_store = True
+        return bool(late)
+
+    def room_for_open(self, current: "Current") -> None:
+        """DELAY when there are as many opens as there may be."""
+        self._room(current, self.open_files.check_room_for_open)
+
+    def room_for_lock(self, current: "Current") -> None:
+        self._room(current, self.open_files.check_room_for_lock)
+
+    def _room(self, current: "Current", check: Callable[[Client], None]) -> None:
+        """At a limit those go who have not been heard of for a lease."""
+        assert current.session is not None
+        client = current.session.client
+        try:
+            check(client)
+        except Failed:
+            self.open_files.close_stale()
+            if self.clients.expire(0):
+                current.must_store = True
+            check(client)
+
+    def sweep(self) -> int:
+        """What nobody has asked for in hours; to be called now and then.  Clients removed."""
+        self.open_files.close_stale()
+        return self.clients.expire(self.limits.courtesy_s)
+
+    # --- stateids
+
+    def find(self, current: "Current", stateid: Stateid) -> Open | LockState:
+        """BAD_STATEID, OLD_STATEID."""
+        assert current.session is not None
+        if stateid == CURRENT:
+            if current.stateid is None:
+                raise Failed(Status.BAD_STATEID)
+            stateid = current.stateid
+        found = current.session.client.states.get(stateid.other)
+        if found is None or stateid.seqid > found.seqid:
+            raise Failed(Status.BAD_STATEID)
+        if stateid.seqid and stateid.seqid < found.seqid:
+            raise Failed(Status.OLD_STATEID)
+        return found
+
+    def open_at(self, current: "Current", stateid: Stateid, place: Place) -> Open:
+        """The Open of the file at ``place`` that a stateid names."""
+        found = self.find(current, stateid)
+        if not isinstance(found, Open):
+            raise Failed(Status.BAD_STATEID)
+        _check_file(found, place)
+        return found
+
+    def lock_at(self, current: "Current", stateid: Stateid, place: Place) -> LockState:
+        """The LockState in the file at ``place`` that a stateid names."""
+        found = self.find(current, stateid)
+        if not isinstance(found, LockState):
+            raise Failed(Status.BAD_STATEID)
+        _check_file(found, place)
+        return found
+
+    def for_io(
+        self, current: "Current", stateid: Stateid, place: Place, wanted: int
+    ) -> Open | None:
+        """What a stateid allows for READ, or WRITE, of the file at ``place`` (access.READ, WRITE).
+
+        The Open: permission was checked when the client opened the file. None: it has to be checked
+        now (a special stateid, the user is not the one who opened it, or a READ by a client that
+        has opened for writing and needs to know what it overwrites a part of). BAD_STATEID,
+        OLD_STATEID, OPENMODE, LOCKED, GRACE, STALE.
+        """
+        assert wanted in (READ, WRITE)
+        if stateid.other in SPECIAL and stateid != CURRENT:
+            self._check_special(current, stateid, place, wanted)
+            return None
+        found = self.find(current, stateid)
+        _check_file(found, place)
+        held = found.open if isinstance(found, LockState) else found
+        if wanted == WRITE and not held.access & SHARE_WRITE:
+            raise Failed(Status.OPENMODE)
+        if held.uid != place.who.uid or (wanted == READ and not held.access & SHARE_READ):
+            return None
+        return held
+
+    def _check_special(
+        self, current: "Current", stateid: Stateid, place: Place, wanted: int
+    ) -> None:
+        if stateid not in (ANONYMOUS, BYPASS):
+            raise Failed(Status.BAD_STATEID)
+        if self.recovery.in_grace:
+            raise Failed(Status.GRACE)
+        if stateid == BYPASS and wanted == READ:
+            return
+        access = SHARE_READ if wanted == READ else SHARE_WRITE
+        against = self.open_files.against(place, access, 0)
+        if against and self.expire(current, [each.client for each in against]):
+            against = self.open_files.against(place, access, 0)
+        if against:
+            raise Failed(Status.LOCKED)
+
+
+def _check_file(found: Open | LockState, place: Place) -> None:
+    """That a stateid is one of this file.  BAD_STATEID; STALE after a forced restore."""
+    file = found.file
+    if file.volume is not place.volume or file.ino != place.inode.ino:
+        raise Failed(Status.BAD_STATEID)
+    if file.stale:
+        raise Failed(Status.STALE)

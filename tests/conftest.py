@@ -1,0 +1,10 @@
+from chance import EXPLORE, SEED
+from hypothesis import settings
+
+settings.register_profile("same", derandomize=True)
+settings.register_profile("explore", derandomize=False, print_blob=True)
+settings.load_profile("explore" if EXPLORE else "same")
+
+
+def pytest_report_header() -> str:
+    return f"seed {SEED}{', hypothesis at random' if EXPLORE else ''}"

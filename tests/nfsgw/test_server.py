@@ -1,0 +1,325 @@
+"""The RPC server, by a program of our own: framing, order, limits, what is refused and how."""
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+from collections.abc import Generator, Iterator
+
+import pytest
+import trio
+from rpc_client import AUTH_NONE, LAST_FRAGMENT, RpcClient, RpcError, call_record, marked, results
+from rpc_server import Hosted, hosting
+
+from engine import errors
+from nfsgw.gate import Outcome, Wait
+from nfsgw.record import BUFFER_BYTES, RECORD_BYTES_MAX
+from nfsgw.rpc import Call, ProcedureUnavailable
+from nfsgw.server import listening
+from nfsgw.xdr import Packer, Unpacker
+
+PROGRAM, VERSION = 0x20_0000_05, 3
+NULL, ECHO, LATER, COUNT, BUG, FAIL_LATER, BIG, WHO, COUNT_LATER = range(9)
+
+
+class Echo:
+    """Answers with what it gets, at once or when ``gate`` opens."""
+
+    number = PROGRAM
+    versions = (VERSION, VERSION + 2)
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.waiting = threading.Semaphore(0)
+        self.counted = 0
+
+    def cached(self, call: Call) -> bool:
+        return call.procedure in (COUNT, COUNT_LATER)
+
+    def call(self, call: Call, args: Unpacker, out: Packer) -> Outcome:
+        match call.procedure:
+            case 0:
+                return None
+            case 1:
+                out.opaque(args.opaque(RECORD_BYTES_MAX))
+                args.end()
+            case 2:
+                return self._later(args.opaque(RECORD_BYTES_MAX), out)
+            case 3:
+                self.counted += 1
+                out.u32(self.counted)
+            case 4:
+                out.u32(1)
+                raise ZeroDivisionError
+            case 5:
+                return self._fail_later(out)
+            case 6:
+                out.opaque(bytes(args.u32()))
+            case 7:
+                assert call.credential is not None
+                for word in (call.credential.uid, call.credential.gid, *call.credential.gids):
+                    out.u32(word)
+            case 8:
+                self.counted += 1
+                return self._later(b"%4d" % self.counted, out)
+            case _:
+                raise ProcedureUnavailable
+        return None
+
+    async def _open(self) -> None:
+        self.waiting.release()
+        await trio.to_thread.run_sync(self.gate.wait, abandon_on_cancel=True)
+
+    def _later(self, data: memoryview | bytes, out: Packer) -> Generator[Wait, None, None]:
+        yield self._open
+        out.opaque(data)
+
+    @staticmethod
+    def _fail_later(out: Packer) -> Generator[Wait, None, None]:
+        async def fails() -> None:
+            raise errors.StoreFailed("not durable")
+
+        try:
+            yield fails
+        except errors.StoreFailed:
+            out.u32(5)
+
+
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+def hosted(echo: Echo) -> Iterator[Hosted]:
+    with hosting([echo], stalled_s=30.0) as made:
+        yield made
+        echo.gate.set()
+
+
+@pytest.fixture
+def client(hosted: Hosted) -> Iterator[RpcClient]:
+    with RpcClient(hosted.address) as made:
+        yield made
+
+
+def opaque(data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + data + bytes(-len(data) % 4)
+
+
+def echoed(client: RpcClient, data: bytes) -> bytes:
+    return bytes(client.call(PROGRAM, VERSION, ECHO, opaque(data)).opaque(RECORD_BYTES_MAX))
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, 4095, 65_000, BUFFER_BYTES, 200_001, 1 << 20, RECORD_BYTES_MAX - 100]
+)
+def test_records_of_all_sizes(client: RpcClient, size: int) -> None:
+    data = os.urandom(size)
+    assert echoed(client, data) == data
+    assert echoed(client, b"after it") == b"after it"
+
+
+@pytest.mark.parametrize("sizes", [[1] * 64, [0, 4, 0, 8], [3, 30_000, 5], [100_000, 50_000]])
+def test_a_record_may_come_in_any_fragments(client: RpcClient, sizes: list[int]) -> None:
+    data = os.urandom(160_000)
+    record = call_record(7, PROGRAM, VERSION, ECHO, opaque(data))
+    for size in sizes:
+        client.socket.sendall(struct.pack(">I", size) + record[:size])
+        record = record[size:]
+    client.socket.sendall(marked(record) + marked(call_record(8, PROGRAM, VERSION, NULL)))
+    assert client.receive(7).opaque(RECORD_BYTES_MAX) == data
+    client.receive(8)
+
+
+def test_bytes_that_come_one_by_one(client: RpcClient) -> None:
+    for byte in marked(call_record(9, PROGRAM, VERSION, ECHO, opaque(b"slow"))):
+        client.socket.sendall(bytes([byte]))
+    assert client.receive(9).opaque(99) == b"slow"
+
+
+def test_pipelined_calls_are_all_answered(client: RpcClient) -> None:
+    sent = [
+        (client.send(PROGRAM, VERSION, ECHO, opaque(b"%d" % n * 1000)), b"%d" % n * 1000)
+        for n in range(200)
+    ]
+    for xid, data in sent:
+        assert client.receive(xid).opaque(RECORD_BYTES_MAX) == data
+
+
+def test_a_call_that_waits_holds_up_nobody(client: RpcClient, echo: Echo) -> None:
+    """Small and large arguments both are still there when it goes on."""
+    small, large = os.urandom(300), os.urandom(900_000)
+    waiting = [client.send(PROGRAM, VERSION, LATER, opaque(data)) for data in (small, large)]
+    for _ in waiting:
+        assert echo.waiting.acquire(timeout=30)
+    for n in range(5):
+        data = bytes([n]) * 900_000
+        assert echoed(client, data) == data
+    echo.gate.set()
+    assert client.receive(waiting[1]).opaque(RECORD_BYTES_MAX) == large
+    assert client.receive(waiting[0]).opaque(RECORD_BYTES_MAX) == small
+
+
+def test_what_it_waits_for_may_fail(client: RpcClient) -> None:
+    assert client.call(PROGRAM, VERSION, FAIL_LATER).u32() == 5
+
+
+@pytest.mark.parametrize(
+    ("program", "version", "procedure", "arguments", "refusal"),
+    [
+        (PROGRAM + 1, VERSION, 0, b"", ("accepted", 1, ())),
+        (PROGRAM, VERSION + 1, 0, b"", ("accepted", 2, (VERSION, VERSION + 2))),
+        (PROGRAM, VERSION, 99, b"", ("accepted", 3, ())),
+        (PROGRAM, VERSION, ECHO, b"\0\0\0\5abcd", ("accepted", 4, ())),
+        (PROGRAM, VERSION, ECHO, opaque(b"abc") + b"more", ("accepted", 4, ())),
+        (PROGRAM, VERSION, ECHO, b"\xff\xff\xff\xff", ("accepted", 4, ())),
+    ],
+)
+def test_what_is_refused(
+    client: RpcClient, program: int, version: int, procedure: int, arguments: bytes,
+    refusal: tuple[object, ...],
+) -> None:  # fmt: skip
+    with pytest.raises(RpcError) as caught:
+        client.call(program, version, procedure, arguments)
+    assert (caught.value.kind, caught.value.status, caught.value.detail) == refusal
+    assert echoed(client, b"on it goes") == b"on it goes"
+
+
+def test_a_bug_in_a_program_ends_one_call(client: RpcClient, hosted: Hosted) -> None:
+    with pytest.raises(RpcError) as caught:
+        client.call(PROGRAM, VERSION, BUG)
+    assert (caught.value.kind, caught.value.status, caught.value.detail) == ("accepted", 5, ())
+    assert isinstance(hosted.failures.pop(), ZeroDivisionError)
+    assert echoed(client, b"on it goes") == b"on it goes"
+
+
+def refusal_of(client: RpcClient, record: bytes) -> RpcError:
+    client.socket.sendall(marked(record))
+    with pytest.raises(RpcError) as caught:
+        results(client.record())
+    return caught.value
+
+
+def test_credentials(client: RpcClient, hosted: Hosted) -> None:
+    with RpcClient(hosted.address, uid=1000, gid=100, gids=[4, 24]) as other:
+        told = other.call(PROGRAM, VERSION, WHO)
+        assert [told.u32() for _ in range(told.left // 4)] == [1000, 100, 4, 24]
+    gss = struct.pack(">2I", 6, 4) + b"abcd"
+    short = struct.pack(">2I", 1, 4) + b"abcd"
+    for credential, status in ((gss, 5), (short, 1)):
+        error = refusal_of(client, call_record(1, PROGRAM, VERSION, NULL, b"", credential))
+        assert (error.kind, error.status, error.detail) == ("denied", 1, (status,))
+
+
+def test_another_rpc(client: RpcClient) -> None:
+    head = struct.pack(">6I", 1, 0, 3, PROGRAM, VERSION, NULL)
+    error = refusal_of(client, head + AUTH_NONE + bytes(8))
+    assert (error.kind, error.status, error.detail) == ("denied", 0, (2, 2))
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        marked(b""), marked(b"abc"), marked(struct.pack(">2I", 1, 1) + bytes(40)),
+        struct.pack(">I", LAST_FRAGMENT | RECORD_BYTES_MAX + 1),
+        struct.pack(">I", 1 << 20) + bytes(1 << 20) + struct.pack(">I", 1 << 20),
+        struct.pack(">I", 0) * 2000,
+    ],
+)  # fmt: skip
+def test_what_is_no_call_ends_its_connection_only(
+    client: RpcClient, hosted: Hosted, garbage: bytes
+) -> None:
+    with RpcClient(hosted.address) as other:
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            other.socket.sendall(garbage)
+        assert other.ended()
+    assert echoed(client, b"on it goes") == b"on it goes"
+
+
+def test_duplicates_are_carried_out_once(client: RpcClient, hosted: Hosted, echo: Echo) -> None:
+    for _ in range(3):
+        client.send(PROGRAM, VERSION, COUNT, xid=77)
+        assert client.receive(77).u32() == 1
+    with RpcClient(hosted.address) as reconnected:
+        reconnected.send(PROGRAM, VERSION, COUNT, xid=77)
+        assert reconnected.receive(77).u32() == 1
+        reconnected.send(PROGRAM, VERSION, COUNT, b"else", xid=77)  # another call, by chance
+        assert reconnected.receive(77).u32() == 2
+    assert echo.counted == 2
+
+
+def test_a_duplicate_of_a_call_in_progress_gets_its_answer(hosted: Hosted, echo: Echo) -> None:
+    with RpcClient(hosted.address) as lost:
+        lost.send(PROGRAM, VERSION, COUNT_LATER, xid=78)
+        assert echo.waiting.acquire(timeout=30)
+    with RpcClient(hosted.address) as reconnected:
+        reconnected.send(PROGRAM, VERSION, COUNT_LATER, xid=78)
+        reconnected.call(PROGRAM, VERSION, NULL)  # the one before it was seen
+        echo.gate.set()
+        assert reconnected.receive(78).opaque(4) == b"   1"
+    assert echo.counted == 1
+
+
+def test_who_does_not_read_is_not_read_from(client: RpcClient, hosted: Hosted) -> None:
+    """Sixty-four answers of a megabyte, and sixteen MiB of questions, do not all pile up."""
+    with RpcClient(hosted.address) as greedy:
+        for n in range(64):
+            greedy.send(PROGRAM, VERSION, BIG, struct.pack(">I", 1 << 20), xid=n)
+        greedy.socket.setblocking(False)
+        stuffing, sent = marked(call_record(99, PROGRAM, VERSION, ECHO, opaque(bytes(1 << 20)))), 0
+        with pytest.raises(BlockingIOError):
+            while sent < 64 << 20:
+                sent += greedy.socket.send(stuffing)
+                assert echoed(client, b"others are served") == b"others are served"
+        greedy.socket.settimeout(30)
+        for n in range(64):
+            assert len(greedy.receive(n).opaque(RECORD_BYTES_MAX)) == 1 << 20
+
+
+def test_a_client_that_resets_leaves_no_trace(client: RpcClient, hosted: Hosted) -> None:
+    for _ in range(20):
+        other = RpcClient(hosted.address)
+        for n in range(8):
+            other.send(PROGRAM, VERSION, BIG, struct.pack(">I", 1 << 20), xid=n)
+        other.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        other.close()
+    while hosted.do(lambda: hosted.server.connections) > 1:
+        assert echoed(client, b"on it goes") == b"on it goes"
+    assert hosted.failures == []
+
+
+def test_half_a_record_is_waited_for_not_for_ever(echo: Echo) -> None:
+    with hosting([echo], stalled_s=0.05) as hosted, RpcClient(hosted.address) as idle:
+        assert echoed(idle, b"first") == b"first"
+        for half in (b"\x80", marked(bytes(99))[:50], marked(bytes(1 << 20))[:300_000]):
+            with RpcClient(hosted.address) as stalled:
+                stalled.socket.sendall(half)
+                assert stalled.ended()
+        assert echoed(idle, b"idle is not stalled") == b"idle is not stalled"
+
+
+def test_no_more_connections_than_allowed(echo: Echo) -> None:
+    with hosting([echo], connections_max=3, address_max=2) as hosted:
+        with RpcClient(hosted.address) as one, RpcClient(hosted.address) as two:
+            assert echoed(one, b"1") + echoed(two, b"2") == b"12"
+            with RpcClient(hosted.address) as third:
+                assert third.ended()
+            with RpcClient(hosted.address, source="127.0.0.9") as elsewhere:
+                assert echoed(elsewhere, b"3") == b"3"
+                with RpcClient(hosted.address, source="127.0.0.10") as fourth:
+                    assert fourth.ended()
+        while hosted.do(lambda: hosted.server.connections):
+            pass
+        with RpcClient(hosted.address) as again:
+            assert echoed(again, b"4") == b"4"
+
+
+def test_a_taken_port_is_named() -> None:
+    with listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(errors.Busy, match=rf"port {port} of 127\.0\.0\.1 is taken.*--listen"):
+            listening("127.0.0.1", port)
+    with pytest.raises(errors.InvalidArgument, match=r"no address 192\.0\.2\.1"):
+        listening("192.0.2.1", 0)
