@@ -30,7 +30,7 @@ def short_looks() -> Iterator[None]:
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()
-    gc.collect()  # of nothing: the next full look waits for a quarter of what this one finds
+    gc.collect()  # Python waits for a quarter more than it saw at the last one
     gc.callbacks.append(_freeze)
     gc.set_threshold(YOUNG, MIDDLE, OLD)
     try:
