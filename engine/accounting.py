@@ -9,7 +9,8 @@ what an open file without a name holds is nobody's.
 
 The pass visits a node as often as the owners it is reached from differ in height, so a golden image
 with a thousand clones costs little more than the image.  Memory: 4 bytes a slot, 20 a node, about
-200 an inode.
+30 an inode, and none of it in objects of its own: to free a million of these would keep everybody
+waiting.
 """
 
 import array
@@ -29,7 +30,25 @@ from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord
 from native.owners import STORE
 
 NODE_IDS_STEP = 4_096
-FILES_STEP = 256
+PAGE_INODES = 64
+
+
+class ByInode:
+    """A number for each inode of a namespace; 0: none.  Inode numbers lie dense, mostly."""
+
+    def __init__(self, kind: str) -> None:
+        self._empty = array.array(kind, [0]) * PAGE_INODES
+        self._pages: dict[int, array.array[int]] = {}
+
+    def get(self, ino: int) -> int:
+        page = self._pages.get(ino // PAGE_INODES)
+        return 0 if page is None else page[ino % PAGE_INODES]
+
+    def set(self, ino: int, number: int) -> None:
+        page = self._pages.get(ino // PAGE_INODES)
+        if page is None:
+            page = self._pages[ino // PAGE_INODES] = self._empty[:]
+        page[ino % PAGE_INODES] = number
 
 
 @dataclass(frozen=True)
@@ -44,7 +63,7 @@ class Unique:
     dedup_saved_bytes: int  # written again, and found to be stored already
     _sums: "array.array[int]"
     _volumes: dict[int, int]
-    _inodes: dict[tuple[int, int], int]
+    _inodes: dict[int, ByInode]
 
     @property
     def clone_saved_bytes(self) -> int:
@@ -60,23 +79,26 @@ class Unique:
 
     def of_inode(self, volume_id: int, ino: int) -> int | None:
         """Of a file, or of a directory with all below it; None when the pass had it not."""
-        return self._bytes(self._inodes.get((volume_id, ino)))
+        inodes = self._inodes.get(volume_id)
+        return self._bytes(None if inodes is None else inodes.get(ino) or None)
 
 
 @dataclass
 class _Names:
     """The directories that each inode of one namespace has names in."""
 
-    volume_id: int
     top: int  # the owner of the root directory
-    parents: dict[int, int] = field(default_factory=dict)
+    owners: ByInode
+    parents: ByInode = field(default_factory=lambda: ByInode("Q"))
+    count: int = 0
     more: dict[int, list[int]] = field(default_factory=dict)  # of inodes with several names
 
     def add(self, ino: int, parent: int) -> None:
-        if ino in self.parents:
+        self.count += 1
+        if self.parents.get(ino):
             self.more.setdefault(ino, []).append(parent)
         else:
-            self.parents[ino] = parent
+            self.parents.set(ino, parent)
 
 
 class Accounting:
@@ -87,8 +109,8 @@ class Accounting:
         self._owners = pool.core.owners()
         self._reader: Reader | None = pool.reader()
         self._volumes: dict[int, int] = {}
-        self._inodes: dict[tuple[int, int], int] = {}
-        self._files: list[int] = []
+        self._inodes: dict[int, ByInode] = {}
+        self._files = array.array("I")
         self._referenced = 0
         self._nodes = 0
 
@@ -102,8 +124,7 @@ class Accounting:
         """The whole pass.  Corrupt when a node is damaged or missing."""
         assert self._reader is not None
         try:
-            for _ in self._steps(self._reader):
-                pass
+            self._walk(self._reader)
             return self._result(self._reader)
         except KeyError as error:
             raise errors.Corrupt(f"node {error.args[0]} is missing; run `ramet fsck`") from None
@@ -120,12 +141,11 @@ class Accounting:
             self._owners.deduped * BLOCK_BYTES, sums, self._volumes, self._inodes,
         )  # fmt: skip
 
-    def _steps(self, reader: Reader) -> Iterator[None]:
+    def _walk(self, reader: Reader) -> None:
         ids = reader.node_ids()
         while portion := list(itertools.islice(ids, NODE_IDS_STEP)):
             self._owners.add_ids(array.array("Q", portion).tobytes())
             self._nodes += len(portion)
-            yield
         records = [VolumeRecord.unpack(raw) for _, raw in reader.items("volumes")]
         for record in records:
             if not record.flags & FLAG_SNAPSHOT:
@@ -136,18 +156,18 @@ class Accounting:
                 top = self._volumes[record.id] = self._owners.add(group)
             else:
                 top = self._owners.add(self._volumes[record.id])
-            yield from self._namespace(reader, record, _Names(record.id, top))
+            owners = self._inodes[record.id] = ByInode("I")
+            self._namespace(reader, record, _Names(top, owners))
         for key, raw in reader.items("orphans"):
             inode = Inode.unpack(int.from_bytes(key[8:], "big"), raw)
             self._referenced += inode.blocks
             self._map(reader, inode.root, STORE)
-            yield
 
-    def _namespace(self, reader: Reader, record: VolumeRecord, names: _Names) -> Iterator[None]:
+    def _namespace(self, reader: Reader, record: VolumeRecord, names: _Names) -> None:
         """Records come in the order of their keys: all names before any inode."""
-        self._inodes[record.id, keys.ROOT_INO] = names.top
+        names.owners.set(keys.ROOT_INO, names.top)
         self._referenced += record.blocks
-        for n, (key, value) in enumerate(self._records(reader, record.root)):
+        for key, value in self._records(reader, record.root):
             if key[:1] == b"D":
                 entry = keys.unpack_by_name(key[9:], value)
                 names.add(entry.ino, int.from_bytes(key[1:9], "big"))
@@ -157,8 +177,6 @@ class Accounting:
                     owner = self._owner(names, inode.ino)
                     self._files.append(owner)
                     self._map(reader, inode.root, owner)
-            if n % FILES_STEP == 0:
-                yield
 
     def _records(self, reader: Reader, root: int) -> Iterator[tuple[bytes, bytes]]:
         seen = 0  # a namespace has each of its nodes once, so no more than there are
@@ -177,17 +195,18 @@ class Accounting:
     def _owner(self, names: _Names, ino: int) -> int:
         """The owner that an inode is, made with those of the directories above it."""
         chain: list[int] = []
-        at: int | None = ino
-        while at is not None and (names.volume_id, at) not in self._inodes:
-            if len(chain) > len(names.parents):
+        at = ino
+        while at and not names.owners.get(at):
+            if len(chain) > names.count:
                 raise errors.Corrupt("directories lie in each other; run `ramet fsck`")
             chain.append(at)
             at = names.parents.get(at)
-        owner = names.top if at is None else self._inodes[names.volume_id, at]
+        owner = names.owners.get(at) if at else names.top
         for each in reversed(chain):
             for parent in names.more.get(each, ()):
                 owner = self._owners.common(owner, self._owner(names, parent))
-            owner = self._inodes[names.volume_id, each] = self._owners.add(owner)
+            owner = self._owners.add(owner)
+            names.owners.set(each, owner)
         return owner
 
     def _map(self, reader: Reader, root: int, owner: int) -> None:

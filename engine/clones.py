@@ -12,7 +12,7 @@ from engine.removal import remove_tree
 from engine.reserve import CALL_PAGES
 from engine.volume import Volume
 
-TREE_ENTRIES_MAX = 100_000  # of a directory: about 20 us each, 2 s, in one step
+TREE_ENTRIES_MAX = 100_000  # of a directory in one step: about 20 us each, 2 s
 ENTRY_RECORDS = 6  # of a file: an inode, two of its name, some of its attributes
 NODE_RECORDS = 16  # in a node that is half full
 
@@ -103,6 +103,60 @@ def _copy_xattrs(source: Volume, source_ino: int, target: Volume, ino: int) -> N
         target.tree.put(keys.xattr_prefix(ino) + key[len(prefix) :], value)
 
 
+class TreeCopy:
+    """A directory's clone as it grows: what has been made of what.
+
+    ``view`` is where it is read: the source itself, in one step, or what the source was at one
+    instant, which nobody changes (``origin`` is then what the clones say they come from).
+    """
+
+    def __init__(self, view: Volume, origin: Volume, target: Volume, epoch: int) -> None:
+        self._view = view
+        self._origin = origin
+        self._target = target
+        self._epoch = epoch
+        self._made: dict[int, int] = {}  # of directories, and of files with several names
+
+    def directory(self, inode: Inode, parent: int, name: bytes) -> Inode:
+        """An empty directory like ``inode``."""
+        view, target = self._view, self._target
+        _load_for_twin(view, inode.ino, target, target.directory(parent), name)
+        twin = target.mkdir(parent, name, inode.mode, inode.uid, inode.gid)
+        twin.gid = inode.gid
+        twin.origin_volume, twin.origin_ino = self._origin.id, inode.ino
+        twin.cloned_ns = now_ns()
+        target.touch(twin)
+        _copy_xattrs(view, inode.ino, target, twin.ino)
+        self._made[inode.ino] = twin.ino
+        return twin
+
+    def entry(self, directory: int, entry: keys.DirEntry) -> None:
+        """An entry of a directory that was made before."""
+        view, target = self._view, self._target
+        inode = view.inode(entry.ino)
+        into = target.directory(self._made[directory])
+        if inode.is_dir:
+            self.directory(inode, into.ino, entry.name)
+        elif inode.ino in self._made:
+            target.link(self._made[inode.ino], into.ino, entry.name)
+        elif inode.is_symlink:
+            link = view.readlink(inode.ino)
+            target.symlink(into.ino, entry.name, link, inode.uid, inode.gid)
+        else:
+            self._file(inode, into, entry.name)
+
+    def _file(self, inode: Inode, into: Inode, name: bytes) -> None:
+        view, target = self._view, self._target
+        _load_for_twin(view, inode.ino, target, into, name)
+        if view is self._origin:
+            share_inode(view, inode, self._epoch)
+        twin = _twin(self._origin, inode, target, self._epoch)
+        target._enter(into, name, twin)
+        _copy_xattrs(view, inode.ino, target, twin.ino)
+        if inode.nlink > 1:
+            self._made[inode.ino] = twin.ino
+
+
 def clone_tree(
     source: Volume, source_dir: int, target: Volume, parent: int, name: bytes, *,
     freed_blocks: int = 0,
@@ -124,55 +178,20 @@ def clone_tree(
     files = {entry.ino for _, entry in plan}  # hard links once
     target.check_quota(sum(source.inode(ino).blocks for ino in files) - freed_blocks)
     target.pool.check_room(tree_pages(len(plan), target.pool.superblock.records_max))
-    epoch = source.pool.bump_epoch()
-    top = _clone_directory(source, origin, target, parent, name)
+    copy = TreeCopy(source, source, target, source.pool.bump_epoch())
+    top = copy.directory(origin, parent, name)
     try:
-        _fill_tree(source, source_dir, target, top.ino, plan, epoch)
+        for directory, entry in plan:
+            copy.entry(directory, entry)
     except errors.RametError:  # NoSpace for long names or large attributes; damage
         remove_tree(target, parent, name)
         raise
     return top
 
 
-def _fill_tree(
-    source: Volume, source_dir: int, target: Volume, top: int,
-    plan: list[tuple[int, keys.DirEntry]], epoch: int,
-) -> None:  # fmt: skip
-    made = {source_dir: top}
-    for directory, entry in plan:
-        inode = source.inode(entry.ino)
-        into = target.directory(made[directory])
-        if inode.is_dir:
-            made[inode.ino] = _clone_directory(source, inode, target, into.ino, entry.name).ino
-        elif inode.ino in made:
-            target.link(made[inode.ino], into.ino, entry.name)
-        elif inode.is_symlink:
-            link = source.readlink(inode.ino)
-            target.symlink(into.ino, entry.name, link, inode.uid, inode.gid)
-        else:
-            _load_for_twin(source, inode.ino, target, into, entry.name)
-            share_inode(source, inode, epoch)
-            twin = _twin(source, inode, target, epoch)
-            target._enter(into, entry.name, twin)
-            _copy_xattrs(source, inode.ino, target, twin.ino)
-            made[inode.ino] = twin.ino
-
-
 def tree_pages(entries: int, records_max: int) -> int:
     """Pages of metadata that so many new entries take, about."""
     return CALL_PAGES + 2 * ENTRY_RECORDS * entries // min(NODE_RECORDS, records_max // 2)
-
-
-def _clone_directory(
-    source: Volume, inode: Inode, target: Volume, parent: int, name: bytes
-) -> Inode:  # fmt: skip
-    _load_for_twin(source, inode.ino, target, target.directory(parent), name)
-    twin = target.mkdir(parent, name, inode.mode, inode.uid, inode.gid)
-    twin.gid = inode.gid
-    twin.origin_volume, twin.origin_ino, twin.cloned_ns = source.id, inode.ino, now_ns()
-    target.touch(twin)
-    _copy_xattrs(source, inode.ino, target, twin.ino)
-    return twin
 
 
 def _plan_tree(source: Volume, top: int) -> list[tuple[int, keys.DirEntry]]:

@@ -82,6 +82,12 @@ class Checker:
                 self.find("F19", "records", f"key {key!r} is no text")
         self.report.nodes += self.maps.nodes
 
+    def free(self) -> None:
+        """Take apart what was remembered, when nobody asks any more."""
+        turns = self.reader.turns
+        self.maps.free(turns)
+        turns.empty(self._claims, self.named, self.tails)
+
     def _state(self) -> State:
         raw = dict(self.reader.items("super")).get(STATE_KEY)
         try:
@@ -124,12 +130,12 @@ class Checker:
         self._volume_names()
 
     def _volume_names(self) -> None:
-        seen: set[tuple[int, str]] = set()
-        volumes = {r.id for r in self.records if not r.flags & FLAG_SNAPSHOT}
+        seen: set[tuple[int, int, str]] = set()
+        volumes = {r.id for r in self.records if not r.flags}
         for record in self.records:
             where = f"volume {record.name} ({record.id})"
             snapshot = bool(record.flags & FLAG_SNAPSHOT)
-            scope = (record.parent_id if snapshot else 0, record.name)
+            scope = (record.flags, record.parent_id if snapshot else 0, record.name)
             try:
                 check_volume_name(record.name)
             except errors.InvalidArgument as error:
@@ -139,7 +145,7 @@ class Checker:
             seen.add(scope)
             if snapshot and record.parent_id not in volumes:
                 self.find("F13", where, f"a snapshot of {record.parent_id}, which is no volume")
-            if record.flags & ~FLAG_SNAPSHOT:
+            if not record.sound_flags:
                 self.find("F13", where, f"unknown flags {record.flags:#x}")
 
     def _volume(self, record: VolumeRecord) -> None:
@@ -158,6 +164,7 @@ class Checker:
             if inode.size % BLOCK_BYTES and inode.root:
                 self.tails.append((at, inode))
             self._note(record.id, inode)
+        names.free(self.reader.turns)
 
     def _note(self, volume_id: int, inode: Inode) -> None:
         self.named.add((volume_id, inode.ino))
@@ -296,6 +303,7 @@ def _check(source: Source, index: Path | None, *, data: bool) -> Report:
         if data:
             run = Scrub(source, slabs=checker.slabs)
             check_data(run, checker.maps, checker.tails, report)
+        checker.free()
     finally:
         reader.close()
     return report

@@ -14,6 +14,7 @@ from engine.meta import Reader
 from engine.nodes import is_namespace
 from engine.superblock import BLOCK_BYTES, State
 from engine.trace import ENTRY, entries
+from engine.turns import Turns
 from native import HEADER_BYTES
 from native.audit import Audit
 
@@ -73,6 +74,10 @@ class MapsCheck:
         self._find = find
         self._known: dict[int, Below | None] = {}  # None: damaged, and told
         self.nodes = 0
+
+    def free(self, turns: Turns) -> None:
+        """Take apart what was remembered of nodes."""
+        turns.empty(self._known)
 
     def check(self, where: str, inode: Inode, epoch: int) -> None:
         """One file, whose map was last shared in ``epoch``."""

@@ -10,6 +10,7 @@ from engine import errors, keys
 from engine.inode import FLAG_MARKED, Inode
 from engine.keys import DirEntry
 from engine.superblock import State
+from engine.turns import Turns
 from engine.volume_record import VolumeRecord
 
 KINDS = frozenset({
@@ -60,6 +61,13 @@ class Names:
             self.marked.add((ino, key[9:]))
         else:
             raise struct.error("no such record")
+
+    def free(self, turns: Turns) -> None:
+        """Take all apart."""
+        turns.empty(
+            self.inodes, self.by_name, self.by_cookie, self.targets, self.xattrs, self.marks,
+            self.marked,
+        )  # fmt: skip
 
     def records(self) -> dict[bytes, bytes]:
         """The namespace as it is to be stored."""

@@ -10,6 +10,7 @@ Invariants:
   its own ``shared_epoch``, because the volume's later snapshots do not contain it.
 """
 
+from collections import OrderedDict
 from weakref import WeakValueDictionary
 
 from engine import errors, keys
@@ -29,7 +30,7 @@ class InodeTable:
         self.pool = pool
         self.record = record
         self.tree = BTree(pool.nodes, record.root, record.shared_epoch, pool.superblock.records_max)
-        self._inodes: dict[int, Inode] = {}
+        self._inodes: OrderedDict[int, Inode] = OrderedDict()
         self._alive: WeakValueDictionary[int, Inode] = WeakValueDictionary()
         self._dirty: dict[int, Inode] = {}
         self._holds: dict[int, int] = {}
@@ -86,20 +87,31 @@ class InodeTable:
     def _remember(self, inode: Inode) -> Inode:
         self._inodes[inode.ino] = self._alive[inode.ino] = inode
         if len(self._inodes) > INODES_MAX:
-            for ino in list(self._inodes)[: INODES_MAX // 2]:
-                if ino not in self._dirty and ino not in self._holds and ino != inode.ino:
-                    del self._inodes[ino]
+            self._evict(inode.ino)
         return inode
+
+    def _evict(self, newest: int) -> None:
+        """The one or two that have been here longest; each that comes pays for itself only."""
+        for _ in range(2):
+            ino = next(iter(self._inodes))
+            if ino in self._dirty or ino in self._holds or ino == newest:
+                self._inodes.move_to_end(ino)
+            else:
+                del self._inodes[ino]
 
     def new_inode(self, mode: int, uid: int, gid: int) -> Inode:
         """A fresh inode, not yet in the tree; the caller stores or stages it."""
         state = self.pool.state
-        inode = Inode(state.next_ino, mode, uid, gid, now_ns())
+        inode = Inode(self._take_ino(), mode, uid, gid, now_ns())
         inode.generation = state.next_generation
-        state.next_ino += 1
         state.next_generation += 1
         inode.change = self.pool.next_change()
         return inode
+
+    def _take_ino(self) -> int:
+        ino = self.pool.state.next_ino
+        self.pool.state.next_ino = ino + 1
+        return ino
 
     def store_inode(self, inode: Inode) -> None:
         """Put the inode into the tree (or the orphan table) now."""

@@ -23,6 +23,7 @@ import lmdb
 
 import native
 from engine import errors
+from engine.turns import Turns
 
 MAP_BYTES = 1 << 42
 TABLES = ("super", "nodes", "volumes", "slots", "orphans", "reclaim", "records")
@@ -50,17 +51,20 @@ class Reader:
     """A read transaction held open: one commit's state, for gc's mark and for fsck.
 
     All but ``get`` raise Busy once ``Meta.interrupt`` was called: passes over a store run on
-    threads, which nobody else can stop.
+    threads, which nobody else can stop; and all but ``get`` leave the interpreter to others from
+    time to time (``turns``).
     """
 
     def __init__(self, meta: "Meta") -> None:
         self._meta = meta
+        self.turns = Turns(beside=meta.beside)
         self._txn = meta.env.begin(buffers=True)
         meta.readers += 1
 
     def node(self, node_id: int) -> memoryview:
         """A stored node; KeyError when there is none.  Valid until ``close``."""
         self._meta.check_going_on()
+        self.turns.give()
         raw = self._txn.get(_ID.pack(node_id), db=self._meta.nodes)
         if raw is None:
             raise KeyError(node_id)
@@ -74,12 +78,14 @@ class Reader:
         with self._txn.cursor(self._meta.nodes) as cursor:
             for key in cursor.iternext(keys=True, values=False):
                 self._meta.check_going_on()
+                self.turns.give()
                 yield _ID.unpack(key)[0]
 
     def items(self, table: str) -> Iterator[tuple[bytes, bytes]]:
         with self._txn.cursor(self._meta.table(table)) as cursor:
             for key, value in cursor:
                 self._meta.check_going_on()
+                self.turns.give()
                 yield bytes(key), bytes(value)
 
     def close(self) -> None:
@@ -93,6 +99,7 @@ class Meta:
     def __init__(self, path: Path, *, create: bool = False, read_only: bool = False) -> None:
         self._path = path
         self.readers = 0
+        self.beside = False  # whether passes and commits are on threads, beside an engine thread
         self._refuses = False
         self._interrupted = False
         try:
@@ -180,16 +187,20 @@ class Meta:
         deletes: Iterable[tuple[str, bytes]],
     ) -> None:
         """One durable transaction.  OSError or lmdb.Error: nothing of it is visible."""
-        tables = self._tables
+        tables, turns = self._tables, Turns(beside=self.beside)
         with self.env.begin(write=True) as txn:
             for node_id, raw in nodes:
                 txn.put(_ID.pack(node_id), raw, db=self.nodes)
+                turns.give()
             for node_id in dead_nodes:
                 txn.delete(_ID.pack(node_id), db=self.nodes)
+                turns.give()
             for name, key in deletes:
                 txn.delete(key, db=tables[name])
+                turns.give()
             for name, key, value in puts:
                 txn.put(key, value, db=tables[name])
+                turns.give()
 
     @property
     def map_bytes(self) -> int:

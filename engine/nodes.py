@@ -8,10 +8,14 @@ Invariants:
 - a dirty or sealed node is never evicted, so what LMDB holds for an uncached id is the newest;
 - a sealed node is never changed: the next change makes a copy under the same id;
 - ids in ``dead`` were owned by one tree alone and are deleted by the commit that seals them.
+
+What has been here longest goes first, a few nodes at a time: to free thousands in one go is to keep
+everybody waiting for tens of milliseconds, and a commit of many nodes leaves that many.
 """
 
 import operator
 import struct
+from collections import OrderedDict
 from collections.abc import Callable
 
 import xxhash
@@ -22,6 +26,7 @@ from native import HEADER_BYTES, NODE_BYTES
 MAGIC = 0x4E4D5452  # 'RTMN'
 KIND_NAMESPACE = 2
 BODY_BYTES = NODE_BYTES - HEADER_BYTES
+EVICTED_BY_ONE = 4  # so many at most go for one that comes
 
 _HEADER = struct.Struct("<IBBHQQQQQ")
 _LENGTHS = struct.Struct("<HH")
@@ -135,7 +140,7 @@ class NodeCache:
         self._take_id = take_id
         self._seed = seed
         self._limit = limit
-        self._nodes: dict[int, Node] = {}
+        self._nodes: OrderedDict[int, Node] = OrderedDict()
         self.epoch = 1
         self.dirty: dict[int, Node] = {}
         self.sealed: dict[int, Node] = {}
@@ -154,8 +159,7 @@ class NodeCache:
             if node.birth > self.epoch:  # every tree that shares it would take it for its own
                 raise errors.Corrupt(f"namespace node {node_id} is of a later epoch; run fsck")
             self._nodes[node_id] = node
-            if len(self._nodes) > self._limit:
-                self.evict()
+            self.evict(EVICTED_BY_ONE)
         return node
 
     def create(self, level: int) -> Node:
@@ -202,14 +206,19 @@ class NodeCache:
     def release(self) -> None:
         """The commit is durable (or lost with the store): its nodes are clean."""
         self.sealed = {}
-        if len(self._nodes) > self._limit:
-            self.evict()
 
-    def evict(self) -> None:
-        """Drop the clean half that has been here longest."""
-        keep = self._limit // 2
-        for node_id in list(self._nodes):
-            if len(self._nodes) <= keep:
-                break
-            if node_id not in self.dirty and node_id not in self.sealed:
-                del self._nodes[node_id]
+    @property
+    def crowded(self) -> bool:
+        """Whether more are here than shall stay, and not because they have to."""
+        return len(self._nodes) > self._limit + len(self.dirty) + len(self.sealed)
+
+    def evict(self, count: int) -> None:
+        """Drop at most so many clean ones, if there are too many."""
+        nodes = self._nodes
+        while count and len(nodes) > self._limit:
+            count -= 1
+            node_id = next(iter(nodes))
+            if node_id in self.dirty or node_id in self.sealed:
+                nodes.move_to_end(node_id)
+            else:
+                del nodes[node_id]

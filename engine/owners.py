@@ -147,7 +147,7 @@ class Owners:
             except (KeyError, errors.Corrupt):
                 return None
             if len(self._cache) >= NODES_CACHED:
-                self._cache.clear()
+                del self._cache[next(iter(self._cache))]
             self._cache[node_id] = node
         return node
 

@@ -15,7 +15,7 @@ from engine.repair_maps import MapsRepair
 from engine.repair_names import NamesRepair
 from engine.repair_pass import Pass
 from engine.superblock import State
-from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord, check_volume_name
+from engine.volume_record import FLAG_HIDDEN, FLAG_SNAPSHOT, VolumeRecord, check_volume_name
 
 LEAP = 1 << 32  # past what a lost counter may have handed out
 LOST_VOLUME = "lost+found/volume/"
@@ -132,12 +132,13 @@ class RecordsRepair:
                 continue
             record.id = int.from_bytes(key, "big")
             kept.append(record)
-        plain = {record.id for record in kept if not record.flags & FLAG_SNAPSHOT}
+        plain = {record.id for record in kept if not record.flags & (FLAG_SNAPSHOT | FLAG_HIDDEN)}
         for record in kept:
             if record.flags & FLAG_SNAPSHOT and record.parent_id not in plain:
                 self.tell("F13", f"snapshot {record.name}", "a volume now: its own is gone")
                 record.flags, record.parent_id = 0, 0
-            record.flags &= FLAG_SNAPSHOT
+            if record.flags != FLAG_HIDDEN or not record.sound_flags:
+                record.flags &= FLAG_SNAPSHOT
         self._names(kept)
         return kept
 

@@ -74,6 +74,7 @@ class Scrub:
         self._fds: dict[int, int] = {}
         self._reader: Reader | None = None
         self._window: Window | None = None
+        self._spare: Window | None = None  # 64 MiB: made once, and freed on a thread if it can be
         self._suspects: set[int] = set()
         self._judged: dict[tuple[int, int], bool] = {}
         self.result = ScrubResult(slots=self._slabs * block.slab_slots)
@@ -93,7 +94,10 @@ class Scrub:
         count = min(self._window_slots, self.result.slots - first)
         if count <= 0:
             return False
-        self._window = Window(first, count)
+        self._window, self._spare = self._spare, None
+        if self._window is None:
+            self._window = Window(first, count)
+        self._window.move(first, count)
         self._reader = self._source.reader()
         return True
 
@@ -125,7 +129,7 @@ class Scrub:
             count = min(STEP_BLOCKS, window.count - at, per_slab - slot)
             yield lambda start=at, slab=slab, count=count: self._read(slab, start, count)  # type: ignore[misc]
             at += count
-        self._window = None
+        self._put_by()
 
     def _read(self, slab: int, start: int, count: int) -> int:
         self._source.meta.check_going_on()
@@ -147,7 +151,10 @@ class Scrub:
     def skip_window(self) -> None:
         """Go on to the next window without reading."""
         self.result.slots_passed += self.window.count
-        self._window = None
+        self._put_by()
+
+    def _put_by(self) -> None:
+        self._window, self._spare = None, self._window
 
     @property
     def crowded(self) -> bool:
@@ -253,12 +260,12 @@ class Scrub:
             self._reader = None
 
     def close(self) -> None:
-        """End the run, complete or not."""
+        """End the run, complete or not; a second call does nothing."""
         self._close_reader()
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
-        self._window = None
+        self._window = self._spare = None
 
 
 def scrub(pool: Pool, *, window_slots: int = WINDOW_SLOTS) -> ScrubResult:

@@ -38,9 +38,10 @@ from engine.slabs import SlabPool
 from engine.space import Space
 from engine.stored import lock
 from engine.superblock import SLAB_SLOTS, State, Superblock
+from engine.tree_clones import TreeClone, clone_in_steps
 from engine.trim import Trim
 from engine.volume import Volume
-from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord
+from engine.volume_record import FLAG_HIDDEN, FLAG_SNAPSHOT, VolumeRecord
 from engine.volumes import Volumes
 from native import EXTENT_FANOUT
 
@@ -51,6 +52,7 @@ CACHE_BYTES = 256 << 20
 INDEX_FILE = "fingerprints"
 RECLAIM_STEP_S = 0.1
 DEAD_NODES_MAX = 20_000
+NODES_EVICTED = 1024
 INDEX_BYTES_MAX = 16 << 22  # what a whole index takes
 
 
@@ -142,7 +144,12 @@ class Store(Volumes):
             parent = self._volumes.get(record.parent_id)
             if record.flags & FLAG_SNAPSHOT and parent is None:
                 raise errors.Corrupt(f"snapshot {record.name} has no volume; run `ramet fsck`")
-            self._add(Volume(pool, record, parent))
+            if not record.sound_flags:
+                raise errors.Corrupt(f"volume {record.name} has damaged flags; run `ramet fsck`")
+            if record.flags == FLAG_HIDDEN:
+                self._hidden[record.id] = Volume(pool, record)
+            else:
+                self._add(Volume(pool, record, parent))
         self._load_deleted()
         index = self.path / "index" / INDEX_FILE
         if index.exists():
@@ -163,6 +170,8 @@ class Store(Volumes):
                 pool.drop_orphan(volume_id, Inode.unpack(ino, raw))
             except errors.Corrupt:
                 pool.delete("orphans", key)
+        for volume in list(self._hidden.values()) if not pool.read_only else ():
+            self.drop_hidden(volume)
 
     def __enter__(self) -> "Store":
         return self
@@ -275,6 +284,12 @@ class Store(Volumes):
     ) -> Inode:  # fmt: skip
         return clones.clone_tree(source, source_dir, target, parent, name)
 
+    def tree_clone(
+        self, source: Volume, source_dir: int, target: Volume, parent: int, name: bytes
+    ) -> Generator[None, None, TreeClone]:
+        """The same in short steps, of a directory of any size (engine/tree_clones.py)."""
+        return clone_in_steps(self, source, source_dir, target, parent, name)
+
     def replace_tree(
         self, source: Volume, source_dir: int, target: Volume, parent: int, name: bytes, *,
         force: bool = False, prepare: Callable[[Inode], object] | None = None,
@@ -362,6 +377,8 @@ class Store(Volumes):
                 write_or_fail(commit, self.pool)
             finally:
                 self.finish(commit)
+        while self.pool.nodes.crowded:
+            self.pool.nodes.evict(NODES_EVICTED)
 
     # --- space
 

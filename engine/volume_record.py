@@ -7,6 +7,7 @@ from engine import errors
 
 _RECORD = struct.Struct("<QQQIqQQQqqQQH")
 FLAG_SNAPSHOT = 1
+FLAG_HIDDEN = 2  # work in hand, nobody's to see (engine/staging.py); removed when a store is opened
 VOLUME_NAME_MAX = 200
 _TOTAL_MAX = 1 << 62
 
@@ -28,6 +29,12 @@ class VolumeRecord:
     logical_bytes: int = 0
     quota_bytes: int = 0  # 0: none
     domain: int = 0  # of dedup; 0: the one that volumes share
+
+    @property
+    def sound_flags(self) -> bool:
+        """A hidden one goes at the next open, so one damaged bit must not be enough for it."""
+        hidden = self.flags == FLAG_HIDDEN and self.name == hidden_name(self.id)
+        return hidden or self.flags in (0, FLAG_SNAPSHOT)
 
     def pack(self) -> bytes:
         name = self.name.encode()
@@ -58,6 +65,10 @@ class VolumeRecord:
         except errors.InvalidArgument as error:
             raise errors.Corrupt(f"volume {ident} has a damaged name; run `ramet fsck`") from error
         return record
+
+
+def hidden_name(volume_id: int) -> str:
+    return f"hidden-{volume_id}"
 
 
 def check_volume_name(name: str) -> None:

@@ -7,8 +7,15 @@ Ownership by epoch).  What is removed, or given up by a restore, goes to the rec
 from engine import errors
 from engine.keys import ROOT_INO
 from engine.pool import Pool, now_ns
+from engine.staging import Staged
 from engine.volume import Volume
-from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord, check_volume_name
+from engine.volume_record import (
+    FLAG_HIDDEN,
+    FLAG_SNAPSHOT,
+    VolumeRecord,
+    check_volume_name,
+    hidden_name,
+)
 
 
 class Volumes:
@@ -19,6 +26,7 @@ class Volumes:
         self._volumes: dict[int, Volume] = {}
         self._names: dict[str, Volume] = {}
         self._snapshots: dict[int, dict[str, Volume]] = {}
+        self._hidden: dict[int, Volume] = {}
 
     def _add(self, volume: Volume) -> Volume:
         self._volumes[volume.id] = volume
@@ -56,10 +64,8 @@ class Volumes:
         record.domain = record.id if own_domain else 0
         volume = Volume(self.pool, record)
         volume.make_root()
-        self._add(volume)
         volume.store_record()
-        self.pool.notify(volume.id, 0, "volumes")
-        return volume
+        return self._announce(volume)
 
     def volumes(self) -> list[Volume]:
         """All volumes (no snapshots), by name."""
@@ -124,11 +130,11 @@ class Volumes:
     def clone_volume(self, source: Volume, name: str) -> Volume:
         """A writable clone of a volume or snapshot: one root copied, whatever is in it."""
         self._check_free(name)
-        volume = self._copy_root(source, name)
-        self._add(volume)
-        return volume
+        return self._announce(self._copy_root(source, name))
 
     def _copy_root(self, source: Volume, name: str, parent: Volume | None = None) -> Volume:
+        if source.removed:
+            raise errors.Stale(f"{source} was removed; choose another")
         source.flush()
         epoch = self.pool.bump_epoch()
         if not source.is_snapshot:
@@ -144,8 +150,46 @@ class Volumes:
             record.flags |= FLAG_SNAPSHOT
         volume = Volume(self.pool, record, parent)
         volume.store_record()
+        return volume
+
+    def _announce(self, volume: Volume) -> Volume:
+        self._add(volume)
         self.pool.notify(volume.id, 0, "volumes")
         return volume
+
+    # --- hidden volumes: work in hand, that no crash leaves behind (engine/staging.py)
+
+    def hidden_view(self, source: Volume) -> Volume:
+        """What a volume or snapshot is at this instant; nobody may change it."""
+        view = self._copy_root(source, hidden_name(self.pool.state.next_volume))
+        view.record.domain = source.record.domain
+        return self._hide(view)
+
+    def hidden_stage(self, target: Volume, inodes: int) -> Staged:
+        """A place to make so many inodes of ``target``."""
+        state = self.pool.state
+        record = self._new_record(
+            hidden_name(self.pool.state.next_volume), 0, target.tree.shared_epoch
+        )
+        record.domain = target.record.domain
+        stage = Staged(self.pool, record, target, range(state.next_ino, state.next_ino + inodes))
+        state.next_ino += inodes
+        stage.make_root()
+        self._hide(stage)
+        return stage
+
+    def _hide(self, volume: Volume) -> Volume:
+        volume.record.flags |= FLAG_HIDDEN
+        self._hidden[volume.id] = volume
+        volume.store_record()
+        return volume
+
+    def drop_hidden(self, volume: Volume) -> None:
+        """It goes, with what is left in it; no garbage comes of a view that others do not make."""
+        volume.reset(0, 0)
+        volume.removed = True
+        del self._hidden[volume.id]
+        self.pool.delete("volumes", volume.id.to_bytes(8, "big"))
 
     # --- snapshots
 
@@ -166,7 +210,7 @@ class Volumes:
         check_volume_name(name)
         if name in self._snapshots.get(volume.id, {}):
             raise errors.AlreadyExists(f"{volume} has a snapshot {name}; choose another name")
-        return self._add(self._copy_root(volume, name, volume))
+        return self._announce(self._copy_root(volume, name, volume))
 
     def check_remove_snapshot(self, volume: Volume, name: str, *, force: bool = False) -> Volume:
         """The snapshot that ``remove_snapshot`` would remove, or the error that it would raise."""

@@ -3,7 +3,8 @@
 The kernel may ask the loop for a page while it invalidates it, so the notices are sent from a
 thread of their own, never from the loop.  Who made the change waits with ``settled`` before it
 answers: then what one door changes, the mount shows.  Changes that the mount's own requests make
-are known to the kernel; ``foreign`` marks the others.
+are known to the kernel; ``foreign`` marks the others.  What the kernel cannot know it is not told
+(known.py): then there is nothing to wait for.
 
 The thread has ended before the session closes (``close``): a notice to a closed session would be
 written to whatever file has the number of its descriptor by then.
@@ -12,47 +13,67 @@ written to whatever file has the number of its descriptor by then.
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 import pyfuse3
 import trio
 
 from engine import Change, Store, numbers
 from engine.keys import ROOT_INO
+from fusefs.known import Known
 
 CLOSE_S = 5.0
+Notice = Callable[[], None]
+
+
+class Foreign:
+    """What is changed inside did not come through the mount.  It may be entered again inside."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+
+    def __enter__(self) -> None:
+        self.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.depth -= 1
 
 
 class Invalidator:
-    """One mount's notices: a queue and the thread that empties it."""
+    """One mount's notices: a queue and the thread that empties it.  Made on the loop."""
 
     def __init__(self, store: Store, number_of: Callable[[int, int], int]) -> None:
+        self.foreign = Foreign()
+        self.known = Known()
         self._number_of = number_of
-        self._foreign = False
         self._closed = False
-        self._limiter = trio.CapacityLimiter(8)  # not behind what other threads wait for
-        self._queue: queue.Queue[Change | None] = queue.Queue()
+        self._queue: queue.SimpleQueue[Notice | None] = queue.SimpleQueue()
+        self._sent = 0  # into the queue
+        self._done = 0  # by the thread; the difference is what the kernel does not know yet
+        self._waiters: deque[tuple[int, trio.Event]] = deque()  # (until so many are done, ...)
+        self._loop = trio.lowlevel.current_trio_token()
         self._thread = threading.Thread(target=self._work, name="invalidate", daemon=True)
         self._store = store
         store.listeners.append(self._changed)
         self._thread.start()
 
-    @contextlib.contextmanager
-    def foreign(self) -> Iterator[None]:
-        """What is changed inside did not come through the mount."""
-        self._foreign = True
-        try:
-            yield
-        finally:
-            self._foreign = False
-
     def unsettled(self) -> bool:
         """Whether ``settled`` would wait."""
-        return self._queue.unfinished_tasks > 0
+        return self._done < self._sent
 
     async def settled(self) -> None:
         """Return when the kernel has been told all that was changed before."""
-        await trio.to_thread.run_sync(self._queue.join, limiter=self._limiter)
+        if self.unsettled():
+            told = trio.Event()
+            self._waiters.append((self._sent, told))
+            self._wake()  # the thread looks for waiters after it has counted: one of us sees it
+            await told.wait()
+
+    def _wake(self) -> None:
+        while self._waiters and self._waiters[0][0] <= self._done:
+            self._waiters.popleft()[1].set()
 
     def close(self) -> None:
         """Send no more; returns when the thread has ended.  A second call does nothing.
@@ -66,34 +87,47 @@ class Invalidator:
             self._queue.put(None)
         self._thread.join(CLOSE_S)
 
+    # --- from changes to notices, on the loop
+
     def _changed(self, change: Change) -> None:
-        if self._foreign and change.what != "mark":  # a mount does not show marks
-            self._queue.put(change)
+        if not self.foreign.depth:
+            return
+        if change.what == "volumes":
+            self._volumes_changed(change)
+            return
+        number = self._number_of(change.volume_id, change.ino)
+        if change.what == "entry" and change.name is not None:
+            parent = self._number_of(change.volume_id, change.parent)
+            if parent in self.known and number in self.known:
+                self._send(partial(pyfuse3.invalidate_entry, parent, change.name))
+            for each in (parent, number):  # times; links
+                if self.known.outdated(each):
+                    self._send(partial(pyfuse3.invalidate_inode, each, attr_only=True))
+        elif self.known.outdated(number):
+            self._send(partial(pyfuse3.invalidate_inode, number))
+
+    def _volumes_changed(self, change: Change) -> None:
+        self._send(partial(pyfuse3.invalidate_inode, self._number_of(change.volume_id, ROOT_INO)))
+        if change.name is not None:  # all names below it go with it
+            self._send(partial(pyfuse3.invalidate_entry, numbers.ROOT, change.name))
+
+    def _send(self, notice: Notice) -> None:
+        self._sent += 1
+        self._queue.put(notice)
+
+    # --- on the thread
 
     def _work(self) -> None:
-        while True:
-            change = self._queue.get()
-            try:
-                if change is None:
-                    return
-                if not self._closed:
-                    self._tell(change)
-            finally:
-                self._queue.task_done()
-
-    def _tell(self, change: Change) -> None:
-        # The kernel answers ENOENT for what it does not know: then there is nothing to forget.
-        with contextlib.suppress(OSError):
-            if change.what == "volumes":
-                pyfuse3.invalidate_inode(self._number_of(change.volume_id, ROOT_INO))
-                if change.name is not None:  # all names below it go with it
-                    pyfuse3.invalidate_entry(numbers.ROOT, change.name)
-            elif change.what == "entry" and change.name is not None:
-                parent = self._number_of(change.volume_id, change.parent)
-                pyfuse3.invalidate_entry(parent, change.name)
-                pyfuse3.invalidate_inode(parent)
-            else:
-                pyfuse3.invalidate_inode(self._number_of(change.volume_id, change.ino))
+        while (notice := self._queue.get()) is not None:
+            if not self._closed:
+                # The kernel answers ENOENT for what it does not know: then there is nothing to
+                # forget.
+                with contextlib.suppress(OSError):
+                    notice()
+            self._done += 1
+            if self._waiters:
+                with contextlib.suppress(trio.RunFinishedError):
+                    self._loop.run_sync_soon(self._wake, idempotent=True)
 
 
 def all_volumes(volume_id: int, ino: int) -> int:

@@ -9,6 +9,7 @@ import trio
 
 from engine import Store, Volume, errors
 from fusefs import extra
+from fusefs.known import Known
 from fusefs.operations import Operations
 
 OPTIONS = {"default_permissions", "nosuid", "nodev", "allow_other"}
@@ -32,17 +33,18 @@ async def serve(
     durable: Callable[[], Awaitable[None]],
     admit: Callable[[], Awaitable[None]],
     real_blocks: bool = False,
+    known: Known | None = None,
     before_close: Callable[[], None] = lambda: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Mount, say so, and answer requests until the mount goes away or the task is cancelled.
 
-    ``before_close`` ends what still uses the session: closing frees it, and its descriptor's number
-    may be another file's at once.
+    ``known`` notes what the kernel is told.  ``before_close`` ends what still uses the session:
+    closing frees it, and its descriptor's number may be another file's at once.
     """
     check_mountpoint(mountpoint)
     operations = Operations(
-        store, volume=volume, durable=durable, admit=admit, real_blocks=real_blocks
+        store, volume=volume, durable=durable, admit=admit, real_blocks=real_blocks, known=known
     )
     calls = extra.Calls(admit, *operations.callbacks())
     options = OPTIONS | {f"fsname=ramet:{store.path}", "subtype=ramet"}

@@ -5,20 +5,21 @@ Engine calls are synchronous and short, so each request is one atomic step on th
 file handle remembers the era of its volume: a forced restore makes it stale, even where the same
 inode is there again, so that no program goes on writing into a past it has not seen.
 
-The kernel may keep attributes and names for a second; a mount is the only door to its store, so
-what it keeps is what it was told.
+The kernel may keep attributes and names for a second.  What it is told is noted (known.py), so that
+it hears of what other doors change.
 """
 
 import json
 import os
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pyfuse3
 
 from engine import DirEntry, Inode, Store, Volume, errors, numbers
 from engine.keys import ROOT_INO, SNAPSHOT_DIR
 from fusefs.errnos import mapped, plain
+from fusefs.known import Known
 
 BLOCK_BYTES = 4096
 READ_BYTES_MAX = 1 << 20
@@ -49,6 +50,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         durable: Callable[[], Awaitable[None]],
         admit: Callable[[], Awaitable[None]],
         real_blocks: bool = False,
+        known: Known | None = None,
     ) -> None:
         super().__init__()
         self.store = store
@@ -56,9 +58,10 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         self.durable = durable
         self.admit = admit
         self.real_blocks = real_blocks
+        self.known = known or Known()
         self.writes = 0
         self.shared_ranges = 0
-        self._handles: dict[int, tuple[Volume, int, int]] = {}  # volume, inode, era
+        self._handles: dict[int, tuple[Volume, int, int, int]] = {}  # volume, inode, era, number
         self._next_handle = 1
         self._scratch = memoryview(bytearray(READ_BYTES_MAX))
 
@@ -78,11 +81,12 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         volume.hold(ino)
         handle = self._next_handle
         self._next_handle = handle + 1
-        self._handles[handle] = (volume, ino, volume.era)
+        self._handles[handle] = (volume, ino, volume.era, self._number(volume, ino))
         return pyfuse3.FileInfo(fh=handle)
 
     def _opened(self, handle: int) -> tuple[Volume, int]:
-        volume, ino, era = self._handles[handle]
+        volume, ino, era, number = self._handles[handle]
+        self.known.told(number)  # the answer to a read or write stays in the kernel's pages
         if era != volume.era:
             raise errors.Stale("the volume was restored or removed; open the file again")
         return volume, ino
@@ -91,6 +95,14 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         if ino == ROOT_INO and volume is self.single:
             return numbers.ROOT
         return numbers.join(volume.id, ino)
+
+    def _named(self, entry: pyfuse3.EntryAttributes) -> pyfuse3.EntryAttributes:
+        """What the kernel gets as an inode of its own, until it forgets it."""
+        self.known.named(entry.st_ino)
+        return entry
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        self.known.forget(inode_list)
 
     def _attributes(self, volume: Volume, inode: Inode) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
@@ -123,6 +135,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         if numbers.is_snapshots(number) or (number == numbers.ROOT and self.single is None):
             return self._directory(number)
         volume, ino = self._locate(number)
+        self.known.told(number)
         return self._attributes(volume, volume.inode(ino))
 
     # --- names
@@ -131,6 +144,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     async def lookup(
         self, parent: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        return self._named(self._looked_up(parent, name))
+
+    def _looked_up(self, parent: int, name: bytes) -> pyfuse3.EntryAttributes:
         if name == b".":
             return self._attributes_of(parent)
         if name == b"..":
@@ -178,6 +194,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
+        self.known.told(number)
         return self._attributes(volume, inode)
 
     @mapped
@@ -192,7 +209,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         await self.admit()
         volume, ino = self._locate(parent)
         mode &= ~ctx.umask
-        return self._attributes(volume, volume.create(ino, name, mode, ctx.uid, ctx.gid, rdev=rdev))
+        inode = volume.create(ino, name, mode, ctx.uid, ctx.gid, rdev=rdev)
+        return self._named(self._attributes(volume, inode))
 
     @mapped
     async def mkdir(
@@ -201,7 +219,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         await self.admit()
         volume, ino = self._locate(parent)
         inode = volume.mkdir(ino, name, mode & ~ctx.umask, ctx.uid, ctx.gid)
-        return self._attributes(volume, inode)
+        return self._named(self._attributes(volume, inode))
 
     @mapped
     async def symlink(
@@ -209,7 +227,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     ) -> pyfuse3.EntryAttributes:
         await self.admit()
         volume, ino = self._locate(parent)
-        return self._attributes(volume, volume.symlink(ino, name, target, ctx.uid, ctx.gid))
+        inode = volume.symlink(ino, name, target, ctx.uid, ctx.gid)
+        return self._named(self._attributes(volume, inode))
 
     @mapped
     async def link(
@@ -220,7 +239,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         into, directory = self._locate(parent)
         if into is not volume:
             raise errors.CrossVolume("a link stays in its volume; clone the file instead")
-        return self._attributes(volume, volume.link(ino, directory, name))
+        return self._named(self._attributes(volume, volume.link(ino, directory, name)))
 
     @mapped
     async def unlink(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
@@ -284,7 +303,16 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         if inode is None:
             return True
         attributes = self._attributes(volume, inode)
-        return bool(pyfuse3.readdir_reply(token, entry.name, attributes, entry.cookie))
+        return self._reply(token, entry.name, attributes, entry.cookie)
+
+    def _reply(
+        self, token: pyfuse3.ReaddirToken, name: bytes, entry: pyfuse3.EntryAttributes, cookie: int
+    ) -> bool:
+        """The kernel takes an entry of a directory for a lookup, if there was room for it."""
+        if not pyfuse3.readdir_reply(token, name, entry, cookie):
+            return False
+        self.known.named(entry.st_ino)
+        return True
 
     def _list_volumes(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Volumes or snapshots; the cookie is the volume's number, which is never reused."""
@@ -297,7 +325,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
             cookie = each.id + 2
             if cookie > start_id:
                 entry = self._attributes(each, each.inode(ROOT_INO))
-                if not pyfuse3.readdir_reply(token, each.name.encode(), entry, cookie):
+                if not self._reply(token, each.name.encode(), entry, cookie):
                     return
 
     # --- files
@@ -309,7 +337,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         await self.admit()
         volume, ino = self._locate(parent)
         inode = volume.create(ino, name, mode & ~ctx.umask, ctx.uid, ctx.gid)
-        return self._hold(volume, inode.ino), self._attributes(volume, inode)
+        return self._hold(volume, inode.ino), self._named(self._attributes(volume, inode))
 
     @mapped
     async def open(
@@ -326,7 +354,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @mapped
     async def release(self, fh: int) -> None:
-        volume, ino, era = self._handles.pop(fh)
+        volume, ino, era, _ = self._handles.pop(fh)
         if era == volume.era:
             volume.release(ino)
 

@@ -24,6 +24,11 @@ class Window:
         self.addresses: Any = _unset("uint64_t[]", count)
         self.checksums: Any = _unset("uint64_t[]", count)
 
+    def move(self, first: int, count: int) -> None:
+        """Stand for other slots, no more than at first; ``clear`` it then."""
+        assert count <= len(self.addresses)
+        self.first, self.count = first, count
+
     def clear(self) -> None:
         """Call first, on a thread: it is megabytes."""
         lib.rmt_audit_clear(self.addresses, self.count)

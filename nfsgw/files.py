@@ -210,6 +210,7 @@ class Files:
         check_writes(place.who)
         if place.snapshots or (place.inode.ino == ROOT_INO and name == SNAPSHOT_DIR):
             raise errors.ReadOnly(".snapshots changes by `ramet snapshot` only")
+        place.volume.check_writable()
         check(place.inode, place.who, WRITE | EXECUTE)
 
     def create(
@@ -231,7 +232,9 @@ class Files:
         return self.at(place, volume, inode)
 
     def mkdir(self, place: Place, name: bytes, mode: int) -> Place:
+        """mkdir(2) knows no setuid and setgid bits; the latter is inherited."""
         self._check_change(place, name)
+        mode &= ~SETS_ID
         with self.gate.foreign():
             inode = place.volume.mkdir(place.inode.ino, name, mode, place.who.uid, place.who.gid)
         return self.at(place, place.volume, inode)
@@ -303,6 +306,7 @@ class Files:
         check_writes(place.who)
         if place.snapshots:
             raise errors.ReadOnly(".snapshots changes by `ramet snapshot` only")
+        place.volume.check_writable()
         inode, who = place.inode, place.who
         if size is not None:
             self._check_regular(inode)
@@ -363,18 +367,18 @@ class Files:
     def space(self, place: Place | None) -> tuple[int, int]:
         """Bytes that the volume may have in all, and those it can still take.
 
-        Of a store (no place), that is what its files have on disk and the host has free; of a
-        volume with a quota no more than that leaves.
+        Of a store (None), that is what its files have on disk and the host has free; of a volume
+        with a quota no more than that leaves.
         """
         space = self.store.space()
         total, free = space.physical_bytes + space.free_bytes, space.free_bytes
         if place is None:
             return total, free
-        volume = place.volume
-        quota = (volume.parent or volume).quota_bytes
+        volume = place.volume.parent or place.volume
+        quota = volume.quota_bytes
         if quota:
             total = quota
-            free = min(free, max(quota - (volume.parent or volume).referenced_bytes, 0))
+            free = min(free, max(quota - volume.referenced_bytes, 0))
         return total, free
 
     # --- contents

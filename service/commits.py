@@ -13,6 +13,7 @@ from engine.pool import METADATA_ERRORS
 from service.steps import DIRTY_NODES_MAX
 
 IDLE_COMMIT_S = 2.0
+EVICT_STEP = 128  # about 0.5 ms
 
 
 class Committer:
@@ -55,6 +56,14 @@ class Committer:
             with trio.move_on_after(IDLE_COMMIT_S):
                 await self._wanted.wait()
             await self._commit()
+            await self._evict()
+
+    async def _evict(self) -> None:
+        """A large commit leaves more nodes in memory than shall stay: they go in short steps."""
+        nodes = self._store.pool.nodes
+        while nodes.crowded:
+            nodes.evict(EVICT_STEP)
+            await trio.lowlevel.checkpoint()
 
     async def _commit(self) -> None:
         self._wanted = trio.Event()

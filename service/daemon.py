@@ -51,6 +51,7 @@ from service.addresses import Context
 from service.beside import Beside
 from service.cleaner import Cleaner
 from service.commits import Committer
+from service.cycles import short_looks
 from service.gateway import Gateway
 from service.jobs import Job
 from service.log import log, log_exception
@@ -71,6 +72,7 @@ JOBS = {
 }
 ACCEPT_PAUSE_S = 0.1
 STOPS = (signal.SIGTERM, signal.SIGINT)
+NOWHERE = contextlib.nullcontext()  # there is no mount to be told
 SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 
 
@@ -182,7 +184,8 @@ class Daemon:
         self.invalidator = Invalidator(self.store, all_volumes)
         await serve_mount(
             self.store, self.mountpoint, durable=self.committer.durable,
-            admit=self.committer.admit, before_close=self.invalidator.close,
+            admit=self.committer.admit, known=self.invalidator.known,
+            before_close=self.invalidator.close,
             task_status=task_status,
         )  # fmt: skip
         self._scope.cancel()
@@ -308,7 +311,7 @@ class Daemon:
             await self.invalidator.settled()
 
     def _foreign(self) -> contextlib.AbstractContextManager[None]:
-        return self.invalidator.foreign() if self.invalidator else contextlib.nullcontext()
+        return self.invalidator.foreign if self.invalidator else NOWHERE
 
     async def _status(self) -> dict[str, Any]:
         return (
@@ -371,11 +374,14 @@ def serve(store_path: str, mountpoint: str | None, ready: Callable[[], None]) ->
 def _run(daemon: Daemon, ready: Callable[[], None]) -> None:
     store = daemon.store
     daemon.heed_signals()
+    store.pool.meta.beside = True
     try:
-        trio.run(daemon.run, ready)
+        with short_looks():
+            trio.run(daemon.run, ready)
     except BaseExceptionGroup as group:
         raise _first(group) from group
     finally:
+        store.pool.meta.beside = False
         (store.path / SOCKET).unlink(missing_ok=True)
     if store.failed is not None:
         raise errors.StoreFailed(

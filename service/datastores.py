@@ -94,6 +94,7 @@ def _vms_of_clones(
     wanted: list[Renaming] = []
     for n, volume in enumerate(made, start):
         wanted += yield from renamings(context, volume, n, pattern, spec)
+        yield None
     if not wanted:
         return []
     uri = spec.uri if spec.registers else None

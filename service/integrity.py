@@ -82,6 +82,7 @@ def scrub(context: Context, rate_mib_s: float) -> Steps[Result]:
             if run.crowded:
                 yield from _name(context, run, final=False)
         yield from _name(context, run, final=True)
+        yield run.close
         answer = yield from _told(context, run.result, time.monotonic() - begun)
     finally:
         run.close()
@@ -227,6 +228,7 @@ def rebuild_index(context: Context) -> Steps[Result]:
                     audit.index_window(store.pool.core, domain, run.window, at, count)
                     yield None
                 run.skip_window()
+            yield run.close
         finally:
             run.close()
     return {"entries": store.pool.core.index_len}

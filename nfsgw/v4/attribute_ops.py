@@ -1,7 +1,7 @@
 """Operations on attributes (RFC 8881, 18.1, 18.7, 18.15, 18.30, 18.31)."""
 
-from nfsgw.access import EXECUTE, READ, WRITE, may
-from nfsgw.files import Place
+from nfsgw.access import EXECUTE, READ, WRITE
+from nfsgw.files import Files
 from nfsgw.gate import Waits
 from nfsgw.v4.attributes import encoder_of, pack_bitmap, read_encoder, seen, supported
 from nfsgw.v4.current import At, Current, Operation, PseudoRoot
@@ -16,6 +16,8 @@ from nfsgw.xdr import Packer, Unpacker
 ACCESS_READ, ACCESS_LOOKUP, ACCESS_MODIFY, ACCESS_EXTEND, ACCESS_DELETE, ACCESS_EXECUTE = (
     1 << bit for bit in range(6)
 )
+ACCESS_XAREAD, ACCESS_XAWRITE, ACCESS_XALIST = 0x40, 0x80, 0x100  # RFC 8276, 8.5
+_OF_XATTRS = ACCESS_XAREAD | ACCESS_XAWRITE | ACCESS_XALIST
 _NONE_SET = packed_bitmap(0)
 _OF_FILES = ACCESS_READ | ACCESS_MODIFY | ACCESS_EXTEND | ACCESS_EXECUTE
 _OF_DIRECTORIES = ACCESS_READ | ACCESS_LOOKUP | ACCESS_MODIFY | ACCESS_EXTEND | ACCESS_DELETE
@@ -81,29 +83,36 @@ def _same(current: Current, args: Unpacker) -> bool:
 def access(current: Current, args: Unpacker, out: Packer) -> None:
     asked, at = args.u32(), here(current)
     known = _OF_DIRECTORIES if isinstance(at, PseudoRoot) or at.inode.is_dir else _OF_FILES
+    if current.minor >= 2:
+        known |= _OF_XATTRS
     out.u32(asked & known)
-    out.u32(asked & known & _allowed(at))
+    out.u32(asked & known & (_allowed(current.files, at) | _allowed_xattrs(current.files, at)))
 
 
-def _allowed(at: At) -> int:
+def _allowed(files: Files, at: At) -> int:
+    """Names of a directory change by WRITE and EXECUTE together."""
     if isinstance(at, PseudoRoot):
         return ACCESS_READ | ACCESS_LOOKUP
-    inode, who = at.inode, at.who
     allowed = 0
-    if may(inode, who, READ):
+    if files.may_do(at, READ):
         allowed |= ACCESS_READ
-    if may(inode, who, EXECUTE):
+    if files.may_do(at, EXECUTE):
         allowed |= ACCESS_LOOKUP | ACCESS_EXECUTE
-    if _may_change(at):
+    if files.may_do(at, WRITE | EXECUTE if at.inode.is_dir else WRITE):
         allowed |= _CHANGES
     return allowed
 
 
-def _may_change(place: Place) -> bool:
-    """Names of a directory change by WRITE and EXECUTE together."""
-    if place.snapshots or place.volume.read_only or not place.who.writes:
-        return False
-    return may(place.inode, place.who, WRITE | EXECUTE if place.inode.is_dir else WRITE)
+def _allowed_xattrs(files: Files, at: At) -> int:
+    """Who may read a file may read its extended attributes; anybody may list them."""
+    if isinstance(at, PseudoRoot):
+        return 0
+    allowed = ACCESS_XALIST
+    if files.may_do(at, READ):
+        allowed |= ACCESS_XAREAD
+    if files.may_do(at, WRITE):
+        allowed |= ACCESS_XAWRITE
+    return allowed
 
 
 OPERATIONS: dict[Op, Operation] = {

@@ -20,9 +20,8 @@ from engine import Inode, numbers
 from engine.inode import FILE_BYTES_MAX
 from engine.keys import NAME_MAX
 from engine.namespace import LINKS_MAX
-from engine.pool import now_ns
 from engine.superblock import BLOCK_BYTES
-from nfsgw.files import READ_BYTES_MAX, Files
+from nfsgw.files import FILES_MAX, READ_BYTES_MAX, Files
 from nfsgw.handles import Handle, Kind
 from nfsgw.v4.current import At, Current, PseudoRoot
 from nfsgw.v4.fattr import Attr, bits, numbers_in, pack_bitmap, packed_bitmap, read_bitmap
@@ -37,7 +36,6 @@ __all__ = [
 ]  # fmt: skip
 
 NS_PER_S = 1_000_000_000
-FILES_TOTAL = 1 << 40  # what FUSE says too: nothing limits them but space
 MOUNTED_ON = 1 << 62  # and the export's number
 ENCODERS_MAX = 1024
 
@@ -57,7 +55,7 @@ _change = struct.Struct(">IQQ").pack
 class Seen:
     """A file, or the pseudo-root, at the moment its attributes are told."""
 
-    __slots__ = ("at", "fileid", "files", "fsid", "inode", "lease_s", "mounted_on")
+    __slots__ = ("_space", "at", "fileid", "files", "fsid", "inode", "lease_s", "mounted_on")
 
     def __init__(
         self, current: Current, at: At, inode: Inode, fsid: int, fileid: int, mounted_on: int
@@ -65,10 +63,18 @@ class Seen:
         self.files, self.lease_s = current.files, current.state.limits.lease_s
         self.at, self.inode = at, inode
         self.fsid, self.fileid, self.mounted_on = fsid, fileid, mounted_on
+        self._space: tuple[int, int] | None = None
 
+    @property
     def space(self) -> tuple[int, int]:
-        """Bytes in all and bytes free, of the volume if it has a quota."""
-        return self.files.space(None if isinstance(self.at, PseudoRoot) else self.at)
+        """Bytes in all and bytes free; looked up once, so that the figures agree."""
+        if self._space is None:
+            self._space = self.files.space(None if isinstance(self.at, PseudoRoot) else self.at)
+        return self._space
+
+    @property
+    def free_files(self) -> int:
+        return max(FILES_MAX - self.files.store.space().files, 0)
 
 
 def seen(current: Current, at: At) -> Seen:
@@ -80,8 +86,6 @@ def seen(current: Current, at: At) -> Seen:
         return Seen(current, at, inode, 0, numbers.ROOT, numbers.ROOT)
     fileid, inode = at.fileid, at.inode
     mounted_on = MOUNTED_ON | at.export.id if files.is_root(at) else fileid
-    if at.snapshots:
-        inode.change = now_ns()  # nothing counts changes of the list of snapshots
     return Seen(current, at, inode, at.fsid, fileid, mounted_on)
 
 
@@ -105,7 +109,7 @@ def supported(minor: int) -> int:
     return known if minor >= 2 else known & ~bits(*_OF_MINOR_2)
 
 
-_OF_MINOR_2 = (Attr.CLONE_BLKSIZE, Attr.CHANGE_ATTR_TYPE, Attr.MODE_UMASK)
+_OF_MINOR_2 = (Attr.CLONE_BLKSIZE, Attr.CHANGE_ATTR_TYPE, Attr.MODE_UMASK, Attr.XATTR_SUPPORT)
 _YES, _NO = _u32(1), _u32(0)
 
 _CONSTANT: dict[Attr, bytes] = {
@@ -127,17 +131,14 @@ _CONSTANT: dict[Attr, bytes] = {
     Attr.MAXREAD: _u64(READ_BYTES_MAX),
     Attr.MAXWRITE: _u64(READ_BYTES_MAX),
     Attr.NO_TRUNC: _YES,
-    Attr.FILES_TOTAL: _u64(FILES_TOTAL),
+    Attr.FILES_TOTAL: _u64(FILES_MAX),
     Attr.TIME_DELTA: _time(0, 1),
     Attr.FS_LAYOUT_TYPES: _u32(0),
     Attr.FS_CHARSET_CAP: _u32(1),  # CONTAINS_NON_UTF8: names are bytes
     Attr.CLONE_BLKSIZE: _u32(BLOCK_BYTES),
     Attr.CHANGE_ATTR_TYPE: _u32(0),  # IS_MONOTONIC_INCR
+    Attr.XATTR_SUPPORT: _YES,
 }
-
-
-def _free_files(about: Seen) -> bytes:
-    return _u64(max(FILES_TOTAL - about.files.store.space().files, 0))
 
 
 def _ns(value: int) -> bytes:
@@ -152,16 +153,16 @@ _VARIED: dict[Attr, Callable[[Seen], bytes]] = {
     Attr.LEASE_TIME: lambda s: _u32(math.ceil(s.lease_s)),
     Attr.FILEHANDLE: lambda s: _opaque(handle_of(s.files, s.at)),
     Attr.FILEID: lambda s: _u64(s.fileid),
-    Attr.FILES_AVAIL: _free_files,
-    Attr.FILES_FREE: _free_files,
+    Attr.FILES_AVAIL: lambda s: _u64(s.free_files),
+    Attr.FILES_FREE: lambda s: _u64(s.free_files),
     Attr.MODE: lambda s: _u32(s.inode.mode & 0o7777),
     Attr.NUMLINKS: lambda s: _u32(s.inode.nlink),
     Attr.OWNER: lambda s: packed_owner(s.inode.uid),
     Attr.OWNER_GROUP: lambda s: packed_owner(s.inode.gid),
     Attr.RAWDEV: lambda s: _two_u32(os.major(s.inode.rdev), os.minor(s.inode.rdev)),
-    Attr.SPACE_AVAIL: lambda s: _u64(s.space()[1]),
-    Attr.SPACE_FREE: lambda s: _u64(s.space()[1]),
-    Attr.SPACE_TOTAL: lambda s: _u64(s.space()[0]),
+    Attr.SPACE_AVAIL: lambda s: _u64(s.space[1]),
+    Attr.SPACE_FREE: lambda s: _u64(s.space[1]),
+    Attr.SPACE_TOTAL: lambda s: _u64(s.space[0]),
     Attr.SPACE_USED: lambda s: _u64(s.inode.blocks * BLOCK_BYTES),
     Attr.TIME_ACCESS: lambda s: _ns(s.inode.atime_ns),
     Attr.TIME_CREATE: lambda s: _ns(s.inode.btime_ns),
@@ -219,7 +220,8 @@ def read_encoder(args: Unpacker, minor: int) -> Encoder:
     INVAL for attributes that can only be set (RFC 8881, 5.5).
     """
     start = args.at
-    args.at += 4 * args.u32()
+    words = args.u32()
+    args.at += 4 * words
     raw = bytes(args.data[start : args.at])
     found = _encoders.get((minor, raw))
     if found is None:

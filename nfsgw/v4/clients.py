@@ -82,8 +82,11 @@ class Clients:
         return len(self._by_id)
 
     def find(self, client_id: int) -> Client:
-        """STALE_CLIENTID."""
+        """STALE_CLIENTID; also for one that has not come back in time to be confirmed."""
         client = self._by_id.get(client_id)
+        if client is not None and not client.confirmed and self.expired(client):
+            self._forget(client)
+            client = None
         if client is None:
             raise Failed(Status.STALE_CLIENTID)
         return client

@@ -36,7 +36,7 @@ CHANGING = frozenset(
         Op.ALLOCATE, Op.CLONE, Op.CLOSE, Op.COMMIT, Op.COPY, Op.CREATE, Op.CREATE_SESSION,
         Op.DEALLOCATE, Op.DESTROY_CLIENTID, Op.DESTROY_SESSION, Op.EXCHANGE_ID, Op.FREE_STATEID,
         Op.LINK, Op.LOCK, Op.LOCKU, Op.OPEN, Op.OPEN_DOWNGRADE, Op.RECLAIM_COMPLETE, Op.REMOVE,
-        Op.RENAME, Op.SETATTR, Op.WRITE, Op.WRITE_SAME,
+        Op.REMOVEXATTR, Op.RENAME, Op.SETATTR, Op.SETXATTR, Op.WRITE, Op.WRITE_SAME,
     }
 )  # fmt: skip
 REPLY_HEAD_BYTES = 24
@@ -229,9 +229,9 @@ class Compound:
         current.must_store = current.must_show = False
         body = b""
         try:
+            self._check_begin(number)
             if operation is None:
                 raise Failed(Status.OP_ILLEGAL if number == Op.ILLEGAL else Status.NOTSUPP)
-            self._check_begin(number)
             outcome = operation(current, self._args, out)
             if outcome is not None:
                 yield from outcome

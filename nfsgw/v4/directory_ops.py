@@ -26,6 +26,7 @@ _KINDS = {
     NF4BLK: stat.S_IFBLK, NF4CHR: stat.S_IFCHR, NF4SOCK: stat.S_IFSOCK, NF4FIFO: stat.S_IFIFO,
 }  # fmt: skip
 _DEVICES = (NF4BLK, NF4CHR)
+MAJOR_MAX, MINOR_MAX = (1 << 12) - 1, (1 << 20) - 1
 DEFAULT_MODE, DEFAULT_DIRECTORY_MODE = 0o644, 0o755
 
 
@@ -35,7 +36,7 @@ def create(current: Current, args: Unpacker, out: Packer) -> Waits:
     if kind == NF4LNK:
         target = bytes(args.opaque(args.left))
     elif kind in _DEVICES:
-        rdev = os.makedev(args.u32(), args.u32())
+        rdev = _device(args.u32(), args.u32())
     elif kind not in _KINDS and kind != NF4DIR:
         raise Failed(Status.BADTYPE)
     name = read_name(args)
@@ -52,6 +53,13 @@ def create(current: Current, args: Unpacker, out: Packer) -> Waits:
     current.must_store = True
     pack_change(out, before, directory.inode.change)
     pack_bitmap(out, wished.bitmap)
+
+
+def _device(major: int, minor: int) -> int:
+    """dev_t; INVAL for numbers that Linux has no room for."""
+    if major > MAJOR_MAX or minor > MINOR_MAX:
+        raise Failed(Status.INVAL)
+    return os.makedev(major, minor)
 
 
 def _make(

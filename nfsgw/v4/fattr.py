@@ -68,6 +68,7 @@ class Attr(IntEnum):
     CLONE_BLKSIZE = 77
     CHANGE_ATTR_TYPE = 79
     MODE_UMASK = 81  # RFC 8275
+    XATTR_SUPPORT = 82  # RFC 8276
 
 
 def bits(*attributes: Attr) -> int:

@@ -42,6 +42,11 @@ class OpenFiles:
         """The file at a place, if anybody has it open."""
         return self._files.get(key_of(place))
 
+    def against(self, place: Place, access: int, deny: int, but: Open | None = None) -> list[Open]:
+        """The Opens that such an open of the file at a place stands against."""
+        file = self.find(place)
+        return [] if file is None else list(file.against(access, deny, but))
+
     def __iter__(self) -> "Iterator[OpenFile]":
         return iter(self._files.values())
 

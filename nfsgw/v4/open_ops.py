@@ -53,6 +53,11 @@ class Wish:
     claim: int
     name: bytes
 
+    @property
+    def cuts(self) -> bool:
+        """Whether a file that is there gets another size."""
+        return self.how == UNCHECKED and self.attributes.size is not None
+
 
 def open_(current: Current, args: Unpacker, out: Packer) -> Generator[Wait, None, None]:
     """18.16."""
@@ -156,7 +161,7 @@ def _by_name(current: Current, wish: Wish, directory: Place) -> tuple[Place, int
         raise Failed(Status.EXIST)
     place = file_of(found)
     _check_open(current, wish, place, made=exclusive)
-    if wish.how == UNCHECKED and wish.attributes.size is not None:
+    if wish.cuts:
         files.setattr(place, size=wish.attributes.size)
         current.must_store = True
         return place, bits(Attr.SIZE)
@@ -196,11 +201,10 @@ def _check_open(current: Current, wish: Wish, place: Place, *, made: bool = Fals
     else:
         _check_rights(place, wish.access)
     held = state.open_files.open_of(client, wish.owner, place)
-    file = state.open_files.find(place)
-    against = [] if file is None else list(file.against(wish.access, wish.deny, held))
+    access = wish.access | (SHARE_WRITE if wish.cuts else 0)
+    against = state.open_files.against(place, access, wish.deny, held)
     if against and state.expire(current, [each.client for each in against]):
-        file = state.open_files.find(place)
-        against = [] if file is None else list(file.against(wish.access, wish.deny, held))
+        against = state.open_files.against(place, access, wish.deny, held)
     if against:
         raise Failed(Status.RECLAIM_CONFLICT if reclaim else Status.SHARE_DENIED)
     if held is None:

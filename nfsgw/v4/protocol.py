@@ -1,4 +1,4 @@
-"""The numbers of NFSv4: operations and statuses (RFC 8881, 15 and 16; RFC 7862, 11 and 13)."""
+"""The numbers of NFSv4: operations and statuses (RFC 8881, 15, 16; RFC 7862, 11, 13; RFC 8276)."""
 
 from enum import IntEnum
 
@@ -79,6 +79,10 @@ class Op(IntEnum):
     SEEK = 69
     WRITE_SAME = 70
     CLONE = 71
+    GETXATTR = 72  # from here on: RFC 8276
+    SETXATTR = 73
+    LISTXATTRS = 74
+    REMOVEXATTR = 75
     ILLEGAL = 10_044
 
 
@@ -196,6 +200,8 @@ class Status(IntEnum):
     WRONG_LFS = 10092
     BADLABEL = 10093
     OFFLOAD_NO_REQS = 10094
+    NOXATTR = 10095
+    XATTR2BIG = 10096
 
 
 class Failed(Exception):

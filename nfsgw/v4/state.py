@@ -177,13 +177,11 @@ class State:
             raise Failed(Status.GRACE)
         if stateid == BYPASS and wanted == READ:
             return
-        file = self.open_files.find(place)
         access = SHARE_READ if wanted == READ else SHARE_WRITE
-        if file is None:
-            return
-        if self.expire(current, [each.client for each in file.against(access, 0)]):
-            file = self.open_files.find(place)
-        if file is not None and any(file.against(access, 0)):
+        against = self.open_files.against(place, access, 0)
+        if against and self.expire(current, [each.client for each in against]):
+            against = self.open_files.against(place, access, 0)
+        if against:
             raise Failed(Status.LOCKED)
 
 

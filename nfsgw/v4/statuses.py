@@ -20,6 +20,7 @@ _STATUS: dict[type[Exception], Status] = {
     errors.QuotaExceeded: Status.DQUOT,
     errors.TooLarge: Status.FBIG,
     errors.TooManyLinks: Status.MLINK,
+    errors.NoAttribute: Status.NOXATTR,
     errors.Stale: Status.STALE,
     errors.Busy: Status.FILE_OPEN,
     errors.Corrupt: Status.IO,

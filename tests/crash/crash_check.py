@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import msgspec
 from crash_log import History
-from crash_model import State, fingerprint
+from crash_model import GOLDEN, State, fingerprint, tree_bytes
 
 from engine import ROOT_INO, Store, Volume, errors, fsck
 
@@ -93,12 +93,22 @@ def contents(store: Store) -> dict[str, State]:
     found: dict[str, State] = {}
     for volume in volumes(store):
         name = str(volume)
+        if name == GOLDEN:
+            continue
         state = found.setdefault(name.partition("-")[0], {})
         state[name] = fingerprint(b"")
         for entry in volume.readdir(ROOT_INO):
-            content = volume.read(entry.ino, 0, volume.inode(entry.ino).size)
-            state[f"{name}:{entry.name.decode()}"] = fingerprint(content)
+            content = _tree if volume.inode(entry.ino).is_dir else _file
+            state[f"{name}:{entry.name.decode()}"] = fingerprint(content(volume, entry.ino))
     return found
+
+
+def _file(volume: Volume, ino: int) -> bytes:
+    return volume.read(ino, 0, volume.inode(ino).size)
+
+
+def _tree(volume: Volume, top: int) -> bytes:
+    return tree_bytes({e.name: _file(volume, e.ino) for e in volume.readdir(top)})
 
 
 def _work(store: Store) -> None:

@@ -4,8 +4,10 @@ import ctypes
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from crash_model import TREE
 
 from engine import ROOT_INO, Store, Volume, errors
 from engine.block_range import BlockRange
@@ -93,6 +95,18 @@ class EngineDoor:
         target, into_ino = self._file(into, new)
         wanted = [BlockRange(*each) for each in ranges]
         self.store.clone_ranges(source, ino, target, into_ino, wanted, extend=True)
+
+    def clone_tree(self, source: str, volume: str) -> None:
+        for _ in self.clone_tree_steps(source, volume):
+            pass
+
+    def remove_tree(self, volume: str) -> None:
+        self.store.remove_tree(self.store.volume(volume), ROOT_INO, TREE.encode())
+
+    def clone_tree_steps(self, source: str, volume: str) -> Iterator[None]:
+        found, target = find_volume(self.store, source), self.store.volume(volume)
+        top, name = found.lookup(ROOT_INO, TREE.encode()).ino, TREE.encode()
+        yield from self.store.tree_clone(found, top, target, ROOT_INO, name)
 
     def create_volume(self, volume: str) -> None:
         self.store.create_volume(volume)
@@ -209,6 +223,9 @@ class DaemonDoor:
         self, volume: str, name: str, into: str, new: str, ranges: list[Range]
     ) -> None:  # fmt: skip
         self.call("clone_ranges", f"{volume}:/{name}", f"{into}:/{new}", ranges, True)
+
+    def clone_tree(self, source: str, volume: str) -> None:
+        self.call("clone", f"{source}:/{TREE}", f"{volume}:/{TREE}", 1, 0, False)
 
     def create_volume(self, volume: str) -> None:
         self.call("volume_create", volume, NO_QUOTA, OWN_DOMAIN)

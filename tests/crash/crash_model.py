@@ -2,7 +2,8 @@
 
 The key of a file is ``volume:name`` or ``volume@snapshot:name``; a volume or snapshot itself is a
 key with no bytes.  Volumes are named after the client that owns them (``c0-v1``), so what several
-clients do at once can be told apart.
+clients do at once can be told apart.  A directory (TREE, a clone of GOLDEN's) is a key like a file,
+with all that is in it for contents; no client changes what is in it.
 """
 
 import random
@@ -17,6 +18,9 @@ BLOCK = 4096
 FILE_BLOCKS = 96
 NAMES = ["a", "b", "c", "d", "e", "f"]
 SNAPSHOTS = ["s1", "s2"]
+GOLDEN = "golden"  # a volume that is there before the first client
+TREE = "tree"
+GOLDEN_FILES = {b"file %02d" % n: b"golden %d, " % n * (40 * (n % 12)) for n in range(70)}
 
 
 class Fingerprint(msgspec.Struct, frozen=True, array_like=True):
@@ -46,6 +50,11 @@ def fingerprint(content: "bytes | bytearray | memoryview") -> Fingerprint:
     return Fingerprint(len(view), xxhash.xxh3_128_digest(content), blocks)
 
 
+def tree_bytes(files: dict[bytes, bytes]) -> bytes:
+    """What a directory's key has."""
+    return b"".join(b"%r: %r\n" % each for each in sorted(files.items()))
+
+
 class Door(Protocol):
     """How a workload reaches the store: the engine itself, or the daemon's mount and socket."""
 
@@ -65,6 +74,7 @@ class Door(Protocol):
     def clone_ranges(
         self, volume: str, name: str, into: str, new: str, ranges: list[tuple[int, int, int]]
     ) -> None: ...
+    def clone_tree(self, source: str, volume: str) -> None: ...
     def create_volume(self, volume: str) -> None: ...
     def clone_volume(self, source: str, volume: str) -> None: ...
     def remove_volume(self, volume: str) -> None: ...
@@ -134,13 +144,17 @@ class Model:
 
     def files(self, volume: str) -> list[str]:
         head = volume + ":"
-        return sorted(k[len(head) :] for k in self.contents if k.startswith(head))
+        names = (k[len(head) :] for k in self.contents if k.startswith(head))
+        return sorted(name for name in names if name != TREE)
+
+    def has_tree(self, volume: str) -> bool:
+        return f"{volume}:{TREE}" in self.contents
 
 
 WEIGHTS = {
     "write": 50, "create": 8, "truncate": 4, "punch": 5, "unlink": 3, "rename": 2,
-    "clone_file": 6, "clone_range": 6, "clone_ranges": 4, "clone_volume": 1, "remove_volume": 1,
-    "snapshot": 2, "remove_snapshot": 2, "restore": 2,
+    "clone_file": 6, "clone_range": 6, "clone_ranges": 4, "clone_tree": 2, "clone_volume": 1,
+    "remove_volume": 1, "snapshot": 2, "remove_snapshot": 2, "restore": 2,
 }  # fmt: skip
 
 
@@ -310,6 +324,27 @@ class Workload:
             self.model.write(f"{into}:{new}", to * BLOCK, piece)
             ranges.append((start, to, count))
         return partial(self._door.clone_ranges, volume, name, into, new, ranges)
+
+    # --- directories
+
+    def pick_tree(self) -> tuple[str, str] | None:
+        """The volume or snapshot with the directory to clone, and the volume that has none yet."""
+        into = self._volume()
+        if self.model.has_tree(into):
+            return None
+        volumes = self.model.volumes()
+        views = [*volumes, *(f"{v}@{s}" for v in volumes for s in self.model.snapshots(v))]
+        return self._rng.choice([GOLDEN, *filter(self.model.has_tree, views)]), into
+
+    def made_tree(self, volume: str) -> None:
+        self.model.put(f"{volume}:{TREE}", bytearray(tree_bytes(GOLDEN_FILES)))
+
+    def _plan_clone_tree(self) -> Action | None:
+        picked = self.pick_tree()
+        if picked is None:
+            return None
+        self.made_tree(picked[1])
+        return partial(self._door.clone_tree, *picked)
 
     # --- volumes and snapshots
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import crash_bugs
 from crash_doors import DaemonDoor, EngineDoor
 from crash_log import Note, NotesFile, Sink
-from crash_model import Action, Workload, describe
+from crash_model import GOLDEN, GOLDEN_FILES, TREE, Action, Workload, describe
 
-from engine import Store
+from engine import ROOT_INO, Store
 
 CACHE_BYTES = 8 << 20
 SLAB_SLOTS = 128  # 512 KiB: slabs fill, and freed slots are wanted soon
@@ -35,6 +35,11 @@ def init(store: Path, rng: random.Random, sink: Sink) -> None:
     sink(Note("start"))
     Store.create(store, slab_slots=SLAB_SLOTS, fanout=rng.choice([16, 252]))
     sink(Note("created"))
+    with Store.open(store) as opened:
+        golden = opened.create_volume(GOLDEN)
+        top = golden.mkdir(ROOT_INO, TREE.encode(), 0o755, 0, 0).ino
+        for name, data in GOLDEN_FILES.items():
+            golden.write(golden.create(top, name, 0o644, 0, 0).ino, 0, data)
 
 
 class EngineRun:
@@ -55,7 +60,8 @@ class EngineRun:
         self._workload.first()()
         kinds = {
             self._operate: 72, self._commit: 9, self._commit_beside: 10, self._write_back: 4,
-            self._reclaim: 4, self._gc: 2, self._reopen: 1,
+            self._reclaim: 4, self._gc: 2, self._reopen: 1, self._clone_tree: 5,
+            self._remove_tree: 3,
         }  # fmt: skip
         for _ in range(steps):
             self._rng.choices(list(kinds), list(kinds.values()))[0]()
@@ -75,6 +81,22 @@ class EngineRun:
         sequence = self._note_state()
         self._store.commit()
         self._sink(Note("ack", self.client, sequence))
+
+    def _clone_tree(self) -> None:
+        """In steps, and what is not whole yet is committed."""
+        picked = self._workload.pick_tree()
+        if picked is None:
+            return
+        for _ in self._door.clone_tree_steps(*picked):
+            if self._rng.random() < 0.3:
+                self._commit()
+        self._workload.made_tree(picked[1])
+
+    def _remove_tree(self) -> None:
+        for volume in filter(self._workload.model.has_tree, self._workload.model.volumes()):
+            self._workload.model.remove(f"{volume}:{TREE}")
+            self._door.remove_tree(volume)
+            return
 
     def _commit_beside(self) -> None:
         """Captured, written on a thread while the store is changed, finished."""

@@ -397,7 +397,11 @@ class EngineMachine(RuleBasedStateMachine):
     @rule()
     def forget_caches(self) -> None:
         self.store.pool.core.forget()
-        self.store.pool.nodes.evict()
+        nodes = self.store.pool.nodes
+        nodes._limit, limit = 0, nodes._limit
+        while nodes.crowded:
+            nodes.evict(8)
+        nodes._limit = limit
         for volume in self.store.volumes():
             volume.drop_caches()
 

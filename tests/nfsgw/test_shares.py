@@ -222,9 +222,10 @@ def test_a_store_that_is_not_mounted_exports_too(tmp_path: Path) -> None:
             with contextlib.suppress(ConnectionError):  # those that were not read any more
                 for xid in sent[1:]:
                     writer.written(writer.result(writer.rpc.receive(xid)))
-    finally:
-        daemon.terminate()
         assert daemon.wait(60) == 0
+    finally:
+        daemon.kill()
+        daemon.wait()
     assert ramet.run("export", "lab:/file", tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == b"last words"
     assert json.loads(ramet.run("share", "ls").stdout)[0]["state"] == "offline"

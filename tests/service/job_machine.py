@@ -1,6 +1,7 @@
 """Jobs against a model: several at once, step by step, with commits and crashes at any point.
 
-The command is the real ``clone``, handing back control after each item.  The model is a dict from
+The command is the real ``clone``, handing back control after each item and in the middle of a
+directory.  The model is a dict from
 names to owners, a job or the user; a commit copies it, a crash goes back to the copy.  Whatever a
 job's fate, it takes back what it has made, wherever that was moved, and nothing else.
 """
@@ -11,10 +12,11 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine import ROOT_INO, Store, errors, fsck
+from engine import ROOT_INO, Store, errors, fsck, removal, tree_clones
 from service import clones, jobs
 from service.addresses import Context
 from service.clones import clone
@@ -24,6 +26,11 @@ from service.work import Result, Work, queue, recover, run
 
 USER = 0
 ENDED_MAX = 6
+TREE_FILES = 7
+SHORT_STEPS = {
+    tree_clones: ("WHOLE_ENTRIES", "STEP_ENTRIES", "COUNTED_ENTRIES"),
+    removal: ("WHOLE_NAMES", "STEP_NAMES"),
+}
 PICK = st.integers(0, 1 << 16)
 
 
@@ -31,7 +38,7 @@ PICK = st.integers(0, 1 << 16)
 class Model:
     """What the store should hold: who owns each name, and each job's state and size."""
 
-    owners: dict[str, int] = field(default_factory=lambda: {"golden": USER})
+    owners: dict[str, int] = field(default_factory=lambda: {"golden": USER, "tree": USER})
     jobs: dict[int, str] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
     next: int = 1
@@ -50,6 +57,10 @@ class JobMachine(RuleBasedStateMachine):
         super().__init__()
         self._before = clones.CLONES_STEP, jobs.ENDED_MAX
         clones.CLONES_STEP, jobs.ENDED_MAX = 1, ENDED_MAX
+        self._short = pytest.MonkeyPatch()
+        for module, names in SHORT_STEPS.items():
+            for name in names:
+                self._short.setattr(module, name, 2)
         self.path = Path(tempfile.mkdtemp(prefix="ramet-jobs-"))
         Store.create(self.path / "s", fanout=4, records_max=8, slab_slots=64)
         self.serial = 0
@@ -57,6 +68,10 @@ class JobMachine(RuleBasedStateMachine):
         lab = self.store.create_volume("lab")
         ino = lab.create(ROOT_INO, b"golden", 0o644, 0, 0).ino
         lab.write(ino, 0, b"g" * 9000)
+        tree = lab.mkdir(ROOT_INO, b"tree", 0o755, 0, 0).ino
+        for n in range(TREE_FILES):
+            ino = lab.create(tree, b"%d" % n, 0o644, 0, 0).ino
+            lab.write(ino, 0, b"%d" % n * 5000)
         self.model = Model()
         self.commit()
 
@@ -74,8 +89,11 @@ class JobMachine(RuleBasedStateMachine):
 
     # --- jobs
 
-    @rule(count=st.integers(1, 5), fails_at=st.integers(0, 8))
-    def start(self, count: int, fails_at: int) -> None:
+    @rule(
+        source=st.sampled_from(["golden", "tree"]), count=st.integers(1, 5),
+        fails_at=st.integers(0, 8),
+    )  # fmt: skip
+    def start(self, source: str, count: int, fails_at: int) -> None:
         """``fails_at``: a name that is taken already, if it is one of them."""
         self.serial += 1
         lab = self.store.volume("lab")
@@ -83,7 +101,7 @@ class JobMachine(RuleBasedStateMachine):
             taken = f"j{self.serial}-{fails_at}"
             lab.create(ROOT_INO, taken.encode(), 0o644, 0, 0)
             self.model.owners[taken] = USER
-        arguments = ("lab:/golden", f"lab:/j{self.serial}-{{n}}", count, 1, False)
+        arguments = (f"lab:/{source}", f"lab:/j{self.serial}-{{n}}", count, 1, False)
         job = queue(self.context, clone, arguments, ())
         assert job.id == self.model.next
         self.model.next += 1
@@ -155,6 +173,10 @@ class JobMachine(RuleBasedStateMachine):
         else:
             assert self.model.jobs.pop(number) not in (QUEUED, RUNNING)
 
+    def _undoes(self, number: int) -> bool:
+        live = self.live.get(number)
+        return live is not None and (live.work.cancelled or live.work.job.items_failed > 0)
+
     # --- others, meanwhile
 
     def _clones(self) -> list[str]:
@@ -181,7 +203,7 @@ class JobMachine(RuleBasedStateMachine):
     def somebody_puts_a_file_in_its_place(self, pick: int) -> None:
         name = self._clones()[pick % len(self._clones())]
         lab = self.store.volume("lab")
-        lab.unlink(ROOT_INO, name.encode())
+        self.store.remove_tree(lab, ROOT_INO, name.encode())
         lab.create(ROOT_INO, name.encode(), 0o644, 0, 0)
         self.model.owners[name] = USER
 
@@ -227,11 +249,15 @@ class JobMachine(RuleBasedStateMachine):
     @invariant()
     def the_store_is_as_it_should_be(self) -> None:
         assert self.names() == set(self.model.owners)
+        for name, owner in self.model.owners.items():
+            inode = self.store.volume("lab").lookup(ROOT_INO, name.encode())
+            assert not inode.is_dir or inode.entries == TREE_FILES or self._undoes(owner)
         found = {job.id: job.state for job in self.context.jobs.all()}
         assert found == self.model.jobs
 
     def teardown(self) -> None:
         clones.CLONES_STEP, jobs.ENDED_MAX = self._before
+        self._short.undo()
         try:
             self.crash(None, False)
             assert not self.store.records.items("job/") or all(

@@ -21,7 +21,8 @@ def step(machine: JobMachine, rng: random.Random) -> None:
         (16, 6, 4, 4, 2, 2, 2, 1),
     )[0]
     if chosen == "start":
-        machine.start(count=rng.randint(1, 5), fails_at=rng.randint(0, 12))
+        source = rng.choice(["golden", "tree"])
+        machine.start(source=source, count=rng.randint(1, 5), fails_at=rng.randint(0, 12))
     elif chosen == "commit":
         machine.commit()
     elif chosen == "clear":

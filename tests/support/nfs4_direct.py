@@ -22,6 +22,7 @@ from nfsgw.rpc import Call, Credential
 from nfsgw.v4.limits import Limits
 from nfsgw.v4.program import COMPOUND, Nfs4
 from nfsgw.v4.protocol import PROGRAM, Op, Status
+from nfsgw.v4.recovery import CLIENT_PREFIX
 from nfsgw.v4.state import State
 from nfsgw.xdr import Packer, Unpacker
 
@@ -41,6 +42,10 @@ class Gateway:
     """A store with exports, served to whoever calls ``Client``; ``waited`` says what for."""
 
     def __init__(self, store: Store) -> None:
+        self.start(store)
+
+    def start(self, store: Store) -> None:
+        """As a server that starts."""
         self.store = store
         self.waited: list[str] = []
         self.full = False
@@ -66,6 +71,19 @@ class Gateway:
             made = [each for each in made if each.name != name]
             made.append(Export(number, "/" + name, volume.id, (rule,)))
         self.exports.replace(made, self.exports.changed_ns + 1)
+
+    @contextlib.contextmanager
+    def volumes(self, *names: str) -> Iterator["Gateway"]:
+        """New volumes, all that is exported, for as long as a test; and a server that starts."""
+        self.start(self.store)
+        for name in names:
+            self.store.create_volume(name)
+        self.export(*names)
+        yield self
+        for each in self.store.volumes():
+            self.store.remove_volume(each.name, force=True)
+        for key, _ in list(self.store.records.items(CLIENT_PREFIX)):
+            self.store.records.delete(key)  # else the next start has a grace period
 
     async def _durable(self) -> None:
         self.waited.append("durable")
