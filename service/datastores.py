@@ -60,8 +60,8 @@ def volume_clone(
     ``spec`` (a ``CloneSpec``): give each VM in the clones an identity of its own, named after
     ``vm_name``, and register and start it if the spec says so.
     """
+    names = yield from expand_all(target, start, count)
     origin = parse_volume(context, source)
-    names = expand_all(target, start, count)
     wanted = None if spec is None else CloneSpec.of(spec)
     if wanted is not None and wanted.registers:
         context.mounted_path(origin, "/")
