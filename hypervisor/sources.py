@@ -30,8 +30,15 @@ _BY_PATH = re.compile(r"/dev/disk/by-path/ip-.*-iscsi-(?P<iqn>.+)-lun-(?P<lun>\d
 _UNIT = re.compile(r"unit:\d+:\d+:(?P<lun>\d+)")
 
 
+class Exported(NamedTuple):
+    """A file of an NFS server: an address or name, and an absolute path there."""
+
+    server: str
+    path: str
+
+
 class Place(NamedTuple):
-    """Where an image is: ``path`` on the host, or ``lun``; neither: ``note`` says what it is.
+    """Where an image is: ``path`` on the host, ``lun``, or ``nfs``; none: ``note`` says what it is.
 
     ``identity``: (st_dev, st_ino) of the path, where the host is this machine.
     """
@@ -42,6 +49,7 @@ class Place(NamedTuple):
     lun: tuple[str, int] | None = None
     note: str | None = None
     identity: tuple[int, int] | None = None
+    nfs: Exported | None = None
 
 
 class Image(NamedTuple):
@@ -176,7 +184,7 @@ def _network(source: ET.Element) -> Place:
             return Place(text, "iscsi", lun=(iqn, int(number)))
         return Place(text, "iscsi", note=f"{name!r} names no LUN")
     if protocol == "nfs":
-        return Place(text, "nfs", note="this store has no such NFS export")
+        return Place(text, "nfs", nfs=Exported(address, "/" + name.lstrip("/")))
     return Place(text, protocol, note=f"a {protocol} disk, not in the store")
 
 
@@ -195,6 +203,11 @@ def _volume(connection: "libvirt.virConnect", pool: str, volume: str) -> Place:
     except libvirt.libvirtError as error:
         reason = (error.get_error_message() or "").replace("\n", " ")
         return Place(text, f"pool {pool}", note=f"libvirt cannot say where it is: {reason}")
+    if kind == "netfs":
+        server, directory = root.find("source/host"), root.find("source/dir")
+        if server is not None and directory is not None:
+            at = Exported(server.get("name", ""), f"{directory.get('path', '')}/{volume}")
+            return Place(text, f"pool {pool}", nfs=at)
     if kind in ("dir", "fs", "netfs"):
         return Place(text, f"pool {pool}", path)
     place = device(path)
@@ -236,8 +249,18 @@ def backing(head: bytes) -> Backing | None:
     return Backing(name, form, data_file) if name or data_file else None
 
 
-def based_on(path: str, name: str) -> Place:
-    """Where the backing file ``name`` of the image at ``path`` is."""
+def based_on(image: Place, name: str) -> Place:
+    """Where the backing file ``name`` of an image is."""
+    if name.startswith("nfs://"):
+        with suppress(ValueError):
+            url = urlsplit(name)
+            return Place(name, "backing", nfs=Exported(url.hostname or "", url.path))
     if name.startswith("json:") or re.match(r"[a-z][a-z0-9+.-]*:", name):
         return Place(name, "backing", note="not a file, not in the store")
-    return Place(name, "backing", os.path.normpath(os.path.join(os.path.dirname(path), name)))
+    if image.nfs is not None and not name.startswith("/"):
+        return Place(name, "backing", nfs=Exported(image.nfs.server, _beside(image.nfs.path, name)))
+    return Place(name, "backing", _beside(image.path or "", name))
+
+
+def _beside(path: str, name: str) -> str:
+    return os.path.normpath(os.path.join(os.path.dirname(path), name))

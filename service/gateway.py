@@ -5,9 +5,10 @@ and asks, through a socket of its own, for each export that was not seen to be s
 task settles again when something failed a while ago.  Names need no settling: when volumes change,
 the table is replaced in the same step, so a renamed volume is mounted by its new name at once.
 
-A listener serves NFS and MOUNT at one port; beside it, at port 111 of its address, is a port mapper
-that leads there.  Where NFS has its usual port the port mapper must be there too, for QEMU asks it;
-elsewhere clients have been told the ports, and it may be taken.
+A listener serves NFS and MOUNT at one port; beside it, at port 111 of its address, is a port
+mapper that leads there: ours, or where that port is taken by the host's rpcbind, that one, told of
+our programs.  Where NFS has its usual port it must be so, for QEMU asks there; elsewhere clients
+have been told the ports, and 111 may be anybody's.
 
 All exports are at every listener: who may use one is what its rules say, not where it is asked for.
 Invariants: one settle at a time; there is no key of file handles, and so no server, before the
@@ -25,7 +26,7 @@ import trio
 
 from engine import Change, Store, errors
 from hypervisor.host_daemon import Listen
-from nfsgw import mount3, portmap
+from nfsgw import mount3, portmap, rpcbind
 from nfsgw.dispatch import Dispatcher
 from nfsgw.exports import Export, Exports
 from nfsgw.files import Files
@@ -38,12 +39,18 @@ from nfsgw.portmap import Mapping, Portmap
 from nfsgw.probe import probe, probe_portmap
 from nfsgw.replay import ReplayCache
 from nfsgw.server import Server, listening
+from nfsgw.v4 import protocol as nfs4
+from nfsgw.v4.program import Nfs4
+from nfsgw.v4.state import State
 from service import share_records as records
 from service.log import log, log_exception
-from service.share_plan import FAILED, STARTING, UP, State
+from service.share_plan import FAILED, STARTING, UP
+from service.share_plan import State as ShareState
 from service.share_records import Nfs, Table
 
 RETRY_S_MAX = 30.0
+STRANGER_S = 2.0  # how long what has port 111 may take to say that it is a port mapper
+SWEEP_S = 60.0  # how often NFSv4 looks for clients that have gone silent
 T = TypeVar("T")
 
 
@@ -54,6 +61,7 @@ class Place:
     listen: Listen
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     serving: bool = False
+    announced: bool = False  # to the host's rpcbind
     closed: trio.Event = field(default_factory=trio.Event)
     reason: str | None = None
     seen: set[Export] = field(default_factory=set)  # those that were seen to be served
@@ -70,7 +78,7 @@ class Gateway:
         self._exports = Exports()
         self._server: Server | None = None
         self._places: dict[Listen, Place] = {}
-        self._states: dict[str, State] = {}
+        self._states: dict[str, ShareState] = {}
         self._nursery: trio.Nursery | None = None
         self._alone = trio.Lock()
         self._threads = trio.CapacityLimiter(2)  # never behind what other threads wait for
@@ -129,7 +137,9 @@ class Gateway:
                 volume = self._store.volume_by_id(nfs.volume_id)
                 rules = tuple(map(records.client_rule, nfs.clients))
             except errors.RametError as error:
-                self._states[nfs.key] = State(FAILED, f"its volume is gone ({error}); remove it")
+                self._states[nfs.key] = ShareState(
+                    FAILED, f"its volume is gone ({error}); remove it"
+                )
                 continue
             found.append((nfs, Export(nfs.number, f"/{volume}", volume.id, rules)))
         self._exports.replace([export for _, export in found], time.time_ns())
@@ -155,18 +165,18 @@ class Gateway:
             self._tell(before)
 
     @staticmethod
-    def _state_at(place: Place, export: Export) -> State:
+    def _state_at(place: Place, export: Export) -> ShareState:
         reason = place.reason or place.failed.get(export.path)
-        return State(UP) if reason is None else State(FAILED, reason)
+        return ShareState(UP) if reason is None else ShareState(FAILED, reason)
 
-    def states(self) -> dict[str, State]:
+    def states(self) -> dict[str, ShareState]:
         """Every export's state, by its record's key."""
         return dict(self._states)
 
-    def state(self, key: str) -> State:
-        return self._states.get(key, State(STARTING))
+    def state(self, key: str) -> ShareState:
+        return self._states.get(key, ShareState(STARTING))
 
-    def _tell(self, before: dict[str, State]) -> None:
+    def _tell(self, before: dict[str, ShareState]) -> None:
         for key, state in self._states.items():
             if before.get(key) != state:
                 log(f"{key} is {state.state}" + (f": {state.reason}" if state.reason else ""))
@@ -194,13 +204,23 @@ class Gateway:
 
     async def _open(self, place: Place, nursery: trio.Nursery) -> None:
         """Listen.  Busy, NotPermitted, InvalidArgument; then nothing is left open."""
-        server = self._server
-        if server is None:
-            server = Server(self._programs(), failed=log_exception)
-            await nursery.start(server.run)
-            self._server = server
+        server = self._server or await self._start(nursery)
+        self._server = server
         host, port = place.listen
         listener = listening(host, port)
+        try:
+            mapper = await self._mapper(place)
+        except BaseException:
+            listener.close()
+            raise
+        place.scope, place.closed = trio.CancelScope(), trio.Event()
+        place.serving = True
+        nursery.start_soon(self._listen, place, server, listener, mapper)
+
+    async def _mapper(self, place: Place) -> list[socket.socket]:
+        """Sockets of a port mapper, stream and datagrams; none: there is another, which leads here
+        or need not."""
+        host, port = place.listen
         mapper: list[socket.socket] = []
         try:
             mapper.append(listening(host, portmap.PORT))
@@ -208,14 +228,32 @@ class Gateway:
         except (errors.RametError, OSError) as error:
             for each in mapper:
                 each.close()
-            if port == records.NFS_PORT:
-                listener.close()
-                raise
-            log(f"no port mapper for {place.listen}: {error}")
-            mapper = []
-        place.scope, place.closed = trio.CancelScope(), trio.Event()
-        place.serving = True
-        nursery.start_soon(self._listen, place, server, listener, mapper)
+            if port != records.NFS_PORT:
+                log(f"no port mapper for {place.listen}: {error}")
+                return []
+            await self._announce(place, error)
+            return []
+        return mapper
+
+    async def _announce(self, place: Place, taken: Exception) -> None:
+        """To the host's rpcbind, if it is that which has the port; else ``taken`` is raised."""
+        try:
+            await self._thread(
+                functools.partial(probe_portmap, place.listen.host, portmap.PORT, None, STRANGER_S)
+            )
+            await self._thread(functools.partial(rpcbind.announce, _mappings(place.listen.port)))
+        except errors.Busy:
+            raise
+        except (errors.RametError, OSError):
+            raise taken from None
+        place.announced = True
+
+    async def _withdraw(self, place: Place) -> None:
+        place.announced = False
+        if not any(each.announced for each in self._places.values()):
+            with trio.CancelScope(shield=True):
+                mappings = _mappings(place.listen.port)
+                await self._thread(functools.partial(rpcbind.withdraw, mappings))
 
     @staticmethod
     async def _close(place: Place) -> None:
@@ -239,15 +277,32 @@ class Gateway:
         finally:
             for each in (listener, *mapper):
                 each.close()
+            if place.announced:
+                await self._withdraw(place)
             place.serving = False
             place.closed.set()
 
-    def _programs(self) -> list[Nfs3 | Mount3]:
+    async def _start(self, nursery: trio.Nursery) -> Server:
+        """The server, without a listener yet.  How often NFSv4 was started is in what it calls its
+        clients, so that is on disk before there is one."""
         key = self._table.handle_key()
         if key is None or len(key) != KEY_BYTES:
-            raise errors.Corrupt("the key of file handles is damaged; run `ramet fsck`")
+            raise errors.Corrupt(
+                "the key of file handles is damaged; remove all NFS exports and add them again"
+            )
         files = Files(self._gate, self._exports, Handles(key))
-        return [Nfs3(files), Mount3(files)]
+        state = State(self._store)
+        await self._gate.durable()
+        server = Server([Nfs3(files), Nfs4(files, state), Mount3(files)], failed=log_exception)
+        await nursery.start(server.run)
+        nursery.start_soon(self._sweep, state)
+        return server
+
+    @staticmethod
+    async def _sweep(state: State) -> None:
+        while True:
+            await trio.sleep(SWEEP_S)
+            state.sweep()
 
     async def _thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._threads)
@@ -256,5 +311,6 @@ class Gateway:
 def _mappings(port: int) -> list[Mapping]:
     return [
         Mapping(nfs3.PROGRAM, nfs3.VERSION, portmap.TCP, port),
+        Mapping(nfs4.PROGRAM, nfs4.VERSION, portmap.TCP, port),
         Mapping(mount3.PROGRAM, mount3.VERSION, portmap.TCP, port),
     ]

@@ -7,14 +7,14 @@ told not to lead to one, and images that are based on others are followed down.
 
 import os
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from engine import Inode, Volume, errors, numbers
 from hypervisor import sources
 from hypervisor.machines import Directory
 from hypervisor.sources import Image, Place
-from service import hosts
+from service import hosts, shares
 from service.addresses import Address, Context, from_mount, parse
 from service.extents import Row, file_row, slabs
 from service.operations import Operation, Result
@@ -115,7 +115,7 @@ def _below(image: Image, told: sources.Backing | None) -> tuple[Image | None, st
     note = None if told.data_file is None else f"its data is in another file: {told.data_file}"
     if not told.name:
         return None, note
-    place = sources.based_on(image.place.path or "", told.name)
+    place = sources.based_on(image.place, told.name)
     return Image(image.target, image.device, image.level + 1, told.form, place, False), note
 
 
@@ -132,6 +132,8 @@ def find(
         return None, place.note
     if place.lun is not None:
         return _find_lun(context, *place.lun)
+    if place.nfs is not None:
+        return _find_exported(context, *place.nfs)
     assert place.path is not None
     try:
         if place.identity is not None and place.identity[0] == device:
@@ -173,6 +175,21 @@ def _find_lun(context: Context, iqn: str, lun: int) -> tuple[Found | None, str |
         return Found(volume, volume.file(record.ino), volume.path_of(record.ino)), None
     except errors.Stale:
         return None, f"the file of LUN {lun} of {iqn} is gone"
+
+
+def _find_exported(context: Context, server: str, path: str) -> tuple[Found | None, str | None]:
+    """The file at a path of an NFS server, if that is ours."""
+    head = path.strip("/").partition("/")[0]
+    if not any(
+        shares.is_at(nfs.listen, server) and shares.address_of(context, nfs) == head
+        for nfs in Table(context.store).exports()
+    ):
+        return None, f"this store has no NFS export /{head} at {server}"
+    try:
+        volume, inside = parse(context, from_mount(PurePosixPath("/"), os.path.normpath(path)))
+        return Found(volume, volume.file(volume.resolve(inside).ino), inside), None
+    except (errors.NotFound, errors.NotADirectory, errors.InvalidArgument, errors.IsADirectory):
+        return None, f"exported by this store, and no file is there: {path}"
 
 
 READS: tuple[Operation, ...] = (vm_map,)

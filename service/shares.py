@@ -143,6 +143,18 @@ def _reachable(listen: str) -> str:
     return listen
 
 
+def is_at(listen: str, host: str) -> bool:
+    """Whether a client that knows a server by ``host``, an address or a name of this machine,
+    comes to what listens there."""
+    at = ipaddress.ip_address(records.parsed(listen).host)
+    with contextlib.suppress(ValueError):
+        return at.is_unspecified or at == ipaddress.ip_address(host)
+    if host.lower() == "localhost":
+        return at.is_unspecified or str(at) in ("127.0.0.1", "::1")
+    here = socket.gethostname().lower()
+    return not at.is_loopback and host.lower().partition(".")[0] == here.partition(".")[0]
+
+
 def urls_of(context: Context, volume: Volume, ino: int | None = None) -> list[str]:
     """Where a volume (``ino`` None) or one of its files is presented, whatever its state."""
     table = Table(context.store)

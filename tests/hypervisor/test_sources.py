@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypervisor.sources import (
     HEADER_BYTES,
     Backing,
+    Exported,
     Place,
     backing,
     based_on,
@@ -61,10 +62,15 @@ def test_other_bytes_are_no_image(head: bytes) -> None:
 
 
 def test_names_are_taken_from_where_the_image_is() -> None:
-    assert based_on("/a/b/top.qcow2", "../base.raw").path == "/a/base.raw"
-    assert based_on("/a/b/top.qcow2", "/c/base.raw").path == "/c/base.raw"
-    for odd in ("json:{}", "nbd://h/x", "nfs:x", "fat:rw:/etc"):
-        place = based_on("/a/top.qcow2", odd)
+    top = Place("", "file", "/a/b/top.qcow2")
+    assert based_on(top, "../base.raw").path == "/a/base.raw"
+    assert based_on(top, "/c/base.raw").path == "/c/base.raw"
+    exported = Place("", "nfs", nfs=Exported("10.0.0.1", "/lab/b/top.qcow2"))
+    assert based_on(exported, "../base.raw").nfs == Exported("10.0.0.1", "/lab/base.raw")
+    assert based_on(exported, "/c/base.raw").path == "/c/base.raw"
+    assert based_on(top, "nfs://10.0.0.2/lab/x").nfs == Exported("10.0.0.2", "/lab/x")
+    for odd in ("json:{}", "nbd://h/x", "nfs:x", "nfs://[", "fat:rw:/etc"):
+        place = based_on(top, odd)
         assert place.path is None
         assert place.note
 

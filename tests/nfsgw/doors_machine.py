@@ -215,6 +215,7 @@ class Doors(RuleBasedStateMachine):
         assert seen.st_mtime_ns == told.mtime[0] * 10**9 + told.mtime[1]
         assert sorted(os.listdir(self.directory)) == sorted(self.names)
         assert sorted(self.nfs.names(self.handle)) == sorted(n.encode() for n in self.names)
+        os.stat(self.directory)  # a listing has made the kernel drop what it had of that
 
     def _check(self, name: str, file: File) -> None:
         handle = self._of(name)

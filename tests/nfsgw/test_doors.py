@@ -64,6 +64,18 @@ def test_a_mapped_file_shows_what_nfs_wrote(served: Served, nfs: Nfs3Client, top
         assert nfs.read(handle, 0, 1)[0] == b"c"
 
 
+def test_a_listing_tells_the_kernel_of_its_entries(
+    served: Served, nfs: Nfs3Client, top: bytes
+) -> None:
+    directory = nfs.mkdir(top, b"listed", mode=0o755).handle
+    handles = [nfs.create(directory, b"%d" % n).handle for n in range(50)]
+    assert len(os.listdir(served.lab / "listed")) == 50
+    for n, handle in enumerate(handles):
+        nfs.write(handle, 0, b"x" * n)
+    sizes = [os.stat(served.lab / "listed" / str(n)).st_size for n in range(50)]
+    assert sizes == list(range(50))
+
+
 def test_a_snapshot_of_a_command_has_what_nfs_wrote(
     served: Served, nfs: Nfs3Client, top: bytes
 ) -> None:
