@@ -66,6 +66,15 @@ class Unpacker:
         self.at += form.size
         return values
 
+    def packed(self, layout: struct.Struct) -> tuple[Any, ...]:
+        """Several values at once; big-endian, and a multiple of four bytes."""
+        try:
+            values = layout.unpack_from(self.data, self.at)
+        except struct.error:
+            raise Garbage("a record was cut short") from None
+        self.at += layout.size
+        return values
+
     def boolean(self) -> bool:
         """Anything but 0 and 1 is Garbage (RFC 4506, 4.4)."""
         value = self.u32()

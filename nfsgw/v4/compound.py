@@ -10,13 +10,14 @@ in its middle, with what came before done. Invariants:
   fails, the last operation that changed something has failed.
 """
 
+import struct
 from collections.abc import Generator
 
 from engine import errors
 from nfsgw.files import Files
-from nfsgw.gate import Wait
+from nfsgw.gate import Wait, Waits
 from nfsgw.rpc import Call
-from nfsgw.v4.current import Current, Operation
+from nfsgw.v4.current import Current
 from nfsgw.v4.limits import RESPONSE_BYTES_MAX, TAG_BYTES_MAX
 from nfsgw.v4.operations import FAILED_BODY, LAST_OP, OPERATIONS
 from nfsgw.v4.protocol import MINORS, Failed, Op, Status
@@ -40,8 +41,13 @@ CHANGING = frozenset(
     }
 )  # fmt: skip
 REPLY_HEAD_BYTES = 24
-STATUS_BYTES = 8  # an operation's number and status
 RESULT_BYTES_MAX = 128  # of an operation that changes something
+# What is looked at before it is begun: where it may stand, whether its result will fit
+_LOOKED_AT = CHANGING | {Op.BIND_CONN_TO_SESSION}
+_FAILURES: tuple[type[Exception], ...] = (Garbage, *ANSWERED)
+_HEAD = struct.Struct(">II")  # of a result: operation, status
+_SEQUENCE = struct.Struct(">16s4I")  # session, sequence, slot, highest slot, keep the answer
+_SEQUENCED = struct.Struct(">2I16s5I")  # head; session, sequence, slot, highest, target, flags
 
 
 class Compound:
@@ -86,17 +92,16 @@ class Compound:
 
     def _fail(self, number: int, status: Status) -> None:
         """An operation that is not begun."""
-        self._out.u32(number)
-        self._out.u32(status)
+        self._out.raw(_HEAD.pack(number, status))
         self._done += 1
         self._settle(status)
 
     # --- the two ways to begin
 
     def _without_session(self, first: int) -> Generator[Wait, None, None]:
-        known, number = self._known(first)
-        if known is None:
-            self._fail(number, Status.OP_ILLEGAL if number == Op.ILLEGAL else Status.NOTSUPP)
+        if first not in OPERATIONS or first > LAST_OP[self._current.minor]:
+            status = self._unknown(first)
+            self._fail(Op.ILLEGAL if status == Status.OP_ILLEGAL else first, status)
         elif first not in SESSIONLESS:
             self._fail(first, Status.OP_NOT_IN_SESSION)
         elif self._operations > 1:
@@ -106,7 +111,6 @@ class Compound:
 
     def _in_session(self) -> Generator[Wait, None, None]:
         args, out = self._args, self._out
-        mark = out.mark()
         try:
             session, slot, sequence, keep = self._sequence()
         except Garbage:
@@ -120,7 +124,7 @@ class Compound:
         client.running += 1
         try:
             self._done = 1
-            self._bytes += out.size(mark)
+            self._bytes += _SEQUENCED.size
             if self._operations > 1:
                 yield from self._all(args.u32())
             else:
@@ -139,13 +143,13 @@ class Compound:
         No slot: it was a retry, and is answered. The slot is as it was when this fails.
         """
         args, current = self._args, self._current
-        session_id = bytes(args.fixed(SESSION_ID_BYTES))
-        sequence, number, highest, keep = args.u32(), args.u32(), args.u32(), args.boolean()
+        session_id, sequence, number, highest, keep = args.packed(_SEQUENCE)
+        if keep > 1:
+            raise Garbage(f"{keep} is no boolean")
         session = current.state.session(session_id)
         channel = session.channel
         slot = session.slot(number, highest)
-        request = args.data[self._begin :]
-        digest = digest_of(current.call, request)
+        digest = digest_of(current.call, args.data[self._begin :])
         retry = is_retry(slot, sequence, digest)
         if not retry:
             if len(args.data) > channel.request_bytes:
@@ -156,28 +160,18 @@ class Compound:
         if keep and channel.cached_bytes < channel.response_bytes:
             self._bytes_max, self._too_big = channel.cached_bytes, Status.REP_TOO_BIG_TO_CACHE
         current.session = session
-        session.connections.add(current.call.peer)
+        session.used_by(current.call.peer)
         if retry:
             self._again(slot)
-            return session, None, sequence, keep
-        mark = self._out.mark()
-        self._pack_sequence(session, sequence, number)
-        if self._bytes + self._out.size(mark) > self._bytes_max:
-            self._out.rewind(mark)
+            return session, None, sequence, bool(keep)
+        if self._bytes + _SEQUENCED.size > self._bytes_max:
             raise Failed(self._too_big)
+        last = len(session.slots) - 1
+        self._out.raw(
+            _SEQUENCED.pack(Op.SEQUENCE, Status.OK, session.id, sequence, number, last, last, 0)
+        )
         slot.digest = digest
-        return session, slot, sequence, keep
-
-    def _pack_sequence(self, session: Session, sequence: int, number: int) -> None:
-        out = self._out
-        out.u32(Op.SEQUENCE)
-        out.u32(Status.OK)
-        out.fixed(session.id)
-        out.u32(sequence)
-        out.u32(number)
-        out.u32(len(session.slots) - 1)
-        out.u32(len(session.slots) - 1)
-        out.u32(0)
+        return session, slot, sequence, bool(keep)
 
     def _again(self, slot: Slot) -> None:
         """The answer that a slot has kept."""
@@ -188,16 +182,19 @@ class Compound:
 
     # --- operations
 
-    def _known(self, number: int) -> tuple[Operation | None, int]:
-        """The operation of a number, and the number that the answer gives it."""
+    def _unknown(self, number: int) -> Status:
+        """What is said to an operation that is not in the table."""
+        if number == Op.SEQUENCE:
+            return Status.SEQUENCE_POS
         if not Op.ACCESS <= number <= LAST_OP[self._current.minor]:
-            return None, Op.ILLEGAL
-        return OPERATIONS.get(number), number
+            return Status.OP_ILLEGAL
+        return Status.NOTSUPP
 
     def _all(self, number: int) -> Generator[Wait, None, None]:
         """This one and those after it, then what the answer has to wait for."""
         while True:
-            status = yield from self._one(number)
+            step = self._one(number)
+            status = step if isinstance(step, Status) else (yield from step)
             if status != Status.OK or self._done == self._operations:
                 break
             try:
@@ -218,49 +215,67 @@ class Compound:
             self._out.rewind(mark)
             self._fail(number, status_of(error))
 
-    def _one(self, number: int) -> Generator[Wait, None, Status]:
-        """An operation and its result."""
+    def _one(self, number: int) -> Status | Generator[Wait, None, Status]:
+        """An operation and its result; what is left of it when it has to wait."""
         out, current = self._out, self._current
         start = out.mark()
-        operation, number = self._known(number)
-        out.u32(number)
-        status_at = out.later()
-        mark = out.mark()
+        out.raw(_HEAD.pack(number, Status.OK))
         current.must_store = current.must_show = False
-        body = b""
         try:
-            self._check_begin(number)
-            if operation is None:
-                raise Failed(Status.OP_ILLEGAL if number == Op.ILLEGAL else Status.NOTSUPP)
+            operation = OPERATIONS.get(number)
+            if operation is None or number > LAST_OP[current.minor]:
+                raise Failed(self._unknown(number))
+            if number in _LOOKED_AT:
+                self._check_begin(number)
             outcome = operation(current, self._args, out)
-            if outcome is not None:
-                yield from outcome
-            self._check_end(mark)
-            status = Status.OK
-        except Garbage:
-            status = Status.BADXDR
-        except ANSWERED as error:
-            status = status_of(error)
-            body = getattr(error, "body", b"")
-        if status != Status.OK:
-            if self._bytes + STATUS_BYTES + len(body) > self._bytes_max:
-                status, body = self._too_big, b""
-            out.rewind(mark)
-            out.raw(body or FAILED_BODY.get(number, b""))
-        out.settle(status_at, status)
+        except _FAILURES as error:
+            return self._failed(start, number, error)
+        if outcome is not None:
+            return self._rest(start, number, outcome)
+        return self._succeeded(start, number)
+
+    def _rest(self, start: int, number: int, outcome: Waits) -> Generator[Wait, None, Status]:
+        try:
+            yield from outcome
+        except _FAILURES as error:
+            return self._failed(start, number, error)
+        return self._succeeded(start, number)
+
+    def _succeeded(self, start: int, number: int) -> Status:
+        size = self._out.size(start)
+        if self._bytes + size > self._bytes_max:
+            return self._failed(start, number, Failed(self._too_big))
+        self._bytes += size
+        self._note(start, number)
+        return Status.OK
+
+    def _failed(self, start: int, number: int, error: Exception) -> Status:
+        """Its result is why it has failed, and nothing else but what belongs to that."""
+        status = Status.BADXDR if isinstance(error, Garbage) else status_of(error)
+        if status == Status.OP_ILLEGAL:
+            number = Op.ILLEGAL
+        body = getattr(error, "body", b"") or FAILED_BODY.get(number, b"")
+        if self._bytes + _HEAD.size + len(body) > self._bytes_max:
+            status, body = self._too_big, FAILED_BODY.get(number, b"")
+        self._out.rewind(start)
+        self._out.raw(_HEAD.pack(number, status))
+        self._out.raw(body)
+        self._bytes += _HEAD.size + len(body)
+        self._note(start, number)
+        return status
+
+    def _note(self, start: int, number: int) -> None:
+        """That an operation has ended, and what it wants the answer to wait for."""
+        current = self._current
         if current.must_store or current.must_show:
             self._store |= current.must_store
             self._show |= current.must_show
             self._last_change = start, self._done, number
         self._done += 1
-        self._bytes += out.size(start)
-        return status
 
     def _check_begin(self, number: int) -> None:
         """That an operation may stand here, and that its result will fit."""
         current = self._current
-        if number == Op.SEQUENCE:
-            raise Failed(Status.SEQUENCE_POS)
         if current.session is not None:
             if number == Op.BIND_CONN_TO_SESSION:
                 raise Failed(Status.NOT_ONLY_OP)
@@ -269,12 +284,5 @@ class Compound:
                 if bytes(self._args.fixed(SESSION_ID_BYTES)) == current.session.id:
                     raise Failed(Status.NOT_ONLY_OP)
                 self._args.at = at
-        if number in CHANGING:
-            self._check_fits(RESULT_BYTES_MAX)
-
-    def _check_end(self, mark: int) -> None:
-        self._check_fits(STATUS_BYTES + self._out.size(mark))
-
-    def _check_fits(self, size: int) -> None:
-        if self._bytes + size > self._bytes_max:
+        if self._bytes + RESULT_BYTES_MAX > self._bytes_max:
             raise Failed(self._too_big)

@@ -9,7 +9,7 @@ import secrets
 import zlib
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from nfsgw.rpc import Call, Peer
 from nfsgw.v4.clients import Client
@@ -85,9 +85,16 @@ class Session:
     id: bytes = field(default_factory=lambda: secrets.token_bytes(SESSION_ID_BYTES))
     slots: list[Slot] = field(default_factory=list)
     connections: "WeakSet[Peer]" = field(default_factory=WeakSet)
+    _last_peer: "ref[Peer] | None" = None
 
     def __post_init__(self) -> None:
         self.slots = [Slot() for _ in range(self.channel.slots)]
+
+    def used_by(self, peer: Peer) -> None:
+        """A connection is one of the session's from its first request on (2.10.3.1)."""
+        if self._last_peer is None or self._last_peer() is not peer:
+            self._last_peer = ref(peer)
+            self.connections.add(peer)
 
     def slot(self, number: int, highest: int) -> Slot:
         """BADSLOT, BAD_HIGH_SLOT."""

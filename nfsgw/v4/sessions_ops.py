@@ -85,13 +85,14 @@ def create_session(current: Current, args: Unpacker, out: Packer) -> None:
     if sequence != client.created.sequence + 1 & 0xFFFFFFFF:
         raise Failed(Status.SEQ_MISORDERED)
     state.clients.check_confirm(client, principal_of(current.call))
+    state.clients.renew(client)  # it is here: nothing that makes room takes it away
     if flags & ~(PERSIST | BACK_CHANNEL | RDMA):
         raise Failed(Status.INVAL)
     channel = state.channel(client, wanted)
     back = back.granted(state.limits, state.limits.slots_of_session)
     state.clients.confirm(client)
     session = Session(client, channel)
-    session.connections.add(current.call.peer)
+    session.used_by(current.call.peer)
     state.add_session(session)
     current.must_store = True  # the end of what the client's record replaces
     body = Packer()
@@ -129,7 +130,7 @@ def bind_connection(current: Current, args: Unpacker, out: Packer) -> None:
     args.boolean()  # RDMA mode: no
     if direction not in (FORE, BACK, FORE_OR_BOTH, BACK_OR_BOTH):
         raise Garbage(f"{direction} is no direction of a channel")
-    session.connections.add(current.call.peer)
+    session.used_by(current.call.peer)
     current.state.clients.renew(session.client)
     out.fixed(session.id)
     out.u32(direction & 3)
