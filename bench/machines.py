@@ -81,13 +81,15 @@ def main() -> None:
             fill(path, count)
             rounds = [measure(path) for _ in range(ROUNDS)]
         read, listed = (
-            Took(*(statistics.median(values) for values in zip(*(r[k] for r in rounds), strict=True)))
+            Took(
+                *(statistics.median(values) for values in zip(*(r[k] for r in rounds), strict=True))
+            )
             for k in (0, 1)
         )
         asked, removed = (statistics.median(r[k] for r in rounds) for k in (2, 3))  # type: ignore
         print(
-            f"{count:>6}        {read.whole:>6.1f} ms {read.longest:>5.2f} ms {listed.whole:>6.1f} ms "
-            f"{listed.longest:>5.2f} ms {asked:>8.1f} us {removed:>14.2f} ms"
+            f"{count:>6}        {read.whole:>6.1f} ms {read.longest:>5.2f} ms "
+            f"{listed.whole:>6.1f} ms {listed.longest:>5.2f} ms {asked:>8.1f} us {removed:>14.2f} ms"
         )
 
 
