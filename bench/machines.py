@@ -89,7 +89,8 @@ def main() -> None:
         asked, removed = (statistics.median(r[k] for r in rounds) for k in (2, 3))  # type: ignore
         print(
             f"{count:>6}        {read.whole:>6.1f} ms {read.longest:>5.2f} ms "
-            f"{listed.whole:>6.1f} ms {listed.longest:>5.2f} ms {asked:>8.1f} us {removed:>14.2f} ms"
+            f"{listed.whole:>6.1f} ms {listed.longest:>5.2f} ms {asked:>8.1f} us "
+            f"{removed:>14.2f} ms"
         )
 
 
