@@ -23,7 +23,7 @@ STEP_COST = 2048  # 3 to 8 ms; equal positions always take less
 
 def clone_in_steps(
     source: Volume, source_ino: int, target: Volume, target_ino: int, blocks: BlockRange, *,
-    step_cost: int = STEP_COST,
+    step_cost: int | None = None,
 ) -> Generator[None, None, None]:  # fmt: skip
     """``clone_ranges`` of one range, the target growing as far as needed, in steps of a few ms.
 
@@ -31,6 +31,7 @@ def clone_in_steps(
     target the range changes at the last.  Raises what ``clone_ranges`` does, and Stale when the
     target's volume is restored or removed meanwhile; then nothing has changed.
     """
+    step_cost = step_cost or STEP_COST
     inode, into = source.file(source_ino), target.file(target_ino)
     target.check_writable()
     target._check_range(0, checked_end(inode, into, [blocks], extend=True))

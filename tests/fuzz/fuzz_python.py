@@ -5,7 +5,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports(
-    include=["engine", "service.rpc", "service.addresses", "hypervisor"]
+    include=["engine", "service.rpc", "service.addresses", "hypervisor", "nfsgw"]
 ):
     from targets import TARGETS, close
 

@@ -57,7 +57,7 @@ def options(name: str, seconds: float) -> list[str]:
 
 def start(name: str, command: list[str | Path]) -> "subprocess.Popen[bytes]":
     with (WORK / f"{name}.log").open("wb") as log:
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}"}
         return subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=environment)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import nfs
 import xxhash
 
 import native
@@ -156,7 +157,8 @@ _scratch: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def close() -> None:
-    """Let go of the store that ``address`` made."""
+    """Let go of the stores that targets made."""
+    nfs.close()
     while _opened:
         _opened.pop().store.close()
     while _scratch:
@@ -167,6 +169,6 @@ TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
         node, superblock, state, inode, volume, entry, record_keys, index_file, request,
-        vm_mark, domain_xml, image_head, address,
+        vm_mark, domain_xml, image_head, address, nfs.rpc_record, nfs.nfs3_call, nfs.nfs4_compound,
     )
 }  # fmt: skip

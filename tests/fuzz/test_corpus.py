@@ -18,7 +18,7 @@ CORPUS = HERE / "corpus"
 NATIVE = HERE.parents[1] / "native"
 ALLOCATED_MIN = 64 << 10
 ALLOCATED_PER_BYTE = 64
-FILES_MAX = 300
+FILES_MAX = 360
 BYTES_MAX = 300 << 10
 
 
