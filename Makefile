@@ -71,7 +71,12 @@ asan: setup
 demo: setup
 	$(PY) tests/demo/demo.py
 
+BENCH_PACKAGES := nfs-ganesha nfs-ganesha-vfs rpcbind util-linux iproute2
+
 bench: setup
+	@dpkg-query -W $(BENCH_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	  $(BENCH_PACKAGES) >/dev/null; }
 	$(PY) -m pip install -q --disable-pip-version-check -e '.[bench]'
 	$(PY) -m bench
 

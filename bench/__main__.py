@@ -1,6 +1,6 @@
 """``python -m bench``: every measurement there is."""
 
-from bench import clones, fuse, gc, jobs, scrub, space, stalls, vms, volumes
+from bench import clones, fuse, gc, jobs, machines, nfs, scrub, space, stalls, vms, volumes
 
-for part in (clones, jobs, volumes, vms, gc, space, fuse, stalls, scrub):
+for part in (clones, jobs, volumes, vms, machines, gc, space, fuse, nfs, stalls, scrub):
     part.main()

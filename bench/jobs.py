@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.clones import GIB, aged_file
 from engine import Store
 from service.addresses import Context, parse
-from service.clones import Places, clone, expand_all
+from service.clones import Places, clone, expand
 from service.steps import run_here
 from service.work import Work, queue, run
 
@@ -26,7 +26,7 @@ def bare(context: Context, target: str, count: int) -> None:
     origin, path = parse(context, "lab:/golden")
     inode = origin.resolve(path)
     clones, places = context.store.clone_file, Places(context)
-    for each in expand_all(target, 1, count):
+    for each in [expand(target, n) for n in range(1, count + 1)]:
         volume, parent, name = places.find(each)
         clones(origin, inode.ino, volume, parent, name)
     context.store.commit()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cli import bar, local, tables
     from service import (
         clones,
+        customizing,
         daemon,
         datastores,
         extents,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         maps,
         nfs_shares,
         operations,
+        registration,
         rescan,
         shares,
         smb_shares,
@@ -42,10 +44,9 @@ else:
 
 
 __all__ = [
-    "bar", "clones", "daemon", "datastores", "extents", "healing", "hosts", "integrity",
-    "job_commands", "local", "luns", "maps", "nfs_shares", "operations",
-    "rescan", "shares", "smb_shares",
-    "tables", "vms", "volume_maps",
+    "bar", "clones", "customizing", "daemon", "datastores", "extents", "healing", "hosts",
+    "integrity", "job_commands", "local", "luns", "maps", "nfs_shares", "operations",
+    "registration", "rescan", "shares", "smb_shares", "tables", "vms", "volume_maps",
 ]  # fmt: skip
 
 

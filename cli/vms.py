@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cli.later import datastores, vms
+from cli.later import customizing, registration, vms
 from cli.maps import vm_map
 from cli.running import (
     CONNECT,
@@ -122,11 +122,12 @@ def vm_clone(
 @VM_NAME
 @seed_and_hardware
 @CONNECT
+@job_options
 def vm_customize(
     directory: str, name: str | None, every: bool, vm_name: str, connect: str | None,
-    **options: Any,
+    wait: bool, after: tuple[int, ...], **options: Any,
 ) -> None:  # fmt: skip
-    """Give a VM, or the copies in a cloned volume, a new identity.
+    """Give a VM, or the copies in a cloned volume, a new identity; all of these or none.
 
     With --via file its domain.xml is rewritten; with --via api libvirt is asked for the domain, and
     the changed one is defined again.
@@ -139,26 +140,37 @@ def vm_customize(
         raise click.UsageError("give --name, or --all for the copies in a volume")
     spec = clone_spec(uri=uri(connect), **options)
     if name is None:
-        run(datastores.vm_customize_all, directory, vm_name, spec)
+        run_job(
+            customizing.vm_customize_all, directory, vm_name, spec, wait=wait, after=after
+        )  # fmt: skip
     else:
-        run(vms.vm_customize, address(directory), name, spec)
+        run_job(
+            customizing.vm_customize, address(directory), name, spec, wait=wait, after=after
+        )  # fmt: skip
 
 
 @vm.command("register")
 @click.argument("directory")
 @ALL
 @CONNECT
-def vm_register(directory: str, every: bool, connect: str | None) -> None:
-    """Define a VM, or all of a volume, in libvirt.
+@job_options
+def vm_register(
+    directory: str, every: bool, connect: str | None, wait: bool, after: tuple[int, ...]
+) -> None:
+    """Define a VM, or all of a volume, in libvirt; all of these or none.
 
     Example: ramet vm register lab:/web-001
 
     Example: ramet vm register class-01: --all
     """
     if every:
-        run(datastores.vm_register_all, directory, uri(connect))
+        run_job(
+            registration.vm_register_all, directory, uri(connect), wait=wait, after=after
+        )  # fmt: skip
     else:
-        run(vms.vm_register, address(directory), uri(connect))
+        run_job(
+            registration.vm_register, address(directory), uri(connect), wait=wait, after=after
+        )  # fmt: skip
 
 
 @vm.command("unregister")
@@ -166,17 +178,28 @@ def vm_register(directory: str, every: bool, connect: str | None) -> None:
 @ALL
 @click.option("--force", is_flag=True, help="Also when it runs: it is powered off.")
 @CONNECT
-def vm_unregister(directory: str, every: bool, force: bool, connect: str | None) -> None:
+@job_options
+def vm_unregister(
+    directory: str, every: bool, force: bool, connect: str | None, wait: bool,
+    after: tuple[int, ...],
+) -> None:  # fmt: skip
     """Undefine a VM, or all of a volume; the files stay.
+
+    What libvirt keeps of a domain goes, so this is not undone: stopped on the way, those that are
+    unregistered stay so (exit code 3), and the same again does the rest.
 
     Example: ramet vm unregister lab:/web-001
 
     Example: ramet vm unregister class-01: --all
     """
     if every:
-        run(datastores.vm_unregister_all, directory, force)
+        run_job(
+            registration.vm_unregister_all, directory, force, wait=wait, after=after
+        )  # fmt: skip
     else:
-        run(vms.vm_unregister, address(directory), connect, force)
+        run_job(
+            registration.vm_unregister, address(directory), connect, force, wait=wait, after=after
+        )  # fmt: skip
 
 
 @vm.command("ls")

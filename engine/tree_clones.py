@@ -16,7 +16,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from engine import errors
-from engine.clones import TreeCopy, clone_tree
+from engine.clones import TreeCopy, clone_tree, tree_pages
 from engine.inode import Inode
 from engine.keys import ROOT_INO, DirEntry
 from engine.staging import Staged
@@ -98,6 +98,9 @@ def _count(view: Volume, top: int) -> Generator[None, None, int]:
 def _fill(
     stage: Staged, view: Volume, source: Volume, top: int, name: bytes
 ) -> Generator[None, None, None]:
+    pool = stage.target.pool
+    pages = tree_pages(STEP_ENTRIES, pool.superblock.records_max)
+    pool.check_room(pages)
     copy = TreeCopy(view, source, stage, view.record.shared_epoch)
     copy.directory(view.directory(top), ROOT_INO, name)
     for n, (directory, entry) in enumerate(_walk(view, top), 1):
@@ -108,4 +111,5 @@ def _fill(
             stage.target.check_quota(stage.record.blocks)
             yield
             stage.target.check_writable()
+            pool.check_room(pages)
             stage.follow()

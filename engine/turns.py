@@ -15,7 +15,7 @@ The other way to keep the interpreter is to free a lot at once: ``empty`` takes 
 import time
 from typing import Any
 
-WORK_S = 0.0005
+WORK_S = 0.0003
 AWAY_S = 0.0001
 PORTION = 256  # objects freed between two looks at the clock
 

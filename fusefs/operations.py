@@ -125,7 +125,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         """The attributes of a directory that no volume stores."""
         entry = pyfuse3.EntryAttributes()
         entry.st_ino = number
-        entry.attr_timeout = entry.entry_timeout = 0.0
+        entry.entry_timeout = 0.0
+        entry.attr_timeout = ATTR_TIMEOUT_S  # the root's are asked for in each walk of a path
         entry.st_mode = stat.S_IFDIR | 0o555
         entry.st_nlink = 2
         entry.st_blksize = PREFERRED_IO_BYTES

@@ -5,7 +5,7 @@ The thread matters twice: libvirt may look at files on our own mount while it an
 
 import uuid
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import TypeVar
 
@@ -31,6 +31,7 @@ REPLACE_FLAGS: int = (
 _UNKNOWN = (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_INVALID_ARG)
 """What a driver says to a call, or a flag, that it does not know."""
 T = TypeVar("T")
+KNOWN_ONE_BY_ONE = 16
 AGENT = "org.qemu.guest_agent.0"
 
 
@@ -59,6 +60,23 @@ class LibvirtDriver:
                     names.add(each.name())
                     macs |= set(domain.macs(ET.fromstring(each.XMLDesc())))  # noqa: S314
         return names, macs
+
+    def known(self, uuids: Collection[str]) -> set[str]:
+        """Which of these it has; by one list of all when they are many."""
+        if len(uuids) <= KNOWN_ONE_BY_ONE:
+            return {each for each in uuids if self._find(each) is not None}
+        with translated("cannot list the domains"):
+            return {each.UUIDString() for each in self._connection.listAllDomains()} & set(uuids)
+
+    def check_off(self, uuids: Collection[str]) -> None:
+        """Busy when one of these runs; one that it does not have is as good as off."""
+        flag = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+        with translated("cannot list the domains that run"):
+            for each in self._connection.listAllDomains(flag):
+                if each.UUIDString() in uuids:
+                    raise errors.Busy(
+                        f"{each.name()} is running; shut it down first, or use --force"
+                    )
 
     def capabilities(self) -> Capabilities:
         """What it says of itself."""

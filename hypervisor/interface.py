@@ -5,6 +5,7 @@ implementation for a URI.
 """
 
 import uuid as uuids
+from collections.abc import Collection
 from typing import Literal, Protocol
 
 from hypervisor.capabilities import Capabilities
@@ -27,6 +28,12 @@ class Hypervisor(Protocol):
 
     def names_and_macs(self) -> tuple[set[str], set[str]]:
         """What is taken there."""
+
+    def known(self, uuids: Collection[str]) -> set[str]:
+        """Which of these it has."""
+
+    def check_off(self, uuids: Collection[str]) -> None:
+        """Busy when one of these runs."""
 
     def xml(self, name: str) -> str:
         """The XML of a domain that is to be taken over, without its secrets."""

@@ -27,10 +27,11 @@ from nfsgw.access import (
     may,
     who_is,
 )
+from nfsgw.buffers import Buffers
 from nfsgw.exports import Export, Exports
 from nfsgw.gate import Gate
 from nfsgw.handles import BadHandle, Handle, Handles, Kind
-from nfsgw.rpc import Address, Call, Credential
+from nfsgw.rpc import Address, Call, Credential, Peer
 from nfsgw.verifier import WriteVerifier
 
 READ_BYTES_MAX = 1 << 20
@@ -38,7 +39,7 @@ FILES_MAX = 1 << 40  # of a store: inode numbers have as many bits where clients
 SETS_ID = stat.S_ISUID | stat.S_ISGID
 NOW = -(1 << 63)  # a time to set: the server's; no client can say it, the format has no such time
 _TYPE_MASK = 0o170000
-_WHO_MAX = 4096
+_CLIENTS_MAX, _USERS_MAX = 1024, 256
 
 
 class Place(NamedTuple):
@@ -73,8 +74,11 @@ class Files:
         self.handles = handles
         self.store: Store = gate.store
         self.verifier = WriteVerifier(gate.store)
-        self._known: dict[tuple[int, Address, Credential | None], Who] = {}
+        self._known: dict[Address, dict[tuple[int, Credential | None], Who]] = {}
         self._known_of = -1  # exports.changed_ns of what is known
+        self._peer: Peer | None = None  # who called last,
+        self._peers: dict[tuple[int, Credential | None], Who] = {}  # and what is known of him
+        self._buffers = Buffers()
         self._snapshots_ns = now_ns()  # when a list of snapshots last changed
         self.store.listeners.append(self._changed)
 
@@ -92,19 +96,26 @@ class Files:
 
     def _who(self, call: Call, export: Export) -> Who:
         """Found out once for each client and user, until the exports are replaced."""
-        exports = self.exports
-        if self._known_of != exports.changed_ns or len(self._known) >= _WHO_MAX:
-            self._known.clear()
-            self._known_of = exports.changed_ns
-        address = call.peer.address
-        key = export.id, address, call.credential
-        who = self._known.get(key)
+        peer = call.peer
+        if peer is not self._peer or self._known_of != self.exports.changed_ns:
+            self._meet(peer)
+        key = export.id, call.credential
+        who = self._peers.get(key)
         if who is None:
-            right = export.right_of(address)
+            right = export.right_of(peer.address)
             if right is None:
-                raise AccessDenied(f"{address} may not use {export.path}")
-            who = self._known[key] = who_is(call.credential, right)
+                raise AccessDenied(f"{peer.address} may not use {export.path}")
+            if len(self._peers) >= _USERS_MAX:
+                self._peers.clear()
+            who = self._peers[key] = who_is(call.credential, right)
         return who
+
+    def _meet(self, peer: Peer) -> None:
+        if self._known_of != self.exports.changed_ns or len(self._known) >= _CLIENTS_MAX:
+            self._known.clear()
+            self._known_of = self.exports.changed_ns
+        self._peer = peer
+        self._peers = self._known.setdefault(peer.address, {})
 
     def place(self, call: Call, raw: bytes) -> Place:
         """What a handle names; BadHandle, Stale, AccessDenied."""
@@ -410,7 +421,7 @@ class Files:
         """Up to READ_BYTES_MAX bytes, and whether they reach the end of the file."""
         inode = place.inode
         size = max(min(size, READ_BYTES_MAX, inode.size - offset), 0)
-        buffer = memoryview(bytearray(size))
+        buffer = self._buffers.take(size)
         if size:
             place.volume.read_into(inode.ino, offset, buffer)
         return buffer, offset + size >= inode.size

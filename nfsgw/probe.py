@@ -28,7 +28,7 @@ def probe(host: str, port: int, exports: list[Export]) -> dict[str, str]:
     if at.is_unspecified:
         host = "127.0.0.1" if at.version == 4 else "::1"
     with socket.create_connection((host, port), PROBE_S) as connection:
-        _call(connection, NFS, 0, b"")
+        call(connection, NFS, 0, b"")
         own = ipaddress.ip_address(connection.getsockname()[0])
         found = {}
         for export in exports:
@@ -39,11 +39,13 @@ def probe(host: str, port: int, exports: list[Export]) -> dict[str, str]:
     return found
 
 
-def probe_portmap(host: str, port: int, nfs_port: int) -> None:
-    """RametError, OSError when the port mapper does not lead to the server."""
-    with socket.create_connection((host, port), PROBE_S) as connection:
-        told = _call(connection, PORTMAP, 3, struct.pack(">4I", *NFS, 6, 0)).u32()
-    if told != nfs_port:
+def probe_portmap(
+    host: str, port: int, nfs_port: int | None, timeout_s: float = PROBE_S
+) -> None:  # fmt: skip
+    """RametError, OSError when the port mapper does not lead to the server; None: to any."""
+    with socket.create_connection((host, port), timeout_s) as connection:
+        told = call(connection, PORTMAP, 3, struct.pack(">4I", *NFS, 6, 0)).u32()
+    if nfs_port is not None and told != nfs_port:
         raise errors.RametError(f"the port mapper at {host} says port {told} for NFS")
 
 
@@ -51,7 +53,7 @@ def _look(connection: socket.socket, export: Export, *, may: bool) -> str | None
     """MNT, then GETATTR of its root."""
     path = Packer()
     path.opaque(export.path.encode(errors="surrogateescape"))
-    mounted = _call(connection, MOUNT, 1, b"".join(path.parts))
+    mounted = call(connection, MOUNT, 1, b"".join(path.parts))
     status = mounted.u32()
     if not may:
         return None if status == MNT3ERR_ACCES else f"MOUNT lets everybody in (status {status})"
@@ -59,7 +61,7 @@ def _look(connection: socket.socket, export: Export, *, may: bool) -> str | None
         return f"MOUNT refuses it with status {status}"
     handle = Packer()
     handle.opaque(bytes(mounted.opaque(HANDLE_BYTES_MAX)))
-    attributes = _call(connection, NFS, 1, b"".join(handle.parts))
+    attributes = call(connection, NFS, 1, b"".join(handle.parts))
     status = attributes.u32()
     if status:
         return f"its root cannot be read: status {status}"
@@ -69,10 +71,10 @@ def _look(connection: socket.socket, export: Export, *, may: bool) -> str | None
     return None
 
 
-def _call(
+def call(
     connection: socket.socket, program: tuple[int, int], procedure: int, arguments: bytes
 ) -> Unpacker:
-    """AUTH_NONE; RametError for anything but an answer to it."""
+    """An RPC, by nobody (AUTH_NONE); RametError for anything but an answer to it."""
     xid = next(_xids)
     record = struct.pack(">10I", xid, 0, 2, *program, procedure, 0, 0, 0, 0) + arguments
     connection.sendall(struct.pack(">I", 1 << 31 | len(record)) + record)

@@ -47,7 +47,7 @@ class ReplayCache:
     @staticmethod
     def key(call: Call, record: memoryview) -> Hashable:
         return (
-            call.peer.address, call.xid, call.program, call.version, call.procedure,
+            call.peer.address.packed, call.xid, call.program, call.version, call.procedure,
             len(record), zlib.crc32(record[:CHECKED_BYTES]),
         )  # fmt: skip
 

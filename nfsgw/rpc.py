@@ -4,7 +4,7 @@ import ipaddress
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from nfsgw.gate import Outcome
 from nfsgw.xdr import Garbage, Packer, Unpacker
@@ -45,8 +45,7 @@ class VersionMismatch(Exception):
         self.low, self.high, self.rpc = low, high, rpc
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
+class Credential(NamedTuple):
     """Who calls, as the client says (AUTH_SYS), before any squashing; None of it for AUTH_NONE."""
 
     uid: int

@@ -76,6 +76,14 @@ def parse_volume(context: Context, text: str) -> Volume:
     return context.store.snapshot(volume, snapshot) if at else volume
 
 
+def volume_of_all(context: Context, text: str) -> Volume:
+    """``VOL:`` or ``VOL:/``: all that is in a volume."""
+    name, _, path = text.partition(":")
+    if path not in ("", "/"):
+        raise errors.InvalidArgument(f"--all is for a whole volume; write {name}:")
+    return context.store.volume(name)
+
+
 def from_mount(root: PurePath | None, text: str) -> str:
     """The address of a path on a mount at ``root``; InvalidArgument for another path."""
     if root is None or not PurePath(text).is_relative_to(root):

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import trio
 
-from service.steps import HypervisorCall, Steps, Stopping, durable
+from service.steps import HypervisorCall, Insisted, Steps, Stopping, durable
 
 T = TypeVar("T")
+TOLD = "the daemon is stopping; what was done is undone"
 HYPERVISOR_CALLS = trio.CapacityLimiter(16)
 
 
@@ -20,7 +21,8 @@ class Beside:
     """Runs steps on a trio loop beside others: work on threads, turns for everybody.
 
     ``admit`` waits before a stretch, ``stretch`` wraps it, ``commit`` makes durable.  A cancelled
-    run goes on until its steps have undone what they did.
+    run goes on until its steps have undone what they did; they are told so again after what they
+    insist on.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Beside:
         value: Any = None
         error: Exception | None = None
         cancelled: trio.Cancelled | None = None
+        owed = False
         with trio.CancelScope() as scope:
             while True:
                 try:
@@ -48,13 +51,16 @@ class Beside:
                         raise cancelled from None
                     raise
                 value, error = None, None
+                if owed and not isinstance(work, Insisted):
+                    owed, error = False, Stopping(TOLD)
+                    continue
                 try:
                     value = await self._between(work)
                 except Exception as raised:
                     error = raised
                 except trio.Cancelled as stop:
                     cancelled, scope.shield = stop, True
-                    error = Stopping("the daemon is stopping; what was done is undone")
+                    error, owed = Stopping(TOLD), isinstance(work, Insisted)
         raise AssertionError("the scope is never cancelled by itself")
 
     async def _between(self, work: Callable[[], Any] | None) -> Any:

@@ -14,7 +14,8 @@ from service.steps import TOLD_TO_STOP, Steps
 from service.work import JobCommand, Result, Work
 
 CLONES_MAX = 100_000
-CLONES_STEP = 64  # of files, about 40 us each
+NAMES_STEP = 512
+CLONES_STEP = 32  # of files, about 40 us each
 
 
 def clone(
@@ -34,7 +35,8 @@ def clone(
         return (
             yield from replace_directory(context, work, Address(origin, path), target, force)
         )  # fmt: skip
-    names = expand_all(target, start, count)
+    names = yield from expand_all(target, start, count)
+    inode = origin.resolve(path)  # as it is now
     work.plan(count, 0 if inode.is_dir else inode.blocks * count)
     store, places = context.store, Places(context)
     for n, each in enumerate(names):
@@ -129,14 +131,18 @@ def clone_ranges(
     }  # fmt: skip
 
 
-def expand_all(pattern: str, start: int, count: int) -> list[str]:
+def expand_all(pattern: str, start: int, count: int) -> Steps[list[str]]:
     """The targets of a batch; InvalidArgument when they are not all different."""
     if not 1 <= count <= CLONES_MAX or start < 0:
         raise errors.InvalidArgument(f"count must be 1 to {CLONES_MAX}, start 0 or more")
-    names = [expand(pattern, n) for n in range(start, start + count)]
-    if len(set(names)) < count:
-        raise errors.InvalidArgument("the target needs {n}, as in lab:/web-{n:03d}")
-    return names
+    names: dict[str, None] = {}
+    for n in range(start, start + count):
+        names[expand(pattern, n)] = None
+        if len(names) <= n - start:
+            raise errors.InvalidArgument("the target needs {n}, as in lab:/web-{n:03d}")
+        if len(names) % NAMES_STEP == 0:
+            yield None
+    return list(names)
 
 
 def expand(pattern: str, n: int) -> str:

@@ -14,8 +14,8 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
-YOUNG = 700  # new objects between two looks at the youngest
-MIDDLE = 5  # of these looks between two at the middle generation
+YOUNG = 500  # new objects between two looks at the youngest
+MIDDLE = 4  # of these looks between two at the middle generation
 OLD = 1  # of those before one at all that is not frozen
 
 

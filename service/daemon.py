@@ -29,6 +29,7 @@ from fusefs.mount import serve as serve_mount
 from nfsgw.gate import Gate
 from service import (
     clones,
+    customizing,
     datastores,
     extents,
     hosts,
@@ -39,6 +40,7 @@ from service import (
     moments,
     nfs_shares,
     operations,
+    registration,
     rescan,
     shares,
     smb_shares,
@@ -63,7 +65,11 @@ MODULES = (
 )  # fmt: skip
 READS = {call.__name__: call for module in MODULES for call in module.READS}
 CHANGES = {call.__name__: call for module in MODULES for call in module.CHANGES}
-JOBS = {call.__name__: call for call in (*clones.JOBS, *vms.JOBS, *datastores.JOBS)}
+JOBS = {
+    call.__name__: call
+    for module in (clones, vms, datastores, registration, customizing)
+    for call in module.JOBS
+}
 ACCEPT_PAUSE_S = 0.1
 STOPS = (signal.SIGTERM, signal.SIGINT)
 NOWHERE = contextlib.nullcontext()  # there is no mount to be told

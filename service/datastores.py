@@ -9,66 +9,29 @@ command as well, for a volume that is there: `vm customize --all`, `vm register 
 A clone with its VMs is one job, all or none: what fails takes back domains, pool and volumes.
 """
 
-from collections.abc import Container, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from engine import Volume, errors
-from hypervisor.identity import Identity, hostname_of
-from hypervisor.individuals import Change, prepare
+from hypervisor.identity import hostname_of
 from hypervisor.machine_index import index_of
-from hypervisor.machines import MARK, Directory
+from hypervisor.machines import Directory
 from service import vms
-from service.addresses import Address, Context, parse_volume
-from service.clone_plan import Item, Plan, plan_of
+from service.addresses import Context, parse_volume
 from service.clone_spec import CloneSpec
 from service.clones import expand_all
+from service.customizing import Renaming, change_of, renamings
 from service.libvirt_calls import with_driver
 from service.operations import Operation, Result, told_volume
+from service.registration import registered_in, unregister
 from service.share_records import Table
 from service.steps import Steps
 from service.vm_batch import Batch
-from service.vm_places import directory_at, place_of, told
+from service.vm_places import told
 from service.work import JobCommand, Work
 
 VM_NAME = "{vm}-{volume}"
 VOLUMES_STEP = 64
-CHANGES_STEP = 8
-
-
-class Renaming(NamedTuple):
-    """A copy, and what it shall be: one item of a plan."""
-
-    directory: Directory
-    plan: Plan
-    item: Item
-
-
-def vms_of(context: Context, volume: Volume, uri: str | None = None) -> Iterator[Directory]:
-    """The VMs of a volume, by path, placed where the host of ``uri`` has the mount."""
-    paths = [volume.path_of(ino) for ino, _ in volume.marks(MARK)]
-    for path in sorted(path for path in paths if path is not None):
-        yield directory_at(context, Address(volume, path), uri)
-
-
-def renamings(
-    context: Context, volume: Volume, n: int, pattern: str, spec: CloneSpec
-) -> list[Renaming]:
-    """What the copies of a volume shall be; the pattern knows {vm}, {volume} and {n}.
-
-    InvalidArgument for names or templates that do not fit, told before anything is changed.
-    """
-    uri = spec.uri if spec.registers else None
-    copies = [each for each in vms_of(context, volume, uri) if each.is_copy]
-    if not copies:
-        return []
-    found = [each.machine for each in copies]
-    rows: list[dict[str, bool | int | str]] = [
-        {"vm": machine.name, "volume": volume.name, "n": n} for machine in found
-    ]
-    wanted = CloneSpec.of(spec.to_dict() | {"rows": rows, "count": None})
-    plan = plan_of(wanted, pattern, min(len(machine.macs) for machine in found))
-    return [Renaming(each, plan, item) for each, item in zip(copies, plan.items, strict=True)]
 
 
 def _check_names(wanted: list[Renaming], known: set[str], uri: str) -> None:
@@ -85,18 +48,6 @@ def _check_names(wanted: list[Renaming], known: set[str], uri: str) -> None:
         )
 
 
-def _change(context: Context, each: Renaming, taken: Container[str]) -> Change:
-    """All of a copy's new identity."""
-    directory, item = each.directory, each.item
-    origin = None
-    for volume in context.store.volumes():
-        if volume.id == directory.volume.origin_id:
-            origin = place_of(context, Address(volume, directory.path))
-    return prepare(
-        directory, directory.xml(), Identity.new(item.name), taken, each.plan.wishes(item), origin
-    )
-
-
 # --- clone a volume, and all that is in it
 
 
@@ -109,8 +60,8 @@ def volume_clone(
     ``spec`` (a ``CloneSpec``): give each VM in the clones an identity of its own, named after
     ``vm_name``, and register and start it if the spec says so.
     """
+    names = yield from expand_all(target, start, count)
     origin = parse_volume(context, source)
-    names = expand_all(target, start, count)
     wanted = None if spec is None else CloneSpec.of(spec)
     if wanted is not None and wanted.registers:
         context.mounted_path(origin, "/")
@@ -142,11 +93,12 @@ def _vms_of_clones(
     """Customize, and register, the VMs of new volumes."""
     wanted: list[Renaming] = []
     for n, volume in enumerate(made, start):
-        wanted += renamings(context, volume, n, pattern, spec)
+        wanted += yield from renamings(context, volume, n, pattern, spec)
         yield None
     if not wanted:
         return []
     uri = spec.uri if spec.registers else None
+    yield from index_of(context.store).ready()
     batch = Batch(context, work, uri, "undo", blocks_of_one=0)
     work.plan(len(made) + len(wanted), sum(volume.record.blocks for volume in made))
     with batch.macs() as taken:
@@ -157,7 +109,7 @@ def _vms_of_clones(
         _check_names(wanted, known, spec.uri)
 
         def make(each: Renaming) -> Directory:
-            change = _change(context, each, taken)
+            change = change_of(context, each, taken)
             change.write()
             change.finish()
             return each.directory
@@ -168,68 +120,7 @@ def _vms_of_clones(
     return done
 
 
-# --- the steps of it, for a volume that is there
-
-
-def _volume(context: Context, text: str) -> Volume:
-    """``VOL:`` or ``VOL:/``."""
-    name, _, path = text.partition(":")
-    if path not in ("", "/"):
-        raise errors.InvalidArgument(f"--all is for a whole volume; write {name}:")
-    return context.store.volume(name)
-
-
-def vm_customize_all(
-    context: Context, address: str, vm_name: str, spec: dict[str, Any]
-) -> Steps[Result]:
-    """Give every copy of a volume an identity of its own; all, or none when one fails.
-
-    VMs that have one are left alone, so what a crash has cut short is finished by the same again.
-    """
-    volume, asked = _volume(context, address), CloneSpec.of(spec)
-    if asked.via == "api":
-        raise errors.InvalidArgument("copies are no domains yet; leave --via api out")
-    wanted = renamings(context, volume, 1, vm_name, asked)
-    yield from index_of(context.store).ready()
-    taken = index_of(context.store).macs
-    written: list[Change] = []
-    try:
-        for n, each in enumerate(wanted, 1):
-            change = _change(context, each, taken)
-            written.append(change)
-            change.write()
-            if n % CHANGES_STEP == 0:
-                yield None
-    except BaseException:
-        for change in reversed(written):
-            change.revert()
-        raise
-    for change in written:
-        change.finish()
-    return [told(change.directory, change.directory.machine) for change in written]
-
-
-def vm_register_all(context: Context, address: str, uri: str) -> Steps[Result]:
-    """Define every VM of a volume that is not registered; all or none."""
-    volume = _volume(context, address)
-    found = [each for each in vms_of(context, volume, uri) if each.machine.uri is None]
-    if found:
-        yield from vms.register(context, found, uri)
-    return [told(each, each.machine) for each in found]
-
-
-def vm_unregister_all(context: Context, address: str, force: bool) -> Steps[Result]:
-    """Undefine every registered VM of a volume, and keep the files.
-
-    Busy when one runs, and then none is touched at its hypervisor; ``force`` powers off.
-    """
-    found = _registered(context, _volume(context, address))
-    yield from vms.unregister(context, found, None, force=force)
-    return [told(each, each.machine) for each in found]
-
-
-def _registered(context: Context, volume: Volume) -> list[Directory]:
-    return [each for each in vms_of(context, volume) if each.machine.uri is not None]
+# --- and removed
 
 
 def volume_rm(context: Context, name: str, dry_run: bool, force: bool = False) -> Steps[Result]:
@@ -241,7 +132,7 @@ def volume_rm(context: Context, name: str, dry_run: bool, force: bool = False) -
     store = context.store
     volume = store.volume(name)
     Table(store).check_not_shared(volume)
-    registered = _registered(context, volume)
+    registered = yield from registered_in(context, volume)
     if registered and not force:
         first = registered[0].machine
         raise errors.Busy(
@@ -259,16 +150,14 @@ def volume_rm(context: Context, name: str, dry_run: bool, force: bool = False) -
     if dry_run:
         return answer
     while registered:
-        yield from vms.unregister(context, registered, None, force=True)
+        yield from unregister(context, registered, None, force=True)
         if store.volume(name) is not volume:
             raise errors.Stale(f"somebody else has removed {name} meanwhile; look what is there")
-        registered = _registered(context, volume)
+        registered = yield from registered_in(context, volume)
     store.remove_volume(name, force=force)
     return answer
 
 
 READS: tuple[Operation, ...] = ()
-CHANGES: tuple[Operation, ...] = (
-    vm_customize_all, vm_register_all, vm_unregister_all, volume_rm,
-)  # fmt: skip
+CHANGES: tuple[Operation, ...] = (volume_rm,)
 JOBS: tuple[JobCommand, ...] = (volume_clone,)

@@ -5,9 +5,10 @@ and asks, through a socket of its own, for each export that was not seen to be s
 task settles again when something failed a while ago.  Names need no settling: when volumes change,
 the table is replaced in the same step, so a renamed volume is mounted by its new name at once.
 
-A listener serves NFS and MOUNT at one port; beside it, at port 111 of its address, is a port mapper
-that leads there.  Where NFS has its usual port the port mapper must be there too, for QEMU asks it;
-elsewhere clients have been told the ports, and it may be taken.
+A listener serves NFS and MOUNT at one port; beside it, at port 111 of its address, is a port
+mapper that leads there: ours, or where that port is taken by the host's rpcbind, that one, told of
+our programs.  Where NFS has its usual port it must be so, for QEMU asks there; elsewhere clients
+have been told the ports, and 111 may be anybody's.
 
 All exports are at every listener: who may use one is what its rules say, not where it is asked for.
 Invariants: one settle at a time; there is no key of file handles, and so no server, before the
@@ -25,7 +26,7 @@ import trio
 
 from engine import Change, Store, errors
 from hypervisor.host_daemon import Listen
-from nfsgw import mount3, portmap
+from nfsgw import mount3, portmap, rpcbind
 from nfsgw.dispatch import Dispatcher
 from nfsgw.exports import Export, Exports
 from nfsgw.files import Files
@@ -48,6 +49,7 @@ from service.share_plan import State as ShareState
 from service.share_records import Nfs, Table
 
 RETRY_S_MAX = 30.0
+STRANGER_S = 2.0  # how long what has port 111 may take to say that it is a port mapper
 SWEEP_S = 60.0  # how often NFSv4 looks for clients that have gone silent
 T = TypeVar("T")
 
@@ -59,6 +61,7 @@ class Place:
     listen: Listen
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     serving: bool = False
+    announced: bool = False  # to the host's rpcbind
     closed: trio.Event = field(default_factory=trio.Event)
     reason: str | None = None
     seen: set[Export] = field(default_factory=set)  # those that were seen to be served
@@ -205,6 +208,19 @@ class Gateway:
         self._server = server
         host, port = place.listen
         listener = listening(host, port)
+        try:
+            mapper = await self._mapper(place)
+        except BaseException:
+            listener.close()
+            raise
+        place.scope, place.closed = trio.CancelScope(), trio.Event()
+        place.serving = True
+        nursery.start_soon(self._listen, place, server, listener, mapper)
+
+    async def _mapper(self, place: Place) -> list[socket.socket]:
+        """Sockets of a port mapper, stream and datagrams; none: there is another, which leads here
+        or need not."""
+        host, port = place.listen
         mapper: list[socket.socket] = []
         try:
             mapper.append(listening(host, portmap.PORT))
@@ -212,14 +228,32 @@ class Gateway:
         except (errors.RametError, OSError) as error:
             for each in mapper:
                 each.close()
-            if port == records.NFS_PORT:
-                listener.close()
-                raise
-            log(f"no port mapper for {place.listen}: {error}")
-            mapper = []
-        place.scope, place.closed = trio.CancelScope(), trio.Event()
-        place.serving = True
-        nursery.start_soon(self._listen, place, server, listener, mapper)
+            if port != records.NFS_PORT:
+                log(f"no port mapper for {place.listen}: {error}")
+                return []
+            await self._announce(place, error)
+            return []
+        return mapper
+
+    async def _announce(self, place: Place, taken: Exception) -> None:
+        """To the host's rpcbind, if it is that which has the port; else ``taken`` is raised."""
+        try:
+            await self._thread(
+                functools.partial(probe_portmap, place.listen.host, portmap.PORT, None, STRANGER_S)
+            )
+            await self._thread(functools.partial(rpcbind.announce, _mappings(place.listen.port)))
+        except errors.Busy:
+            raise
+        except (errors.RametError, OSError):
+            raise taken from None
+        place.announced = True
+
+    async def _withdraw(self, place: Place) -> None:
+        place.announced = False
+        if not any(each.announced for each in self._places.values()):
+            with trio.CancelScope(shield=True):
+                mappings = _mappings(place.listen.port)
+                await self._thread(functools.partial(rpcbind.withdraw, mappings))
 
     @staticmethod
     async def _close(place: Place) -> None:
@@ -243,6 +277,8 @@ class Gateway:
         finally:
             for each in (listener, *mapper):
                 each.close()
+            if place.announced:
+                await self._withdraw(place)
             place.serving = False
             place.closed.set()
 
@@ -251,7 +287,9 @@ class Gateway:
         clients, so that is on disk before there is one."""
         key = self._table.handle_key()
         if key is None or len(key) != KEY_BYTES:
-            raise errors.Corrupt("the key of file handles is damaged; run `ramet fsck`")
+            raise errors.Corrupt(
+                "the key of file handles is damaged; remove all NFS exports and add them again"
+            )
         files = Files(self._gate, self._exports, Handles(key))
         state = State(self._store)
         await self._gate.durable()

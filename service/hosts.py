@@ -118,12 +118,16 @@ def mount_path(context: Context, host: Host | None) -> PurePosixPath | None:
     return PurePosixPath(host.mount_path)
 
 
-def place(context: Context, uri: str | None, volume: Volume, path: str) -> PurePosixPath | None:
+def placing(context: Context, uri: str | None) -> Callable[[Volume, str], PurePosixPath | None]:
     """Where a host has a file of a volume (no ``uri``: this host); None: nothing is mounted."""
     root = mount_path(context, None if uri is None else at(context.store, uri))
-    if root is None or context.mountpoint is None:
-        return None
-    return root / context.mounted_path(volume, path).relative_to(context.mountpoint)
+
+    def place(volume: Volume, path: str) -> PurePosixPath | None:
+        if root is None or context.mountpoint is None:
+            return None
+        return root / context.mounted_path(volume, path).relative_to(context.mountpoint)
+
+    return place
 
 
 def directory_pool(root: PurePosixPath, volume: Volume, path: str) -> Pool:

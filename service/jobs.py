@@ -40,11 +40,18 @@ PREFIX = "job/"
 NEXT = "job/next"
 
 
-class Made(msgspec.Struct, array_like=True, frozen=True, gc=False):
+MADE, REGISTERED, CUSTOMIZED, HELD = range(4)
+
+
+class Made(msgspec.Struct, array_like=True, frozen=True, gc=False, omit_defaults=True):
     """One thing that a job has made: a name in a volume, or a volume (``ino`` 0).
 
     Known by volume id, inode number and generation; the name is where it was put, no more.
     ``uuid``: the domain that is, or is about to be, defined for it.
+
+    Or, by ``kind``, what it has done to a VM that was there: REGISTERED it (``before``: its mark),
+    CUSTOMIZED it (``before``: the snapshot that has it as it was; ``uuid``: its new one); or HELD
+    its volume in a snapshot ``before``.
     """
 
     volume_id: int
@@ -53,6 +60,8 @@ class Made(msgspec.Struct, array_like=True, frozen=True, gc=False):
     generation: int
     name: bytes
     uuid: str = ""
+    kind: int = MADE
+    before: bytes = b""
 
 
 class Failure(msgspec.Struct, array_like=True):

@@ -146,7 +146,7 @@ def recover(context: Context) -> Steps[None]:
     for key, _ in context.store.records.items(PREFIX):
         record = _forget(context, key)
         if record is not None and record.uri:
-            yield LibvirtCall(partial(_thaw, record))
+            yield from insist(LibvirtCall(partial(_thaw, record)))  # its record is gone already
 
 
 def _thaw(record: Record) -> None:

@@ -162,8 +162,8 @@ class Table:
         return self._records.get(NFS_KEY)
 
     def make_handle_key(self) -> None:
-        """Once a store."""
-        if self.handle_key() is None:
+        """Once a store, or again when it is damaged and no export uses it."""
+        if len(self.handle_key() or b"") != KEY_BYTES and not self.exports():
             self._records.put_admitted(NFS_KEY, secrets.token_bytes(KEY_BYTES))
 
     def target(self, key: str) -> Target | None:

@@ -86,14 +86,24 @@ def insist(work: Callable[[], Any]) -> "Steps[Any]":
 
 
 def run_here(steps: Steps[T], commit: Callable[[], object], between: Callable[[], object]) -> T:
-    """All in this thread; ``between`` is called at each yield."""
+    """All in this thread; ``between`` is called at each yield.
+
+    What it raises is thrown into the steps; a stop, once more after what they insist on.
+    """
+    owed: Stopping | None = None
     try:
         work = next(steps)
         while True:
+            if owed is not None and not isinstance(work, Insisted):
+                told, owed = owed, None
+                work = steps.throw(told)
+                continue
             try:
                 between()
                 value = (commit if work is durable else work)() if work else None
             except Exception as error:
+                if isinstance(error, Stopping) and isinstance(work, Insisted):
+                    owed = Stopping(str(error))
                 work = steps.throw(error)
             else:
                 work = steps.send(value)

@@ -6,7 +6,8 @@ its pieces and says that something is ``left``.
 
 A thing is known by volume id, inode number and generation, never by name: what somebody has put in
 its place stays, and where somebody has moved it, it is found.  Nothing is undone in a snapshot or
-a clone of the volume: what these have is theirs.
+a clone of the volume: what these have is theirs.  What was done to VMs that were there before is
+taken back by ``undo_vms``.
 """
 
 from contextlib import suppress
@@ -17,9 +18,9 @@ from hypervisor.interface import Hypervisor
 from hypervisor.machine_index import index_of
 from hypervisor.machines import Directory
 from hypervisor.pools import Pools
-from service import hosts
+from service import hosts, undo_vms
 from service.addresses import Context
-from service.jobs import Job, Made
+from service.jobs import MADE, Job, Made
 from service.libvirt_calls import with_driver
 from service.log import log
 from service.steps import Steps, Stopping, insist
@@ -78,6 +79,10 @@ def take_back(context: Context, made: Made) -> Steps[None]:
     """Remove one thing, if it is still there and still what was made."""
     volume = _volume(context, made)
     if volume is None:
+        return
+    if made.kind != MADE:
+        undo_vms.take_back(context, volume, made)
+        yield from turn()
         return
     if not made.ino:
         context.store.remove_volume(volume.name, force=True)

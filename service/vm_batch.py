@@ -13,19 +13,21 @@ If the domain cannot be taken back its files stay, and the VM is noted as regist
 """
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 
+from msgspec.structs import replace
+
 from engine import Inode, Store, Volume, errors
 from hypervisor.interface import Hypervisor
 from hypervisor.machine_index import index_of
-from hypervisor.machines import Directory
+from hypervisor.machines import MARK, Directory
 from service import hosts
 from service.addresses import Context
 from service.clone_spec import ON_ERROR
-from service.jobs import Made
+from service.jobs import REGISTERED, Made
 from service.libvirt_calls import LibvirtCall, connected, kind_of, with_driver
 from service.steps import TOLD_TO_STOP, Started, Steps, durable, insist
 from service.undo import note, take_back
@@ -42,11 +44,12 @@ class Batch:
     """One job's VMs.  ``uri``: where they are registered, or None.
 
     ``blocks_of_one``: what each refers to; None: its part of what the job has planned.
+    ``known``: the VMs are there, and are only registered; domains that the hypervisor has already.
     """
 
     def __init__(
         self, context: Context, work: Work, uri: str | None, on_error: str, *,
-        blocks_of_one: int | None = None,
+        blocks_of_one: int | None = None, known: Collection[str] | None = None,
     ) -> None:  # fmt: skip
         if on_error not in ON_ERROR:
             raise errors.InvalidArgument(f"on-error is one of {', '.join(ON_ERROR)}")
@@ -55,6 +58,8 @@ class Batch:
         self._uri = uri
         self._on_error = on_error
         self._planned_blocks = blocks_of_one
+        self._known = known
+        self._made: dict[tuple[int, int], Made] = {}  # and not registered yet
         self._stopped = False
         self._defining = True
         self._ahead: list[Directory] = []  # made, and not defined yet
@@ -143,15 +148,23 @@ class Batch:
 
     def _note_made(self, each: Directory) -> None:
         made = self._as_made(each)
-        self._work.made(each.volume, each.inode, made.parent, made.name, made.uuid)
+        self._work.note(made)
         if self._uri is None:
             self._work.done(self._blocks_of_one())
+        else:
+            self._made[made.volume_id, made.ino] = made
 
     def _as_made(self, each: Directory) -> Made:
         name = each.path.rpartition("/")[2].encode(errors="surrogateescape")
         uuid = "" if self._uri is None else each.machine.uuid
         inode = each.inode
-        return Made(each.volume.id, inode.parent, inode.ino, inode.generation, name, uuid)
+        made = Made(each.volume.id, inode.parent, inode.ino, inode.generation, name, uuid)
+        if self._known is None:
+            return made
+        before = each.volume.get_mark(inode.ino, MARK) or b""
+        return replace(
+            made, uuid="" if uuid in self._known else uuid, kind=REGISTERED, before=before
+        )
 
     def _blocks_of_one(self) -> int:
         if self._planned_blocks is not None:
@@ -180,6 +193,7 @@ class Batch:
             good = [each for each, bad in zip(part, outcomes, strict=False) if bad is None]
             for each in good:
                 note(each, self._uri)
+                self._made.pop((each.volume.id, each.inode.ino), None)
                 self._work.done(self._blocks_of_one())
             done += good
             yield from self._not_defined(part, outcomes)
@@ -242,7 +256,8 @@ class Batch:
     def _drop(self, made: list[Directory]) -> None:
         """In one stretch: a VM has few files, and who wants us to stop is heard elsewhere."""
         for each in made:
-            deque(take_back(self._context, self._as_made(each)), maxlen=0)
+            noted = self._made.pop((each.volume.id, each.inode.ino))
+            deque(take_back(self._context, noted), maxlen=0)
 
     def _check_runs(self, driver: Hypervisor, texts: list[str]) -> Steps[None]:
         """Once for each kind of domain."""

@@ -17,7 +17,7 @@ def directory_at(context: Context, address: Address, uri: str | None = None) -> 
 
 def place_of(context: Context, address: Address, uri: str | None = None) -> PurePosixPath | None:
     """Its path on a host's mount; None while the store is not mounted."""
-    return hosts.place(context, uri, address.volume, address.path)
+    return hosts.placing(context, uri)(address.volume, address.path)
 
 
 def told(directory: Directory, machine: Machine) -> dict[str, Any]:

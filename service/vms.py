@@ -3,7 +3,8 @@
 Changes of the store are atomic between two yields; calls to libvirt run on a thread.  What fails
 half-way is undone: domains first, then files.  When libvirt is lost on the way and the domains
 cannot be taken back, the files stay, and the VMs are noted as registered: no domain is ever without
-its files, and `vm rm` finishes the work.
+its files, and `vm rm` finishes the work.  ``registration`` and ``customizing`` have the commands
+for VMs that are there.
 """
 
 from functools import partial
@@ -16,22 +17,19 @@ from hypervisor.identity import Identity
 from hypervisor.interface import Hypervisor
 from hypervisor.machine_index import index_of
 from hypervisor.machines import Directory
-from hypervisor.pools import Pools
-from hypervisor.revert import machine_at
 from service import hosts, moments
 from service.addresses import Address, Context, parse
 from service.clone_plan import Item, Plan, plan_of
 from service.clone_spec import CloneSpec
-from service.customizing import customize_by_api
-from service.libvirt_calls import LibvirtCall, connected, kind_of, with_driver
+from service.customizing import interfaces
+from service.libvirt_calls import LibvirtCall, connected, with_driver
 from service.operations import Operation, Result, as_of, unique_of
+from service.registration import unregister
 from service.steps import TOLD_TO_STOP, Steps, durable
-from service.undo import note
 from service.vm_batch import Batch, tree_blocks
-from service.vm_places import directory_at, place_of, told, told_damaged
+from service.vm_listing import each_vm
+from service.vm_places import directory_at, told, told_damaged
 from service.work import JobCommand, Work
-
-LS_STEP = 64  # VMs: about 2 ms
 
 
 def vm_add(
@@ -58,10 +56,10 @@ def vm_clone(
     base = directory_at(context, parse(context, source))
     _ = base.machine
     # on a thread: a hundred thousand rows in templates take their time
-    plan: Plan = yield partial(plan_of, wanted, target, _interfaces(base))
+    plan: Plan = yield partial(plan_of, wanted, target, interfaces(base))
     places = [parse(context, item.address) for item in plan.items]
     uri = wanted.uri if wanted.registers else None
-    batch = Batch(context, work, uri, wanted.on_error)
+    batch, place = Batch(context, work, uri, wanted.on_error), hosts.placing(context, uri)
     work.plan(len(places), len(places) * tree_blocks(base.volume, base.inode))
     yield from index_of(context.store).ready()
     with batch.macs() as taken:
@@ -77,7 +75,7 @@ def vm_clone(
 
         def make(item: Item, where: Address) -> Directory:
             return individuals.clone(
-                context.store, moment.base, where.volume, where.path, place_of(context, where, uri),
+                context.store, moment.base, where.volume, where.path, place(*where),
                 Identity.new(item.name), taken, plan.wishes(item, xml),
             )  # fmt: skip
 
@@ -97,11 +95,6 @@ def vm_clone(
         "bytes_copied": 0,
         "pool": hosts.pool_name_of_vm(made[0].volume, made[0].path) if uri is not None else None,
     }
-
-
-def _interfaces(directory: Directory) -> int:
-    """So many MACs will a clone have."""
-    return len(directory.xml().findall("devices/interface"))
 
 
 def _asked(base: Directory, uri: str) -> Steps[bytes]:
@@ -130,111 +123,6 @@ def _start_all(work: Work, made: list[Directory], driver: Hypervisor) -> Steps[N
             work.failed(machine.name, error)
 
 
-def register(context: Context, made: list[Directory], uri: str) -> Steps[None]:
-    """Define all, note it, show them in a pool; undone in libvirt when any of it fails."""
-    for each in made:
-        each.check_own()
-    texts = [each.local_xml() for each in made]
-    uuids = [each.machine.uuid for each in made]
-    pools = hosts.pools_of_vms(context, made, uri)
-
-    def define(driver: Hypervisor) -> None:
-        for text in {kind_of(text): text for text in texts}.values():
-            driver.check_runs(text)
-        driver.define_all(texts)
-
-    yield durable  # no domain without its files, whatever happens next
-    yield with_driver(uri, define)
-    try:
-        for pool in pools:
-            yield hosts.on_pools(uri, context.store, partial(Pools.show, pool=pool))
-        for each in made:
-            note(each, uri)
-    except Exception as error:
-        try:
-            yield with_driver(uri, lambda driver: driver.undefine_all(uuids))
-        except errors.RametError as again:
-            raise errors.PartlyDone(
-                f"{error}; and the domains could not be taken back: {again}; "
-                "remove their VMs (`ramet vm rm`) when libvirt answers again"
-            ) from error
-        raise
-
-
-def vm_register(context: Context, address: str, uri: str) -> Steps[Result]:
-    """Define a VM where it is mounted now; again is as good."""
-    directory = directory_at(context, parse(context, address), uri)
-    formerly = directory.machine.formerly
-    if formerly is not None:  # it was to become this VM, and that was cut short
-        yield with_driver(uri, lambda driver: driver.undefine_all([formerly]))
-    yield from register(context, [directory], uri)
-    return told(directory, directory.machine)
-
-
-def vm_unregister(context: Context, address: str, uri: str | None, force: bool) -> Steps[Result]:
-    """Undefine a VM and keep its files."""
-    directory = directory_at(context, parse(context, address))
-    yield from unregister(context, [directory], uri, force=force)
-    return told(directory, directory.machine)
-
-
-def unregister(
-    context: Context, found: list[Directory], uri: str | None, *, force: bool
-) -> Steps[None]:  # fmt: skip
-    """Undefine VMs where they are registered, or at ``uri``, and drop the pools that none needs.
-
-    Busy when one runs, unless ``force``; then no VM of its hypervisor is touched.
-    """
-    yield from index_of(context.store).ready()
-    at: dict[str, list[Directory]] = {}
-    for each in found:
-        where = uri or each.machine.uri
-        if where is not None:
-            each.check_own()
-            at.setdefault(where, []).append(each)
-    for where, group in at.items():
-        uuids = [uuid for each in group for uuid in each.machine.uuids]
-        yield with_driver(where, partial(_undefine, uuids=uuids, stop=force))
-        for each in group:
-            each.set_machine(each.machine.at(None))
-        if hosts.at(context.store, where) is None:  # else a rescan of it decides
-            places = {(each.volume, each.inode.parent) for each in group}
-            unused = hosts.unused_pools(context.store, where, places)
-            yield hosts.on_pools(where, context.store, partial(_drop_all, names=unused))
-
-
-def _undefine(driver: Hypervisor, uuids: list[str], *, stop: bool) -> None:
-    driver.undefine_all(uuids, stop=stop)
-
-
-def _drop_all(pools: Pools, names: set[str]) -> None:
-    for name in sorted(names):
-        pools.drop(name)
-
-
-def vm_customize(
-    context: Context, address: str, name: str, spec: dict[str, Any]
-) -> Steps[Result]:  # fmt: skip
-    """A new identity for an existing VM, or for a plain clone of a VM's directory.
-
-    Via file: the stored XML is parsed and rewritten.  Via api: the hypervisor is asked for the
-    domain, and the changed one is defined there (MISSION.md, G2 and G3).
-    """
-    where = parse(context, address)
-    directory = directory_at(context, where)
-    wanted = CloneSpec.of(spec)
-    plan = plan_of(wanted, name, _interfaces(directory))
-    identity, wishes = Identity.new(name), plan.wishes(plan.items[0])
-    if wanted.via == "api":
-        known = machine_at(directory)
-        uri = (None if known is None else known.uri) or wanted.uri
-        directory = directory_at(context, where, uri)
-        machine = yield from customize_by_api(context, directory, identity, wishes, uri)
-    else:
-        machine = individuals.renew(context.store, directory, identity, wishes)
-    return told(directory, machine)
-
-
 def vm_ls(context: Context, volume: str | None) -> Steps[Result]:
     """All VMs, or those of a volume, by address; by pages, so others are served meanwhile.
 
@@ -243,35 +131,19 @@ def vm_ls(context: Context, volume: str | None) -> Steps[Result]:
     rows: list[dict[str, Any]] = []
     for each in context.store.volumes():
         if volume in (None, each.name):
-            rows += yield from _rows(context, each)
+            found = yield from each_vm(each, partial(_row, context, each))
+            rows += [row for row in found if row is not None]
     in_order: list[dict[str, Any]] = yield partial(sorted, rows, key=itemgetter("address"))
     return in_order
 
 
-def _rows(context: Context, volume: Volume) -> Steps[list[dict[str, Any]]]:
-    """A volume's VMs.  What is made or removed meanwhile may be among them or not; a volume that
-    is removed has none, one that is restored is listed anew."""
-    rows: list[dict[str, Any]] = []
-    era, after = volume.era, 0
-    while not volume.removed:
-        page = volume.marks(machines.MARK, after, LS_STEP)
-        for ino, payload in page:
-            path = volume.path_of(ino)
-            if path is not None:
-                rows.append(_row(context, Directory(volume, path, None), payload))
-        if len(page) < LS_STEP:
-            return rows
-        after = page[-1][0]
-        yield None
-        if volume.era != era:
-            era, after = volume.era, 0
-            rows.clear()
-    return []
-
-
-def _row(context: Context, directory: Directory, payload: bytes) -> dict[str, Any]:
+def _row(context: Context, volume: Volume, ino: int, payload: bytes) -> dict[str, Any] | None:
+    path = volume.path_of(ino)
+    if path is None:
+        return None
+    directory = Directory(volume, path, None)
     try:
-        row = told(directory, machines.machine_in(directory.volume, payload)) | {"damaged": None}
+        row = told(directory, machines.machine_in(volume, payload)) | {"damaged": None}
     except errors.Corrupt as error:
         row = told_damaged(directory, error)
     return row | {
@@ -311,7 +183,5 @@ def vm_rm(context: Context, address: str, force: bool, dry_run: bool) -> Steps[R
 
 
 READS: tuple[Operation, ...] = (vm_ls, vm_show)
-CHANGES: tuple[Operation, ...] = (
-    vm_add, vm_register, vm_unregister, vm_customize, vm_rm,
-)  # fmt: skip
+CHANGES: tuple[Operation, ...] = (vm_add, vm_rm)
 JOBS: tuple[JobCommand, ...] = (vm_clone,)

@@ -24,6 +24,13 @@ INTERRUPTED = (
     "its process ended in the middle of it; what it had made is undone (not what it had replaced); "
     "start it again"
 )
+INTERRUPTED_IN = {
+    "vm customize": "its process ended in the middle of it; `ramet vm show` tells which identity "
+    "the VM has, and `ramet vm register` takes the hypervisor to it",
+    "vm unregister": "its process ended in the middle of it; start it again",
+    "vm unregister all": "its process ended in the middle of it; those that it had unregistered "
+    "stay so, start it again for the others",
+}  # what is not undone: done again, it goes on
 CANCELLED_ON_THE_WAY = "cancelled on the way; what it made is undone"
 NEVER_BEGUN = "its process ended before it had made anything that lasts; start it again"
 
@@ -65,7 +72,11 @@ class Work:
         ``uuid``: the domain that may be defined for it at ``registers``' hypervisor.
         """
         ino, generation = (inode.ino, inode.generation) if inode is not None else (0, 0)
-        self._new.append(Made(volume.id, parent, ino, generation, name, uuid))
+        self.note(Made(volume.id, parent, ino, generation, name, uuid))
+
+    def note(self, made: Made) -> None:
+        """Something is made, or done to what is there; before or after it, in one stretch."""
+        self._new.append(made)
 
     def done(self, blocks: int) -> None:
         """An item is complete."""
@@ -176,6 +187,7 @@ def recover(context: Context, jobs: Iterable[Job]) -> Steps[None]:
                 context.jobs.tidy(job)
             elif job.state == RUNNING:
                 yield from undo(context, job)
-                context.jobs.end(job, FAILED, errors.RametError(INTERRUPTED))
+                text = INTERRUPTED_IN.get(job.command, INTERRUPTED)
+                context.jobs.end(job, FAILED, errors.RametError(text))
             else:
                 context.jobs.end(job, FAILED, errors.RametError(NEVER_BEGUN))

@@ -13,6 +13,7 @@ from typing import Any
 
 from nfsgw.files import Files, Place
 from nfsgw.gate import Outcome, Wait
+from nfsgw.handles import HANDLE_BYTES
 from nfsgw.nfs3.attributes import NOTHING, post_op, pre_op
 from nfsgw.nfs3.protocol import FAILURES, HANDLE_BYTES_MAX, NAME_MAX, OK, status_of
 from nfsgw.rpc import Call
@@ -20,6 +21,7 @@ from nfsgw.xdr import Garbage, Packer, Unpacker
 
 _U32 = struct.Struct(">I")
 _FH_HEAD = struct.Struct(">2I")
+_OURS = struct.Struct(f">I{HANDLE_BYTES}s")
 Procedure = Callable[[Files, Call, Unpacker, Packer], Outcome]
 Change = Generator[Wait, None, bytes]
 
@@ -101,6 +103,12 @@ def changing(*tells: Callable[[Subject], bytes]) -> Callable[[Callable[..., Chan
 
 def read_handle(args: Unpacker) -> bytes:
     """nfs_fh3; Garbage when it is longer than any may be."""
+    at = args.at
+    if args.left >= _OURS.size:
+        length, raw = _OURS.unpack_from(args.data, at)
+        if length == HANDLE_BYTES:
+            args.at = at + _OURS.size
+            return raw  # type: ignore[no-any-return]
     return bytes(args.opaque(HANDLE_BYTES_MAX))
 
 

@@ -10,6 +10,7 @@ import struct
 from typing import NamedTuple
 
 from engine import Inode, errors
+from engine.numbers import join
 from engine.superblock import BLOCK_BYTES
 from nfsgw.files import NOW, Place
 from nfsgw.nfs3.protocol import FileType
@@ -55,15 +56,25 @@ def fattr(place: Place) -> bytes:
 
 def post_op(place: Place) -> bytes:
     """post_op_attr with attributes."""
-    inode = place.inode
+    inode, volume = place.inode, place.volume
     mode, rdev = inode.mode, inode.rdev
-    return _POST_OP.pack(
+    fileid = place.fileid if place.snapshots else join(volume.record.id, inode.ino)
+    head = (
         1, TYPES[mode & _TYPE_MASK], mode & 0o7777, inode.nlink, inode.uid, inode.gid,
         inode.size, inode.blocks * BLOCK_BYTES,
         os.major(rdev) if rdev else 0, os.minor(rdev) if rdev else 0,
-        place.export.volume_id, place.fileid,
-        *wire_time(inode.atime_ns), *wire_time(inode.mtime_ns), *wire_time(inode.ctime_ns),
+        place.export.volume_id, fileid,
     )  # fmt: skip
+    try:
+        return _POST_OP.pack(
+            *head, *divmod(inode.atime_ns, _SECOND_NS), *divmod(inode.mtime_ns, _SECOND_NS),
+            *divmod(inode.ctime_ns, _SECOND_NS),
+        )  # fmt: skip
+    except struct.error:  # a time that cannot be said
+        return _POST_OP.pack(
+            *head, *wire_time(inode.atime_ns), *wire_time(inode.mtime_ns),
+            *wire_time(inode.ctime_ns),
+        )  # fmt: skip
 
 
 def pre_op(inode: Inode) -> bytes:

@@ -15,6 +15,8 @@ from nfsgw.nfs3.protocol import FAILURES, IO_BYTES_MAX, OK, Stable, status_of
 from nfsgw.rpc import Call
 from nfsgw.xdr import Garbage, Packer, Unpacker
 
+_READ = struct.Struct(">QI")  # offset, count
+_WRITE = struct.Struct(">QII")  # offset, count, stable_how
 _READ_OK = struct.Struct(">3I")  # count, eof, length of the data
 _WRITE_OK = struct.Struct(">2I")  # count, committed
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
@@ -22,7 +24,8 @@ _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 def read(files: Files, call: Call, args: Unpacker, out: Packer) -> None:
     """3.3.6; fewer bytes than asked for at the end of the file only, and past IO_BYTES_MAX."""
-    raw, offset, count = read_handle(args), args.u64(), args.u32()
+    raw = read_handle(args)
+    offset, count = args.take(_READ)
     place = None
     try:
         place = files.place(call, raw)
@@ -43,7 +46,8 @@ def read(files: Files, call: Call, args: Unpacker, out: Packer) -> None:
 @changing(Subject.wcc)
 def write(files: Files, call: Call, args: Unpacker, subject: Subject) -> Change:
     """3.3.7; what is past IO_BYTES_MAX is left to another call."""
-    raw, offset, count, stable = read_handle(args), args.u64(), args.u32(), args.u32()
+    raw = read_handle(args)
+    offset, count, stable = args.take(_WRITE)
     data = args.opaque(args.left)
     if stable > Stable.FILE_SYNC or count > len(data):
         raise Garbage("no WRITE")

@@ -62,9 +62,9 @@ class Wish:
 def open_(current: Current, args: Unpacker, out: Packer) -> Generator[Wait, None, None]:
     """18.16."""
     wish = _read(current, args)
-    yield from check_grace(current, wish.claim == PREVIOUS)
     if wish.how is not None:
         yield from current.files.gate.room()
+    check_grace(current, wish.claim == PREVIOUS)
     before = after = attributes = 0
     if wish.claim == NULL:
         if isinstance(current.at, PseudoRoot):

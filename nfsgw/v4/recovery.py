@@ -4,16 +4,16 @@ Opens and locks live in memory; who had them is recorded in the store under ``nf
 a restart the recorded clients may reclaim, and nobody may take anything new that they might have,
 until all have said RECLAIM_COMPLETE or the grace period is over (RFC 8881, 8.4.2). Invariants:
 - a client is recorded, durably, before it can have anything (its RECLAIM_COMPLETE is answered);
-- whose state was given to others, or may be from now on, has no record any more, durably: he who
-  slept through one grace period may not reclaim in the next one (8.4.2.1).
+- whose state was given to others, or may be from now on, has no record any more: he who slept
+  through one grace period may not reclaim in the next one (8.4.2.1). Commits are in order, so a
+  crash that keeps what others have done since keeps that too.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 
 from engine import Store, errors
-from nfsgw.gate import Gate, Wait
 
 BOOT_KEY = "nfs4/boot"
 CLIENT_PREFIX = "nfs4/client/"
@@ -66,12 +66,14 @@ class Recovery:
         if not self._waiting:
             self._ends = None
 
-    def end_if_over(self, gate: Gate) -> Generator[Wait, None, None]:
-        """End the grace period if its time has come; those who did not come lose their records."""
+    def end_if_over(self) -> bool:
+        """End the grace period if its time has come: those who did not come lose their records.
+
+        Whether it has ended now; then that must be stored, too.
+        """
         if self._ends is None or self._clock() < self._ends:
-            return
-        for owner in self._waiting:
-            self._store.records.delete(_key(owner))
-        yield from gate.stored()
-        self._waiting.clear()
+            return False
+        for owner in list(self._waiting):
+            self.forget(owner)
         self._ends = None
+        return True

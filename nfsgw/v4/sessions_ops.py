@@ -85,6 +85,7 @@ def create_session(current: Current, args: Unpacker, out: Packer) -> None:
     if sequence != client.created.sequence + 1 & 0xFFFFFFFF:
         raise Failed(Status.SEQ_MISORDERED)
     state.clients.check_confirm(client, principal_of(current.call))
+    state.clients.renew(client)  # it is here: nothing that makes room takes it away
     if flags & ~(PERSIST | BACK_CHANNEL | RDMA):
         raise Failed(Status.INVAL)
     channel = state.channel(client, wanted)

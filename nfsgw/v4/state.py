@@ -80,6 +80,12 @@ class State:
         if client.reclaim_complete:
             self.recovery.forget(client.owner)
 
+    def in_grace(self, current: "Current") -> bool:
+        """Whether it is grace; it ends here when its time has come."""
+        if self.recovery.end_if_over():
+            current.must_store = True
+        return self.recovery.in_grace
+
     def expire(self, current: "Current", clients: Iterable[Client]) -> bool:
         """Take away what clients have that have not been heard of for a lease; whether there were
         any.  Their records have to be gone durably before anybody relies on it."""
@@ -173,7 +179,7 @@ class State:
     ) -> None:
         if stateid not in (ANONYMOUS, BYPASS):
             raise Failed(Status.BAD_STATEID)
-        if self.recovery.in_grace:
+        if self.in_grace(current):
             raise Failed(Status.GRACE)
         if stateid == BYPASS and wanted == READ:
             return

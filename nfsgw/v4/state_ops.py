@@ -4,9 +4,6 @@ A lock that is not free is DENIED; whoever waits for it asks again. There are no
 there is nothing to return.
 """
 
-from collections.abc import Generator
-
-from nfsgw.gate import Wait
 from nfsgw.v4.clients import Client
 from nfsgw.v4.current import Current, Operation
 from nfsgw.v4.limits import OWNER_BYTES_MAX
@@ -74,7 +71,7 @@ def _range(offset: int, length: int, exclusive: bool) -> Range:
     return Range(offset, END_MAX if length == END_MAX else offset + length - 1, exclusive)
 
 
-def lock(current: Current, args: Unpacker, out: Packer) -> Generator[Wait, None, None]:
+def lock(current: Current, args: Unpacker, out: Packer) -> None:
     """18.10."""
     exclusive, reclaim = _read_kind(args), args.boolean()
     wanted = _range(args.u64(), args.u64(), exclusive)
@@ -84,7 +81,7 @@ def lock(current: Current, args: Unpacker, out: Packer) -> Generator[Wait, None,
     stateid = read_stateid(args)
     args.u32()
     owner = _read_owner(args) if new_owner else b""
-    yield from check_grace(current, reclaim)
+    check_grace(current, reclaim)
     state, place = current.state, file_here(current)
     if new_owner:
         held = state.open_at(current, stateid, place)
@@ -132,12 +129,12 @@ def _denied(client_id: int, owner: bytes, held: Range) -> bytes:
     return b"".join(body.parts)
 
 
-def lock_test(current: Current, args: Unpacker, out: Packer) -> Generator[Wait, None, None]:
+def lock_test(current: Current, args: Unpacker, out: Packer) -> None:
     """LOCKT, 18.11."""
     exclusive = _read_kind(args)
     wanted = _range(args.u64(), args.u64(), exclusive)
     owner = _read_owner(args)
-    yield from check_grace(current, reclaim=False)
+    check_grace(current, reclaim=False)
     file = current.state.open_files.find(file_here(current))
     if file is not None:
         _check_free(current, file, (client_of(current).id, owner), wanted, False)
@@ -155,16 +152,15 @@ def unlock(current: Current, args: Unpacker, out: Packer) -> None:
     answer_stateid(current, out, held.stateid)
 
 
-def check_grace(current: Current, reclaim: bool) -> Generator[Wait, None, None]:
+def check_grace(current: Current, reclaim: bool) -> None:
     """That something may be taken back now, or taken anew.  GRACE, NO_GRACE, RECLAIM_BAD."""
-    recovery, client = current.state.recovery, client_of(current)
-    yield from recovery.end_if_over(current.files.gate)
+    client, grace = client_of(current), current.state.in_grace(current)
     if not reclaim:
-        if recovery.in_grace or not client.reclaim_complete:
+        if grace or not client.reclaim_complete:
             raise Failed(Status.GRACE)
-    elif client.reclaim_complete or not recovery.in_grace:
+    elif client.reclaim_complete or not grace:
         raise Failed(Status.NO_GRACE)
-    elif not recovery.may_reclaim(client.owner):
+    elif not current.state.recovery.may_reclaim(client.owner):
         raise Failed(Status.RECLAIM_BAD)
 
 

@@ -9,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import ROOT_INO, Store, Volume, errors, fsck
+from engine.pool import Pool
+from engine.reserve import CALL_PAGES
+from engine.staging import PUBLISH_PAGES
 from engine.tree_clones import STEP_ENTRIES, WHOLE_ENTRIES, TreeClone
 
 BLOCK = 4096
@@ -237,6 +240,31 @@ def test_a_quota_is_kept_and_what_it_stops_is_undone(store: Store) -> None:
     with pytest.raises(errors.QuotaExceeded):
         result(store.tree_clone(volume, top, other, ROOT_INO, b"c"))
     assert (other.files, other.record.blocks) == (1, 0)
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2, 5, 9, 12, -1])
+def test_a_full_disk_stops_it_and_nothing_is_left(
+    store: Store, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """At so many looks for room; -1: at the last, when all is made and shall appear."""
+    volume = store.volume("v")
+    top = make(volume)
+    store.commit()
+    before, check_room = trace(store), Pool.check_room
+    left = [calls]
+
+    def full(pool: Pool, pages: int = CALL_PAGES) -> None:
+        left[0] -= 1
+        if left[0] < 0 and (calls >= 0 or pages == PUBLISH_PAGES):
+            raise errors.NoSpace("the disk is full")
+        check_room(pool, pages)
+
+    with monkeypatch.context() as patch, pytest.raises(errors.NoSpace):
+        patch.setattr(Pool, "check_room", full)
+        result(store.tree_clone(volume, top, volume, ROOT_INO, b"c"))
+    store.commit()
+    assert trace(store) == before
+    assert no_garbage(store)
 
 
 def test_it_goes_on_when_its_source_is_removed(store: Store) -> None:

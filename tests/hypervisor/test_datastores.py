@@ -112,12 +112,13 @@ def test_a_plain_clone_has_copies_and_the_steps_follow(store: Datastore) -> None
     assert lab.libvirt.lookupByName(store.vm).XMLDesc() == xml
 
     told = lab.ramet.json("vm", "customize", f"{store.clone}:", "--all", "--vm-name",
-                          "{vm}-" + store.clone)  # fmt: skip
+                          "{vm}-" + store.clone)["vms"]  # fmt: skip
     assert [vm["copy"] for vm in told] == [False, False]
-    assert lab.ramet.json("vm", "customize", f"{store.clone}:/", "--all") == []  # all have theirs
-    told = lab.ramet.json("vm", "register", f"{store.clone}:", "--all")
+    again = lab.ramet.json("vm", "customize", f"{store.clone}:/", "--all")
+    assert again["vms"] == []  # all have theirs
+    told = lab.ramet.json("vm", "register", f"{store.clone}:", "--all")["vms"]
     assert {vm["name"] for vm in told} <= set(lab.domains())
-    told = lab.ramet.json("vm", "unregister", f"{store.clone}:", "--all")
+    told = lab.ramet.json("vm", "unregister", f"{store.clone}:", "--all")["vms"]
     assert len(told) == 2
     assert lab.domains() == [store.vm]
     assert f"ramet-{store.clone}" not in lab.pools()

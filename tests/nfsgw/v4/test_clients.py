@@ -264,6 +264,15 @@ def test_limits(tmp_path: Path) -> None:
         assert caught.value.answer.results[-1].op == Op.CREATE_SESSION
 
 
+def test_making_room_for_a_client_does_not_take_that_client_away(tmp_path: Path) -> None:
+    with world(tmp_path, Limits(slots=4, slots_of_session=4)) as served:
+        session = served.session(slots=4)
+        served.now += LEASE_S + 1
+        create = calls.create_session(session.client_id, 2, slots=4)
+        assert fails(served, create) == Status.DELAY
+        session.run()
+
+
 def test_unconfirmed_clients_push_out_the_oldest_of_them(tmp_path: Path) -> None:
     with world(tmp_path, Limits(clients=3)) as served:
         known = [served.client().introduce() for _ in range(5)]

@@ -65,6 +65,7 @@ def test_nobody_gets_anything_new_meanwhile(served: World) -> None:
     assert other.status(*at(b"disk"), calls.set_size(ANONYMOUS, 0)) == Status.GRACE
     assert other.run(*at(b"disk"), calls.getfh())
     served.now += LEASE_S + 1
+    assert other.run(*at(b"disk"), calls.read(ANONYMOUS))[1] == b"contents"
     opened = other.run(*lab(), DISK).stateid
     assert other.run(*at(b"disk"), calls.read(opened))[1] == b"contents"
 
