@@ -80,17 +80,18 @@ def main() -> None:
             Store.create(path)
             fill(path, count)
             rounds = [measure(path) for _ in range(ROUNDS)]
-        read, listed = (
-            Took(
-                *(statistics.median(values) for values in zip(*(r[k] for r in rounds), strict=True))
-            )
-            for k in (0, 1)
-        )
-        asked, removed = (statistics.median(r[k] for r in rounds) for k in (2, 3))  # type: ignore
+        read, listed = middle([r[0] for r in rounds]), middle([r[1] for r in rounds])
+        asked = statistics.median(r[2] for r in rounds)
+        removed = statistics.median(r[3] for r in rounds)
         print(
-            f"{count:>6}        {read.whole:>6.1f} ms {read.longest:>5.2f} ms "
-            f"{listed.whole:>6.1f} ms {listed.longest:>5.2f} ms {asked:>8.1f} us {removed:>14.2f} ms"
+            f"{count:>6}      {read.whole:>8.1f} ms {read.longest:>5.2f} ms"
+            f" {listed.whole:>8.1f} ms {listed.longest:>5.2f} ms {asked:>8.1f} us"
+            f"{removed:>13.2f} ms"
         )
+
+
+def middle(found: list[Took]) -> Took:
+    return Took(*(statistics.median(values) for values in zip(*found, strict=True)))
 
 
 if __name__ == "__main__":

@@ -100,9 +100,10 @@ class Invalidator:
             parent = self._number_of(change.volume_id, change.parent)
             if parent in self.known and number in self.known:
                 self._send(partial(pyfuse3.invalidate_entry, parent, change.name))
-            for each in (parent, number):  # times; links
-                if self.known.outdated(each):
-                    self._send(partial(pyfuse3.invalidate_inode, each, attr_only=True))
+            if self.known.outdated(parent):  # its times; pages of directories are not kept
+                self._send(partial(pyfuse3.invalidate_inode, parent, attr_only=True))
+            if self.known.is_told(number):  # how many names it has; its pages stay, so it is told
+                self._send(partial(pyfuse3.invalidate_inode, number, attr_only=True))
         elif self.known.outdated(number):
             self._send(partial(pyfuse3.invalidate_inode, number))
 

@@ -39,8 +39,13 @@ class Known:
         if count is not None and not count & _TOLD:
             inodes[number] = count | _TOLD
 
+    def is_told(self, number: int) -> bool:
+        """Whether the kernel may keep anything of an inode."""
+        return bool(self._inodes.get(number, 0) & _TOLD)
+
     def outdated(self, number: int) -> bool:
-        """Whether a change must be told; from then on it is."""
+        """Whether a change must be told.  It is from then on: the kernel has to drop all it keeps
+        of the inode now, its pages too."""
         count = self._inodes.get(number, 0)
         if count & _TOLD:
             self._inodes[number] = count & ~_TOLD

@@ -43,9 +43,12 @@ def _owner_only(path: str, flags: int) -> int:
 
 
 def drop_dead_mount(mountpoint: str) -> None:
-    """A crashed daemon leaves a mount that answers nothing; take it away."""
+    """A crashed daemon leaves a mount that answers nothing; take it away.
+
+    Its attributes the kernel may still know for a second; the space it always asks for.
+    """
     try:
-        os.stat(mountpoint)
+        os.statvfs(mountpoint)
     except OSError as error:
         if error.errno != 107:  # ENOTCONN
             raise

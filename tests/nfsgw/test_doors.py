@@ -59,6 +59,9 @@ def test_a_mapped_file_shows_what_nfs_wrote(served: Served, nfs: Nfs3Client, top
         for letter in b"bde":  # what the kernel has is a page, its attributes it does not ask for
             nfs.write(handle, 4096, bytes([letter]))
             assert seen[4096] == letter
+        nfs.rename(top, b"mapped", top, b"renamed")  # which changes no page
+        nfs.write(handle, 4096, b"f")
+        assert seen[4096] == ord("f")
         seen[0] = ord("c")
         seen.flush()
         assert nfs.read(handle, 0, 1)[0] == b"c"

@@ -66,6 +66,17 @@ def test_a_sparse_file_of_a_pebibyte_is_read_anywhere(root: Nfs3Client, top: byt
     assert root.read(handle, FILE_BYTES_MAX - 4096, 4096) == (b"end" + bytes(4093), True)
 
 
+def test_holes_are_zeroes_also_after_others_were_read(root: Nfs3Client, top: bytes) -> None:
+    handle = root.create(top, b"f", size=8 << 20).handle
+    root.write(handle, 1 << 20, b"x" * IO_MAX)
+    for size in (65_536, 100_001, IO_MAX):
+        for _ in range(3):
+            assert root.read(handle, 1 << 20, size)[0] == b"x" * size
+            assert root.read(handle, 4 << 20, size)[0] == bytes(size)
+            mixed = root.read(handle, (2 << 20) - size // 2, size)[0]
+            assert mixed == b"x" * (size // 2) + bytes(size - size // 2)
+
+
 @pytest.mark.parametrize("stable", [UNSTABLE, DATA_SYNC, FILE_SYNC])
 def test_written_zeroes_are_holes(root: Nfs3Client, top: bytes, stable: int) -> None:
     handle = root.create(top, b"f").handle

@@ -7,6 +7,7 @@ compared with what must be there; handles are those of the first start.
 
 import os
 import random
+import select
 import signal
 import threading
 from collections.abc import Iterator
@@ -91,6 +92,16 @@ class Writer(threading.Thread):
             self.stored[block] = found
 
 
+def kill(process: int) -> None:
+    """It has gone when this returns, and with it what it had mounted and listened at."""
+    watched = os.pidfd_open(process)
+    try:
+        signal.pidfd_send_signal(watched, signal.SIGKILL)
+        assert select.select([watched], [], [], DEADLINE_S)[0]
+    finally:
+        os.close(watched)
+
+
 @pytest.fixture()
 def served(tmp_path: Path) -> Iterator[Served]:
     with serving(tmp_path) as made:
@@ -107,14 +118,14 @@ def test_nothing_that_was_acknowledged_is_lost(served: Served) -> None:
     client.close()
     stored: list[dict[int, bytes]] = [{}, {}]
     verifiers: list[set[bytes]] = []
-    for kill in range(KILLS):
+    for number_of_kill in range(KILLS):
         writers = [
-            Writer(address, handle, stored[number], kill * 2 + number)
+            Writer(address, handle, stored[number], number_of_kill * 2 + number)
             for number, handle in enumerate(handles)
         ]
         for writer in writers:
             writer.wait_for_commits()
-        os.kill(served.json("status")["pid"], signal.SIGKILL)
+        kill(served.json("status")["pid"])
         for writer in writers:
             writer.join(DEADLINE_S)
             assert not writer.is_alive()

@@ -1,6 +1,7 @@
 """``ramet share nfs``: what is exported is served, and what cannot be is not there afterwards."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from command import Ramet
 from loopback import own_address
 from nfs3_client import Failed3, Nfs3Client
+from presented import eventually
 from rpc_client import RpcClient
 from served import Served, serving
 
@@ -39,6 +41,15 @@ def address(served: Served) -> Iterator[str]:
 
 def client(address: str, port: int = 2049) -> Nfs3Client:
     return Nfs3Client((address, port), uid=0)
+
+
+def is_dead(mount: Path) -> bool:
+    """Whether the process behind a mount is gone for good."""
+    try:
+        mount.stat()
+    except OSError as error:
+        return error.errno == errno.ENOTCONN
+    return False
 
 
 def said(*words: str) -> str:
@@ -187,6 +198,7 @@ def test_clients_go_on_when_the_daemon_was_killed(tmp_path: Path) -> None:
             os.kill(made.json("status")["pid"], signal.SIGKILL)
             with pytest.raises((ConnectionError, OSError)):
                 before.null()
+        eventually(lambda: is_dead(made.root))
         made.run("mount", made.root)
         with contextlib.closing(client(address)) as after:
             assert after.read(handle, 0, 99) == (b"durable", True)

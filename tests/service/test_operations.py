@@ -10,6 +10,7 @@ from engine import ROOT_INO, Store, errors
 from service import datastores, operations
 from service.addresses import Context
 from service.operations import export_file
+from service.steps import run_here
 
 
 def test_an_export_does_not_go_on_into_a_restored_volume(tmp_path: Path) -> None:
@@ -60,9 +61,13 @@ def test_a_dry_run_says_what_the_real_run_would(context: Context) -> None:
     store = context.store
     lab = store.volume("lab")
     snapshot = store.snapshot(lab, "one")
+
+    def removed(dry_run: bool) -> None:
+        run_here(datastores.volume_rm(context, "lab", dry_run), store.commit, lambda: None)
+
     for held, call in (
-        (lab, lambda dry_run: list(datastores.volume_rm(context, "lab", dry_run))),
-        (snapshot, lambda dry_run: list(datastores.volume_rm(context, "lab", dry_run))),
+        (lab, removed),
+        (snapshot, removed),
         (lab, lambda dry_run: operations.snapshot_restore(context, "lab", "one", False, dry_run)),
         (snapshot, lambda dry_run: operations.snapshot_rm(context, "lab", "one", dry_run)),
     ):

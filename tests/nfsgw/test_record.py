@@ -1,0 +1,131 @@
+"""Records out of a stream, however it was cut; and what a stranger's lengths do not get."""
+
+import struct
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nfsgw.record import (
+    BUFFER_BYTES,
+    FRAGMENTS_MAX,
+    JOIN_BYTES_MAX,
+    LAST,
+    RECORD_BYTES_MAX,
+    Buffers,
+    RecordReader,
+    marked,
+)
+from nfsgw.xdr import Garbage
+
+SIZES = st.one_of(
+    st.integers(0, 200), st.integers(BUFFER_BYTES - 9, BUFFER_BYTES + 9), st.integers(0, 300_000)
+)
+
+
+def fragments(data: bytes, cuts: list[int]) -> bytes:
+    """A record, cut at some places."""
+    places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
+    pieces = [data[a:b] for a, b in pairwise(places)] or [b""]
+    heads = [len(piece) for piece in pieces]
+    heads[-1] |= LAST
+    return b"".join(struct.pack(">I", h) + p for h, p in zip(heads, pieces, strict=True))
+
+
+def read(
+    reader: RecordReader, buffers: Buffers, stream: bytes, steps: list[int]
+) -> Iterator[bytes]:
+    """As a connection does: receive some, take all records there are, give their buffers back."""
+    at, n = 0, 0
+    while True:
+        while (record := reader.next()) is not None:
+            yield bytes(record.view)
+            record.view.release()
+            if record.buffer is not None:
+                buffers.give(record.buffer)
+        if at == len(stream):
+            return
+        space = reader.space()
+        count = min(len(space), steps[n % len(steps)], len(stream) - at)
+        space[:count] = stream[at : at + count]
+        reader.received(count)
+        at, n = at + count, n + 1
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(SIZES, st.lists(st.integers(0, 1 << 20), max_size=4)), max_size=5),
+    st.lists(st.sampled_from([1, 3, 4, 5, 100, 4096, 65_535, 65_536, 1 << 20]), min_size=1),
+)
+def test_records_come_out_as_they_went_in(
+    records: list[tuple[int, list[int]]], steps: list[int]
+) -> None:
+    if max(steps) < 100:
+        steps = [*steps, 4096]  # a byte at a time takes its time
+    wanted = [bytes([n + 1]) * size for n, (size, _) in enumerate(records)]
+    stream = b"".join(
+        fragments(data, cuts) for data, (_, cuts) in zip(wanted, records, strict=True)
+    )
+    buffers = Buffers(1)
+    reader = RecordReader(buffers)
+    assert list(read(reader, buffers, stream, steps)) == wanted
+    assert not reader.partial
+    assert not buffers.empty
+
+
+def test_a_length_gets_no_memory_before_there_are_bytes() -> None:
+    buffers = Buffers(1)
+    reader = RecordReader(buffers)
+    head = struct.pack(">I", LAST | RECORD_BYTES_MAX)
+    assert list(read(reader, buffers, head + bytes(BUFFER_BYTES - 5), [1 << 20])) == []
+    assert not buffers.empty
+    assert list(read(reader, buffers, b"x", [1])) == []
+    assert buffers.empty
+    waiting = RecordReader(buffers)
+    assert list(read(waiting, buffers, head + bytes(BUFFER_BYTES - 4), [1 << 20])) == []
+    assert waiting.starved  # until the other has gone
+    reader.close()
+    assert waiting.next() is None
+    assert not waiting.starved
+    waiting.close()
+    assert not buffers.empty
+
+
+def test_a_buffer_that_is_looked_at_is_not_used_again() -> None:
+    buffers = Buffers(2)
+    one = buffers.take()
+    kept = memoryview(one)[5:9]
+    buffers.give(one)
+    assert buffers.take() is not one
+    kept.release()
+    two = buffers.take()
+    buffers.give(two)
+    assert buffers.take() is two
+    assert len(two) == RECORD_BYTES_MAX
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        struct.pack(">I", LAST | RECORD_BYTES_MAX + 1), struct.pack(">I", RECORD_BYTES_MAX + 1),
+        struct.pack(">I", 4) + b"abcd" + struct.pack(">I", LAST | RECORD_BYTES_MAX - 3),
+        struct.pack(">I", 0) * (FRAGMENTS_MAX + 1),
+    ],
+)  # fmt: skip
+def test_what_is_too_much_is_garbage(stream: bytes) -> None:
+    buffers = Buffers(1)
+    with pytest.raises(Garbage):
+        list(read(RecordReader(buffers), buffers, stream, [1 << 16]))
+
+
+@given(st.lists(st.integers(0, 3 * JOIN_BYTES_MAX), max_size=6))
+def test_an_answer_is_one_fragment(sizes: list[int]) -> None:
+    parts = [bytes([n]) * size for n, size in enumerate(sizes)]
+    found = marked(parts)
+    whole = b"".join(found)
+    assert whole == struct.pack(">I", LAST | sum(sizes)) + b"".join(parts)
+    for part in parts:
+        if len(part) >= JOIN_BYTES_MAX:  # goes out without a copy
+            assert any(each is part for each in found)
