@@ -17,30 +17,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import trio
-
 from bench.fuse import served
+from bench.ganesha import ganesha
 from engine import Store
 
 ROUNDS = 3
 FILE_MIB = 256
 OURS, BARE, MOUNTED = "127.0.0.2", "127.0.0.3", "127.0.0.4"
-READY_S = 60
 #        bytes, requests of a run
 SIZES = ((4096, 20_000), (65_536, 6_000), (1 << 20, 600))
 DEPTHS = (1, 16)
 SMALL = 4096
 OF_GANESHA, OF_BARE = 1.5, 0.8
-GANESHA = """
-NFS_CORE_PARAM {{ Protocols = 3; MNT_Port = 20048; Enable_NLM = false; Enable_RQUOTA = false; }}
-EXPORT {{
-  Export_Id = 77; Path = {path}; Pseudo = /lab; Protocols = 3; Access_Type = RW;
-  Squash = No_Root_Squash; SecType = sys; Transports = TCP; FSAL {{ Name = VFS; }}
-}}
-LOG {{
-  Default_Log_Level = WARN; Facility {{ name = FILE; destination = "{log}"; enable = active; }}
-}}
-"""
 Bench = Callable[[int, int, int, bool], float]
 
 
@@ -85,38 +73,6 @@ def export(folder: Path, name: str, address: str) -> str:
     return f"nfs://{address}/lab/file"
 
 
-@contextlib.contextmanager
-def ganesha(folder: Path, path: Path) -> Iterator[Bench]:
-    """It wants rpcbind, which wants port 111 of every address: they have a network of their own."""
-    configuration, log = folder / "ganesha.conf", folder / "ganesha.log"
-    configuration.write_text(GANESHA.format(path=path, log=log))
-    script = "ip link set lo up && rpcbind -w && exec ganesha.nfsd -F -f $0 -p $1"
-    server = subprocess.Popen(
-        ["unshare", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", script,
-         configuration, folder / "ganesha.pid"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    enter = ("nsenter", "--net", "--target", str(server.pid))
-    try:
-        trio.run(_wait_for_ganesha, [*enter, "showmount", "-e", "127.0.0.1"], log)
-        yield qemu(f"nfs://127.0.0.1{path}/file", enter=enter)
-    finally:
-        server.kill()  # and with it, as it was told to, all that runs in there
-        server.wait()
-
-
-async def _wait_for_ganesha(command: list[str], log: Path) -> None:
-    with trio.move_on_after(READY_S):
-        while True:
-            done = await trio.run_process(
-                command, capture_stdout=True, capture_stderr=True, check=False
-            )
-            if done.returncode == 0 and done.stdout.count(b"\n") > 1:
-                return
-            await trio.sleep(0.2)
-    raise RuntimeError(f"Ganesha does not serve: {log.read_text()[-2000:]}")
-
-
 def compare(sides: dict[str, Bench], size: int, count: int, depth: int, write: bool) -> None:
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(ROUNDS):
@@ -142,11 +98,12 @@ def inside() -> None:
         stack.enter_context(
             served(["-m", "bench.nfs_bare", BARE, str(FILE_MIB)], folder / "nowhere")
         )
+        enter = stack.enter_context(ganesha(folder, lab))
         sides = {
             "ramet": qemu(export(folder, "alone", OURS)),
             "mounted": qemu(export(folder, "mounted", MOUNTED)),
             "fuse": qemu(str(lab / "file"), "-t", "none"),
-            "ganesha": stack.enter_context(ganesha(folder, lab)),
+            "ganesha": qemu(f"nfs://127.0.0.1{lab}/file", enter=enter),
             "bare": qemu(f"nfs://{BARE}/lab/file"),
         }
         names = "".join(f"{each:>9}" for each in sides)
@@ -158,12 +115,16 @@ def inside() -> None:
                     compare(sides, size, count, depth, write)
 
 
-def main() -> None:
-    """Again, in namespaces of its own: nothing of it is to be seen outside."""
+def in_namespaces(module: str) -> None:
+    """``python -m module in``, in namespaces of its own: nothing of it is to be seen outside."""
     script = (
-        f"ip link set lo up && mount -t tmpfs tmpfs /run && exec {sys.executable} -m bench.nfs in"
+        f"ip link set lo up && mount -t tmpfs tmpfs /run && exec {sys.executable} -m {module} in"
     )
     subprocess.run(["unshare", "--net", "--mount", "sh", "-c", script], check=True)
+
+
+def main() -> None:
+    in_namespaces("bench.nfs")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class Client:
 
     kernel: Path
     initramfs: bytes
+    memory_mib: int = 320
 
     def start(self, script: str, log: Path) -> subprocess.Popen[bytes]:
         """Boot with a script; the console goes to ``log``."""
@@ -47,8 +48,8 @@ class Client:
         with log.open("wb") as console:
             return subprocess.Popen(
                 [
-                    "qemu-system-x86_64", "-accel", "tcg", "-m", "320", "-nographic", "-no-reboot",
-                    "-kernel", str(self.kernel), "-initrd", str(extra),
+                    "qemu-system-x86_64", "-accel", "tcg", "-m", str(self.memory_mib), "-nographic",
+                    "-no-reboot", "-kernel", str(self.kernel), "-initrd", str(extra),
                     "-append", "console=ttyS0 quiet panic=-1 net.ifnames=0",
                     "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net",
                 ],
@@ -86,7 +87,7 @@ def make(out: Path, cache: Path) -> Client:
     version = _unpacked(root, packages)
     _fill(tree, root, version, NETWORK + SHARES)
     _add_tools(tree, root)
-    return Client(root / "boot" / f"vmlinuz-{version}", _packed(tree))
+    return Client(root / "boot" / f"vmlinuz-{version}", packed(tree))
 
 
 def make_for_nfs(out: Path, cache: Path, program: Path) -> Client:
@@ -98,7 +99,7 @@ def make_for_nfs(out: Path, cache: Path, program: Path) -> Client:
     version = _unpacked(root, packages)
     _fill(tree, root, version, NETWORK + NFS)
     shutil.copy(program, tree / "bin" / program.name)
-    return Client(root / "boot" / f"vmlinuz-{version}", _packed(tree))
+    return Client(root / "boot" / f"vmlinuz-{version}", packed(tree))
 
 
 def _unpacked(root: Path, packages: list[Path]) -> str:
@@ -154,10 +155,11 @@ def archive(files: dict[str, str]) -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
         for name, text in files.items():
             (Path(scratch) / name).write_text(text)
-        return _packed(Path(scratch))
+        return packed(Path(scratch))
 
 
-def _packed(tree: Path) -> bytes:
+def packed(tree: Path) -> bytes:
+    """A tree as a compressed archive, which may be put behind an initramfs."""
     names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
     packed = subprocess.run(
         ["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"],
