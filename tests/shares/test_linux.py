@@ -179,7 +179,7 @@ def test_a_disk_grows_and_its_tgtd_dies_under_load(shared: Presented, linux: Cli
                 dd if=/dev/sda bs=64k count=16 skip=$((n % 60 * 16)) iflag=direct 2> /dev/null |
                     cmp -s - /pattern || exit 1
                 n=$((n + 1))
-                echo $n > /rounds
+                echo $n > /rounds.new; mv /rounds.new /rounds
             done
             echo TOLD rounds $n
             sync
