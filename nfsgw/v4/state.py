@@ -35,7 +35,7 @@ class State:
         self.limits = limits or Limits()
         self.clock = clock
         self.recovery = Recovery(store, clock, self.limits.lease_s)
-        self.clients = Clients(self.recovery.boot, self.limits, clock, self._drop)
+        self.clients = Clients(self.limits, clock, self._drop)
         self.sessions: dict[bytes, Session] = {}
         self.slots = 0
         self.open_files = OpenFiles(self.recovery.boot, self.limits)

@@ -134,10 +134,19 @@ def test_client_ids_are_of_one_start(served: World) -> None:
     before = served.client().introduce()
     served.restart()
     assert fails(served, calls.create_session(before.id, 1)) == Status.STALE_CLIENTID
-    assert served.client().introduce().id >> 32 > before.id >> 32
+    assert served.client().introduce().id != before.id
 
 
-def test_the_number_of_a_start_is_durable_before_a_client_id_has_it(served: World) -> None:
+def test_a_client_id_says_nothing_of_another(served: World) -> None:
+    victim = served.session()
+    mine = served.client(1000).introduce().id
+    for guess in range(mine - 20, mine + 20):
+        call = calls.create_session(guess & (1 << 64) - 1, 1)
+        if guess != mine:
+            assert fails(served, call) == Status.STALE_CLIENTID
+
+
+def test_the_number_of_a_start_is_durable_before_there_is_a_client(served: World) -> None:
     served.restart()
     served.gateway.waited.clear()
     served.client().introduce()
