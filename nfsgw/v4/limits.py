@@ -18,10 +18,11 @@ OPERATIONS_MAX = 128  # of a compound
 @dataclass(frozen=True)
 class Limits:
     """Times in seconds. ``courtesy_s``: how long what a silent client has is kept when nobody
-    else asks for it."""
+    else asks for it. ``turn_s``: of a compound, before others have theirs."""
 
     lease_s: float = LEASE_S
     courtesy_s: float = 3600
+    turn_s: float = 0.002
     clients: int = 1024  # confirmed ones, and as many that are not yet
     sessions_of_client: int = 16
     slots_of_session: int = 64

@@ -74,7 +74,7 @@ class OpenFiles:
                 file = OpenFile(place.volume, place.volume.era, place.inode.ino)
                 self._files[key] = file
             held = Open(client, owner, file, place.who.uid, self._other())
-            file.opens.append(held)
+            file.opens[held] = None
             client.opens[owner, key] = client.states[held.other] = held
             self.opens += 1
         held.widen(access, deny)
@@ -87,7 +87,7 @@ class OpenFiles:
         client, file = held.client, held.file
         del client.opens[held.owner, file.key], client.states[held.other]
         self.opens -= 1
-        file.opens.remove(held)
+        del file.opens[held]
         if not file.opens:
             del self._files[file.key]
             file.volume.release_of(file.era, file.ino)
@@ -116,7 +116,7 @@ class OpenFiles:
         state = client.locks.get(key)
         if state is None:
             state = LockState(client, owner, held, self._other())
-            held.locks.append(state)
+            held.locks[state] = None
             client.locks[key] = client.states[state.other] = state
             self.locks += 1
         self._count(client, state.put(new))
@@ -132,7 +132,7 @@ class OpenFiles:
         """A LockState goes, with what it has locked."""
         client = state.client
         self._count(client, -state.file.ranges.forget(state.holder))
-        state.open.locks.remove(state)
+        del state.open.locks[state]
         del client.locks[state.owner, state.file.key], client.states[state.other]
         self.locks -= 1
 
