@@ -218,7 +218,7 @@ class Compound:
                 yield from gate.stored()
             elif self._show:
                 yield from gate.shown()
-        except errors.StoreFailed as error:
+        except errors.RametError as error:  # StoreFailed, NoSpace
             mark, self._done, number = self._last_change
             self._out.rewind(mark)
             self._fail(number, status_of(error))
