@@ -4,7 +4,7 @@ What is asked for is checked first, as a whole; then it is granted, which cannot
 the server's start and a number that is used once.
 """
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from typing import TYPE_CHECKING
 
 from nfsgw.files import Place
@@ -97,6 +97,15 @@ class OpenFiles:
         for file in [each for each in self if each.stale]:
             for held in list(file.opens):
                 self.close(held)
+
+    def close_unexported(self, volumes: Collection[int]) -> None:
+        """What is open of volumes, and their snapshots, that are not exported any more: its
+        clients cannot close it, for their handles are stale."""
+        for file in list(self):
+            above = file.volume.parent
+            if file.volume.id not in volumes and (above is None or above.id not in volumes):
+                for held in list(file.opens):
+                    self.close(held)
 
     # --- locks
 

@@ -138,7 +138,7 @@ def test_client_ids_are_of_one_start(served: World) -> None:
 
 
 def test_a_client_id_says_nothing_of_another(served: World) -> None:
-    victim = served.session()
+    served.session()
     mine = served.client(1000).introduce().id
     for guess in range(mine - 20, mine + 20):
         call = calls.create_session(guess & (1 << 64) - 1, 1)
