@@ -5,8 +5,8 @@ is received into again while calls still look at their arguments.  A larger one,
 buffer of its own, from then on received into directly.  Invariants:
 - a length allocates nothing: a large buffer is taken when a whole small one of the record is there;
 - the large buffers of all connections together are bounded (``Buffers``), those of records in
-  several fragments too (a client whose such record is one too many is let go); and one that anything
-  still refers to is never used again: a bytearray that is looked at refuses to grow.
+  several fragments too (a client whose such record is one too many is let go); and one that
+  anything still refers to is never used again: a bytearray that is looked at refuses to grow.
 """
 
 import struct
