@@ -37,7 +37,9 @@ def serving(path: Path) -> Iterator[Served]:
     made.run("init", made.store)
     made.run("volume", "create", "lab")
     made.run("mount", made.root)
-    yield made
-    if made.json("status")["serving"]:
-        made.run("umount")
+    try:
+        yield made
+    finally:
+        if made.json("status")["serving"]:
+            made.run("umount")
     assert not os.path.ismount(made.root)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 import nfs4_ops as ops
 import pytest
 from nfs4_direct import Client, Gateway, gateway
-from nfs4_ops import opaque, u32
+from nfs4_ops import opaque, u32, u64
 
 from engine import ROOT_INO, long_clones
 from nfsgw import contents
 from nfsgw.exports import Right, Rule
 from nfsgw.v4.fattr import Attr
-from nfsgw.v4.protocol import Status
+from nfsgw.v4.protocol import Op, Status
 
 BLOCK = 4096
 SOURCE, TARGET = "/lab/source", "/lab/target"
@@ -231,6 +231,26 @@ def test_stateids_that_nobody_has(gate: Gateway, client: Client, operation: byte
             forged = operation[:at] + wrong + operation[at + 16 :]
             assert client.fails(*both(), forged) == Status.BAD_STATEID
     assert content(gate, TARGET) == b""
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_stateids_of_the_files_that_were_just_opened(
+    gate: Gateway, client: Client, operation: bytes
+) -> None:
+    def opened(access: int) -> bytes:
+        owner = u64(0) + opaque(b"owner%d" % access)
+        return u32(Op.OPEN, 0, access, 0) + owner + u32(0, 4)
+
+    make(gate, SOURCE, b"x" * 10)
+    make(gate, TARGET, b"")
+    current = operation[:4] + ops.CURRENT * 2 + operation[36:]
+    to_read, to_write = [*ops.walk(SOURCE), opened(1)], [*ops.walk(TARGET), opened(2)]
+    client.ok(*to_read, ops.save_fh(), *to_write, current)
+    assert content(gate, TARGET) == b"x" * 10
+    assert client.fails(*to_read, ops.save_fh(), *ops.walk(TARGET), current) == Status.BAD_STATEID
+    assert client.fails(*ops.walk(SOURCE), ops.save_fh(), *to_write, current) == Status.BAD_STATEID
+    only_read = [*ops.walk(TARGET), u32(Op.OPEN, 0, 1, 0) + u64(0) + opaque(b"reader") + u32(0, 4)]
+    assert client.fails(*to_read, ops.save_fh(), *only_read, current) == Status.OPENMODE
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
