@@ -145,7 +145,7 @@ class Clients:
             return
         if len(self._confirmed) >= self._limits.clients:
             self.expire(0)
-        if len(self._confirmed) >= self._limits.clients:
+        if len(self._confirmed) >= self._limits.clients and not self.evict(client):
             raise Failed(Status.DELAY)
 
     def confirm(self, client: Client) -> None:
@@ -169,6 +169,19 @@ class Clients:
         for client in late:
             self.remove(client)
         return len(late)
+
+    def evict(self, but: Client) -> bool:
+        """Remove the one that has been silent longest of those that have nothing open, if there is
+        one.  It introduces itself again and has lost nothing; who has no right in any export can
+        have nothing open, so he keeps nobody out."""
+        idle = (
+            each for each in self._confirmed.values()
+            if each is not but and not each.states and not each.running
+        )  # fmt: skip
+        found = min(idle, key=lambda each: each.renewed, default=None)
+        if found is not None:
+            self.remove(found)
+        return found is not None
 
     def remove(self, client: Client) -> None:
         self._drop(client)

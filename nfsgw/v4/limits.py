@@ -1,7 +1,8 @@
 """How much of everything clients may have: memory is bounded whatever they do.
 
 What is refused at a limit is answered DELAY, after what belongs to clients whose lease has run out
-was taken away; version 4.1 has no other word for it (RFC 8881, 15.1.1.3).
+was taken away, and, for a new client or session, the silent ones who have nothing open; version
+4.1 has no other word for it (RFC 8881, 15.1.1.3).
 """
 
 from dataclasses import dataclass

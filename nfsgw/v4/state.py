@@ -51,13 +51,15 @@ class State:
 
     def channel(self, client: Client, wanted: Channel) -> Channel:
         """What a session of a client can have; TOOSMALL, INVAL, DELAY when there is no room."""
-        left = self.limits.slots - self.slots
-        if left <= 0 or len(client.sessions) >= self.limits.sessions_of_client:
+        most = self.limits.slots
+        if self.slots >= most or len(client.sessions) >= self.limits.sessions_of_client:
             self.clients.expire(0)
-            left = self.limits.slots - self.slots
-        if left <= 0 or len(client.sessions) >= self.limits.sessions_of_client:
+        if len(client.sessions) >= self.limits.sessions_of_client:
             raise Failed(Status.DELAY)
-        return wanted.granted(self.limits, left)
+        while self.slots >= most:
+            if not self.clients.evict(client):
+                raise Failed(Status.DELAY)
+        return wanted.granted(self.limits, most - self.slots)
 
     def add_session(self, session: Session) -> None:
         self.sessions[session.id] = session.client.sessions[session.id] = session

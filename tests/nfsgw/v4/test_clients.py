@@ -253,9 +253,13 @@ def test_clients_are_kept_beyond_their_lease_until_a_sweep_after_hours(served: W
 def test_limits(tmp_path: Path) -> None:
     limits = Limits(clients=3, sessions_of_client=2, slots=10, slots_of_session=4)
     with world(tmp_path, limits) as served:
+        served.file(b"disk")
         first = served.session(slots=4)
         second = served.session(slots=4)
-        assert served.session(slots=4).created.slots == 2  # what is left
+        third = served.session(slots=4)
+        assert third.created.slots == 2  # what is left
+        for each in (first, second, third):
+            each.run(*lab(), calls.open_name(b"disk"))
         fourth = served.client().introduce()
         create = calls.create_session(fourth.id, fourth.sequence, slots=4)
         assert fails(served, create) == Status.DELAY
@@ -271,6 +275,25 @@ def test_limits(tmp_path: Path) -> None:
             served.client().compound(calls.create_session(second.client_id, 3)).ok()
         assert caught.value.status == Status.DELAY
         assert caught.value.answer.results[-1].op == Op.CREATE_SESSION
+
+
+def test_who_has_nothing_open_keeps_nobody_out(tmp_path: Path) -> None:
+    with world(tmp_path, Limits(clients=3, slots=8, slots_of_session=4)) as served:
+        served.file(b"disk")
+        busy = served.session(slots=4)
+        busy.run(*lab(), calls.open_name(b"disk"))
+        exports = served.gateway.exports
+        before = exports.all()
+        exports.replace([], exports.changed_ns + 1)  # these may use none
+        strangers = [served.session(slots=2), served.session(slots=2)]
+        exports.replace(before, exports.changed_ns + 1)
+        served.now += 1
+        strangers[0].run()
+        served.session(slots=4).run(*lab(), calls.open_name(b"disk"))
+        assert strangers[1].status() == Status.BADSESSION  # silent for longest
+        served.session(slots=4).run(*lab(), calls.open_name(b"disk"))
+        assert strangers[0].status() == Status.BADSESSION
+        busy.run()
 
 
 def test_making_room_for_a_client_does_not_take_that_client_away(tmp_path: Path) -> None:
