@@ -3,7 +3,8 @@
 The loop receives what is there, serves all whole records in it, sends their answers together, and
 lets others have their turn: a turn ends after TURN_S.  Answers of calls that had to wait are sent
 by their tasks, in whatever order they end.  A client that does not read its answers is not read
-from either once OUT_BYTES_MAX wait for it, nor is one with IN_FLIGHT_MAX calls under way; one that
+from either once OUT_BYTES_MAX wait for it, or anything while OUT_TOTAL_MAX wait for all clients
+together (``Outgoing``), nor is one with IN_FLIGHT_MAX calls under way; one that
 neither reads nor finishes a record for STALLED_S is let go.  An idle connection may stay: TCP's
 keepalive finds out when nobody is there.
 """
@@ -12,7 +13,7 @@ import contextlib
 import ipaddress
 import socket
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from time import perf_counter
 
@@ -26,10 +27,19 @@ from nfsgw.xdr import Garbage, Part
 TURN_S = 0.001
 IN_FLIGHT_MAX = 64
 OUT_BYTES_MAX = 4 << 20
+OUT_TOTAL_MAX = 256 << 20
 STALLED_S = 60.0
 LINGER_S = 5.0
 PARTS_MAX = 512  # a sendmsg; the kernel takes 1024
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+
+
+@dataclass
+class Outgoing:
+    """Bytes of answers that wait for any client; past ``most``, one for each connection at most."""
+
+    most: int = OUT_TOTAL_MAX
+    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Common:
     buffers: Buffers
     nursery: trio.Nursery
     stalled_s: float = STALLED_S
+    outgoing: Outgoing = field(default_factory=Outgoing)
 
 
 class Connection:
@@ -87,7 +98,7 @@ class Connection:
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
             self._reader.close()
-            self._out.clear()
+            self._forget_out()
             self._relief.set()
 
     # --- in
@@ -113,7 +124,12 @@ class Connection:
 
     @property
     def _full(self) -> bool:
-        return self._in_flight >= IN_FLIGHT_MAX or self._out_bytes >= OUT_BYTES_MAX
+        outgoing, mine = self._common.outgoing, self._out_bytes
+        return (
+            self._in_flight >= IN_FLIGHT_MAX
+            or mine >= OUT_BYTES_MAX
+            or (mine > 0 and outgoing.count >= outgoing.most)
+        )
 
     def _turn(self) -> tuple[int, bool]:
         """Begin calls that are here; (how many, whether there may be more)."""
@@ -194,6 +210,7 @@ class Connection:
         for part in marked(answer):
             self._out.append(part)
             self._out_bytes += len(part)
+            self._common.outgoing.count += len(part)
 
     def _flush(self) -> None:
         """Send; what the socket does not take now, a task sends later."""
@@ -220,6 +237,7 @@ class Connection:
 
     def _sent(self, count: int) -> None:
         self._out_bytes -= count
+        self._common.outgoing.count -= count
         while count:
             first = self._out.popleft()
             if count < len(first):
@@ -242,10 +260,14 @@ class Connection:
 
     def _hang_up(self) -> None:
         """Nobody reads here any more: the receiving side wakes up and closes."""
-        self._out.clear()
-        self._out_bytes = 0
+        self._forget_out()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _forget_out(self) -> None:
+        self._out.clear()
+        self._common.outgoing.count -= self._out_bytes
+        self._out_bytes = 0
 
     async def _wait_for_relief(self) -> None:
         if self._relief.is_set():

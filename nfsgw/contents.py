@@ -2,9 +2,11 @@
 
 As in files.py nothing is known of XDR here. What may take longer than a step of a few milliseconds
 gives others their turn in between: a clone of a range at incongruent positions, which is still all
-or nothing, and a copy, which is not.
+or nothing, and a copy, which is not.  After each turn ``again`` looks at what was looked at before
+the first one: files may have gone, a volume been restored, rights been taken away.
 """
 
+from collections.abc import Callable
 from contextlib import closing
 
 import trio
@@ -85,8 +87,9 @@ def check_clone(source: Place, offset: int, target: Place, target_offset: int, l
 
 
 def clone(
-    files: Files, source: Place, offset: int, target: Place, target_offset: int, length: int
-) -> Waits:
+    files: Files, source: Place, offset: int, target: Place, target_offset: int, length: int,
+    again: Callable[[], object],
+) -> Waits:  # fmt: skip
     """The range appears in the target, as it is now: all of it or nothing."""
     check_clone(source, offset, target, target_offset, length)
     check_writes(target.who)
@@ -102,15 +105,17 @@ def clone(
                     return
             yield from files.gate.room()
             yield turn
+            again()
 
 
 def copy(
-    files: Files, source: Place, offset: int, target: Place, target_offset: int, length: int
-) -> "Copying":
+    files: Files, source: Place, offset: int, target: Place, target_offset: int, length: int,
+    again: Callable[[], object],
+) -> "Copying":  # fmt: skip
     """The bytes appear in the target; blocks are shared where they can be."""
     check_apart(source, offset, target, target_offset, length)
     check_writes(target.who)
-    return Copying(files, source, offset, target, target_offset, length)
+    return Copying(files, source, offset, target, target_offset, length, again)
 
 
 class Copying:
@@ -118,10 +123,10 @@ class Copying:
 
     def __init__(
         self, files: Files, source: Place, offset: int, target: Place, target_offset: int,
-        length: int,
+        length: int, again: Callable[[], object],
     ) -> None:  # fmt: skip
         self.done = 0
-        self._files = files
+        self._files, self._again = files, again
         self._source, self._offset = source, offset
         self._target, self._target_offset = target, target_offset
         self._length = length
@@ -140,6 +145,7 @@ class Copying:
             if self.done < self._length:
                 yield from self._files.gate.room()
                 yield turn
+                self._again()
 
     def _step(self) -> int:
         files, source, target = self._files, self._source, self._target

@@ -110,6 +110,14 @@ class Files:
             who = self._peers[key] = who_is(call.credential, right)
         return who
 
+    def who_now(self, call: Call, export: Export) -> Who:
+        """What the client's rights in an export have become while the call waited; Stale,
+        AccessDenied."""
+        now = self.exports.by_id(export.id)
+        if now is None:
+            raise errors.Stale("the export is gone")
+        return self._who(call, now)
+
     def _meet(self, peer: Peer) -> None:
         if self._known_of != self.exports.changed_ns or len(self._known) >= _CLIENTS_MAX:
             self._known.clear()

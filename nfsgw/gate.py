@@ -21,7 +21,7 @@ Outcome = Waits | None
 class Gate:
     """``foreign`` encloses each change: the mount's kernel has to be told of it, which
     ``unsettled`` says is not done yet; ``full`` says that ``admit`` would wait.  ``durable``
-    raises StoreFailed.
+    raises StoreFailed, or NoSpace when the disk is full.
     """
 
     store: Store

@@ -4,8 +4,9 @@ A record mostly is one fragment and fits the connection's buffer; it is copied o
 is received into again while calls still look at their arguments.  A larger one, a WRITE, gets a
 buffer of its own, from then on received into directly.  Invariants:
 - a length allocates nothing: a large buffer is taken when a whole small one of the record is there;
-- the large buffers of all connections together are bounded (``Buffers``), and one that anything
-  still refers to is never used again: a bytearray that is looked at refuses to grow.
+- the large buffers of all connections together are bounded (``Buffers``), those of records in
+  several fragments too (a client whose such record is one too many is let go); and one that
+  anything still refers to is never used again: a bytearray that is looked at refuses to grow.
 """
 
 import struct
@@ -49,7 +50,7 @@ class Buffers:
         """It is not needed any more, by who took it."""
         self._left += 1
         self._given.set()
-        if len(self._spare) >= SPARE_BUFFERS_MAX:
+        if len(self._spare) >= SPARE_BUFFERS_MAX or len(buffer) < RECORD_BYTES_MAX:
             return
         try:
             buffer.append(0)
@@ -57,6 +58,12 @@ class Buffers:
             return  # somebody still looks at it
         buffer.pop()
         self._spare.append(buffer)
+
+    def reserve(self) -> None:
+        """``take`` for a buffer that grows elsewhere; Garbage when all are taken."""
+        if self.empty:
+            raise Garbage("too many large records in several fragments")
+        self._left -= 1
 
     async def given(self) -> None:
         """Wait until one is given back, which another may take first."""
@@ -141,10 +148,7 @@ class RecordReader:
             if not self._piece(start, length):
                 return None
             if mark & LAST:
-                assert self._pieces is not None
-                record = Record(memoryview(self._pieces))
-                self._pieces, self._fragments = None, 0
-                return record
+                return self._joined()
         return None
 
     def _begin_large(self, length: int) -> None:
@@ -153,6 +157,13 @@ class RecordReader:
         self._large, self._length, self._filled = self._buffers.take(), length, BUFFER_BYTES - 4
         self._large[: self._filled] = self._buffer[4:]
         self._start = self._end = 0
+
+    def _joined(self) -> Record:
+        pieces = self._pieces
+        assert pieces is not None
+        large = len(pieces) > BUFFER_BYTES
+        self._pieces, self._fragments = None, 0
+        return Record(memoryview(pieces), pieces if large else None)
 
     def _large_record(self) -> Record | None:
         buffer = self._large
@@ -168,6 +179,8 @@ class RecordReader:
         if self._pieces is None:
             self._pieces = bytearray()
         there = min(self._end - start, length)
+        if len(self._pieces) <= BUFFER_BYTES < len(self._pieces) + there:
+            self._buffers.reserve()
         self._pieces += self._buffer[start : start + there]
         self._start = start + there
         if there == length:
@@ -186,6 +199,9 @@ class RecordReader:
         if self._large is not None:
             self._buffers.give(self._large)
             self._large = None
+        if self._pieces is not None and len(self._pieces) > BUFFER_BYTES:
+            self._buffers.give(self._pieces)
+            self._pieces = None
 
 
 def marked(parts: Iterable[Part]) -> list[Part]:

@@ -15,7 +15,7 @@ from dataclasses import replace
 import trio
 
 from engine import errors
-from nfsgw.connection import LINGER_S, STALLED_S, Common, Connection
+from nfsgw.connection import LINGER_S, OUT_TOTAL_MAX, STALLED_S, Common, Connection, Outgoing
 from nfsgw.dispatch import Dispatcher
 from nfsgw.record import Buffers
 from nfsgw.replay import ReplayCache
@@ -65,11 +65,12 @@ class Server:
     def __init__(
         self, programs: Iterable[Program], *, failed: Callable[[], None] = lambda: None,
         connections_max: int = CONNECTIONS_MAX, address_max: int = ADDRESS_MAX,
-        stalled_s: float = STALLED_S,
+        stalled_s: float = STALLED_S, out_total_max: int = OUT_TOTAL_MAX,
     ) -> None:  # fmt: skip
         self.dispatcher = Dispatcher(programs, ReplayCache(), failed)
         self.failed = failed
         self._buffers = Buffers()
+        self.outgoing = Outgoing(out_total_max)
         self._stalled_s = stalled_s
         self._connections_max, self._address_max = connections_max, address_max
         self._by_address: Counter[str] = Counter()
@@ -100,7 +101,9 @@ class Server:
         """Connections and calls: they end when they are told to, not when ``run`` is."""
         with calls:
             async with trio.open_nursery() as nursery:
-                self._common = Common(self.dispatcher, self._buffers, nursery, self._stalled_s)
+                self._common = Common(
+                    self.dispatcher, self._buffers, nursery, self._stalled_s, self.outgoing
+                )  # fmt: skip
                 task_status.started()
                 await trio.sleep_forever()
 

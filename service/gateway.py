@@ -77,6 +77,7 @@ class Gateway:
         self._table = Table(store)
         self._exports = Exports()
         self._server: Server | None = None
+        self._state: State | None = None  # of NFSv4
         self._places: dict[Listen, Place] = {}
         self._states: dict[str, ShareState] = {}
         self._nursery: trio.Nursery | None = None
@@ -142,7 +143,11 @@ class Gateway:
                 )
                 continue
             found.append((nfs, Export(nfs.number, f"/{volume}", volume.id, rules)))
+        before = {export.volume_id for export in self._exports.all()}
         self._exports.replace([export for _, export in found], time.time_ns())
+        after = {export.volume_id for _, export in found}
+        if self._state is not None and before - after:
+            self._state.open_files.close_unexported(after)
         return found
 
     async def settle(self) -> None:
@@ -291,7 +296,7 @@ class Gateway:
                 "the key of file handles is damaged; remove all NFS exports and add them again"
             )
         files = Files(self._gate, self._exports, Handles(key))
-        state = State(self._store)
+        state = self._state = State(self._store)
         await self._gate.durable()
         server = Server([Nfs3(files), Nfs4(files, state), Mount3(files)], failed=log_exception)
         await nursery.start(server.run)
@@ -302,7 +307,10 @@ class Gateway:
     async def _sweep(state: State) -> None:
         while True:
             await trio.sleep(SWEEP_S)
-            state.sweep()
+            try:
+                state.sweep()
+            except Exception:  # ours: clients go later, the mount stays
+                log_exception()
 
     async def _thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._threads)

@@ -4,11 +4,13 @@ A client is known by its owner string; its verifier changes when it reboots; its
 may speak for it. A record becomes confirmed by CREATE_SESSION. Invariants:
 - of an owner there is at most one confirmed and one unconfirmed record, and the unconfirmed one
   takes the other's place, with all that it had, when it is confirmed;
-- client ids are of this start of the server (its number is their upper half) and never used twice;
+- client ids are nothing that anybody can guess: the answer to a CREATE_SESSION that is sent again
+  has the session's id, and whoever has that, and no right in any export, could destroy the session;
 - a lease that has run out takes nothing away by itself: that happens when somebody else needs it
   (courtesy), or after hours.
 """
 
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -68,12 +70,11 @@ class Clients:
     """All clients.  ``drop`` takes away what one has; it is called before it is forgotten."""
 
     def __init__(
-        self, boot: int, limits: Limits, clock: Callable[[], float], drop: Callable[[Client], None]
+        self, limits: Limits, clock: Callable[[], float], drop: Callable[[Client], None]
     ) -> None:
         self._limits = limits
         self._clock = clock
         self._drop = drop
-        self._last_id = boot << 32
         self._by_id: dict[int, Client] = {}
         self._confirmed: dict[bytes, Client] = {}
         self._unconfirmed: OrderedDict[bytes, Client] = OrderedDict()
@@ -115,8 +116,7 @@ class Clients:
         if owner in self._unconfirmed:
             self._forget(self._unconfirmed[owner])
         self._make_room()
-        self._last_id += 1
-        client = Client(self._last_id, owner, verifier, principal, self._clock())
+        client = Client(secrets.randbits(64), owner, verifier, principal, self._clock())
         self._by_id[client.id] = self._unconfirmed[owner] = client
         return client
 
@@ -145,7 +145,7 @@ class Clients:
             return
         if len(self._confirmed) >= self._limits.clients:
             self.expire(0)
-        if len(self._confirmed) >= self._limits.clients:
+        if len(self._confirmed) >= self._limits.clients and not self.evict(client):
             raise Failed(Status.DELAY)
 
     def confirm(self, client: Client) -> None:
@@ -169,6 +169,19 @@ class Clients:
         for client in late:
             self.remove(client)
         return len(late)
+
+    def evict(self, but: Client) -> bool:
+        """Remove the one that has been silent longest of those that have nothing open, if there is
+        one.  It introduces itself again and has lost nothing; who has no right in any export can
+        have nothing open, so he keeps nobody out."""
+        idle = (
+            each for each in self._confirmed.values()
+            if each is not but and not each.states and not each.running
+        )  # fmt: skip
+        found = min(idle, key=lambda each: each.renewed, default=None)
+        if found is not None:
+            self.remove(found)
+        return found is not None
 
     def remove(self, client: Client) -> None:
         self._drop(client)

@@ -31,12 +31,16 @@ def clone(current: Current, args: Unpacker, out: Packer) -> Waits:
     source, target = _files(current, source_id, target_id)
     length = _length(source, offset, length)
     if length:
-        yield from contents.clone(current.files, source, offset, target, target_offset, length)
+        yield from contents.clone(
+            current.files, source, offset, target, target_offset, length,
+            again=lambda: _files(current, source_id, target_id),
+        )  # fmt: skip
     current.must_store = True
 
 
 def copy(current: Current, args: Unpacker, out: Packer) -> Waits:
-    """What was copied before an error is said; the client meets the error when it goes on."""
+    """What was copied before an error is said; the client meets the error when it goes on.  Not so
+    when the file itself is of the past: then what was copied may be, too."""
     source_id, target_id, offset, target_offset, length = _arguments(args)
     args.boolean()  # consecutive: always
     args.boolean()  # synchronous: always
@@ -45,11 +49,14 @@ def copy(current: Current, args: Unpacker, out: Packer) -> Waits:
     yield from current.files.gate.room()
     source, target = _files(current, source_id, target_id)
     length = _length(source, offset, length)
-    copying = contents.copy(current.files, source, offset, target, target_offset, length)
+    copying = contents.copy(
+        current.files, source, offset, target, target_offset, length,
+        again=lambda: _files(current, source_id, target_id),
+    )  # fmt: skip
     try:
         yield from copying.run()
-    except (errors.RametError, OSError):
-        if not copying.done:
+    except (errors.RametError, OSError, Failed) as error:
+        if not copying.done or isinstance(error, errors.Stale):
             raise
     current.must_store = True
     out.raw(_copied(0, copying.done, FILE_SYNC, current.files.verifier.current(), 1, 1))

@@ -6,14 +6,17 @@ in its middle, with what came before done. Invariants:
 - an answer says how far the compound came, and that is how far it came: what an operation has
   packed before it failed is taken back, and where its result would not fit into the answer it is
   not begun if it changes anything;
+- between operations others have their turn, once these have taken ``Limits.turn_s``;
 - the answer is given after what was changed is durable: one wait for all of a compound. When that
   fails, the last operation that changed something has failed.
 """
 
 import struct
 from collections.abc import Generator
+from time import perf_counter
 
 from engine import errors
+from nfsgw.contents import turn
 from nfsgw.files import Files
 from nfsgw.gate import Wait, Waits
 from nfsgw.rpc import Call
@@ -192,6 +195,8 @@ class Compound:
 
     def _all(self, number: int) -> Generator[Wait, None, None]:
         """This one and those after it, then what the answer has to wait for."""
+        turn_s = self._current.state.limits.turn_s
+        end = perf_counter() + turn_s
         while True:
             step = self._one(number)
             status = step if isinstance(step, Status) else (yield from step)
@@ -203,6 +208,9 @@ class Compound:
                 self._fail(Op.ILLEGAL, Status.BADXDR)
                 status = Status.BADXDR
                 break
+            if perf_counter() > end:
+                yield turn
+                end = perf_counter() + turn_s
         self._settle(status)
         gate = self._current.files.gate
         try:
@@ -210,7 +218,7 @@ class Compound:
                 yield from gate.stored()
             elif self._show:
                 yield from gate.shown()
-        except errors.StoreFailed as error:
+        except errors.RametError as error:  # StoreFailed, NoSpace
             mark, self._done, number = self._last_change
             self._out.rewind(mark)
             self._fail(number, status_of(error))

@@ -1,7 +1,7 @@
 """What the operations of one compound hand on to each other (RFC 8881, 2.10.2 and 16.2.3.1)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from nfsgw.files import Files, Place
@@ -29,7 +29,7 @@ class Current:
 
     An operation that changes what has to be on disk before it is answered sets ``must_store``;
     one whose change need only be seen by the mount sets ``must_show``. The compound waits once,
-    at its end.
+    at its end.  ``exports_ns``: when it began, the exports were as they have been since then.
     """
 
     call: Call
@@ -43,6 +43,10 @@ class Current:
     saved_stateid: Stateid | None = None
     must_store: bool = False
     must_show: bool = False
+    exports_ns: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.exports_ns = self.files.exports.changed_ns
 
     def go(self, at: At | None) -> None:
         """Another current filehandle; the current stateid was that of the old one."""

@@ -15,7 +15,7 @@ from nfsgw.v4.attributes import pack_bitmap, pack_change, supported
 from nfsgw.v4.current import Current, Operation
 from nfsgw.v4.fattr import Attr, bits
 from nfsgw.v4.names import read_name
-from nfsgw.v4.places import directory_here, here, saved_directory
+from nfsgw.v4.places import directory_here, here, saved_directory, saved_here
 from nfsgw.v4.protocol import Failed, Op, Status
 from nfsgw.v4.readdir import read_dir
 from nfsgw.v4.settable import Settable, read_settable
@@ -116,7 +116,7 @@ def rename(current: Current, args: Unpacker, out: Packer) -> Waits:
 def link(current: Current, args: Unpacker, out: Packer) -> Waits:
     name = read_name(args)
     yield from current.files.gate.room()
-    place, directory = current.saved_place(), directory_here(current)
+    place, directory = saved_here(current), directory_here(current)
     if place.inode.is_dir:
         raise Failed(Status.ISDIR)
     before = directory.inode.change

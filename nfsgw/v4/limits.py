@@ -1,7 +1,8 @@
 """How much of everything clients may have: memory is bounded whatever they do.
 
 What is refused at a limit is answered DELAY, after what belongs to clients whose lease has run out
-was taken away; version 4.1 has no other word for it (RFC 8881, 15.1.1.3).
+was taken away, and, for a new client or session, the silent ones who have nothing open; version
+4.1 has no other word for it (RFC 8881, 15.1.1.3).
 """
 
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ OPERATIONS_MAX = 128  # of a compound
 @dataclass(frozen=True)
 class Limits:
     """Times in seconds. ``courtesy_s``: how long what a silent client has is kept when nobody
-    else asks for it."""
+    else asks for it. ``turn_s``: of a compound, before others have theirs."""
 
     lease_s: float = LEASE_S
     courtesy_s: float = 3600
+    turn_s: float = 0.002
     clients: int = 1024  # confirmed ones, and as many that are not yet
     sessions_of_client: int = 16
     slots_of_session: int = 64

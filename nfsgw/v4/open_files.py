@@ -4,7 +4,7 @@ What is asked for is checked first, as a whole; then it is granted, which cannot
 the server's start and a number that is used once.
 """
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from typing import TYPE_CHECKING
 
 from nfsgw.files import Place
@@ -74,7 +74,7 @@ class OpenFiles:
                 file = OpenFile(place.volume, place.volume.era, place.inode.ino)
                 self._files[key] = file
             held = Open(client, owner, file, place.who.uid, self._other())
-            file.opens.append(held)
+            file.opens[held] = None
             client.opens[owner, key] = client.states[held.other] = held
             self.opens += 1
         held.widen(access, deny)
@@ -87,7 +87,7 @@ class OpenFiles:
         client, file = held.client, held.file
         del client.opens[held.owner, file.key], client.states[held.other]
         self.opens -= 1
-        file.opens.remove(held)
+        del file.opens[held]
         if not file.opens:
             del self._files[file.key]
             file.volume.release_of(file.era, file.ino)
@@ -97,6 +97,15 @@ class OpenFiles:
         for file in [each for each in self if each.stale]:
             for held in list(file.opens):
                 self.close(held)
+
+    def close_unexported(self, volumes: Collection[int]) -> None:
+        """What is open of volumes, and their snapshots, that are not exported any more: its
+        clients cannot close it, for their handles are stale."""
+        for file in list(self):
+            above = file.volume.parent
+            if file.volume.id not in volumes and (above is None or above.id not in volumes):
+                for held in list(file.opens):
+                    self.close(held)
 
     # --- locks
 
@@ -116,7 +125,7 @@ class OpenFiles:
         state = client.locks.get(key)
         if state is None:
             state = LockState(client, owner, held, self._other())
-            held.locks.append(state)
+            held.locks[state] = None
             client.locks[key] = client.states[state.other] = state
             self.locks += 1
         self._count(client, state.put(new))
@@ -132,7 +141,7 @@ class OpenFiles:
         """A LockState goes, with what it has locked."""
         client = state.client
         self._count(client, -state.file.ranges.forget(state.holder))
-        state.open.locks.remove(state)
+        del state.open.locks[state]
         del client.locks[state.owner, state.file.key], client.states[state.other]
         self.locks -= 1
 

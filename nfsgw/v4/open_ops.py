@@ -159,7 +159,7 @@ def _by_name(current: Current, wish: Wish, directory: Place) -> tuple[Place, int
         exclusive and (not found.inode.is_file or found.inode.verifier != wish.verifier)
     ):
         raise Failed(Status.EXIST)
-    place = file_of(found)
+    place = file_of(current, found)
     _check_open(current, wish, place, made=exclusive)
     if wish.cuts:
         files.setattr(place, size=wish.attributes.size)

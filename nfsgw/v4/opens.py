@@ -28,7 +28,7 @@ class OpenFile:
     volume: Volume
     era: int
     ino: int
-    opens: "list[Open]" = field(default_factory=list)
+    opens: "dict[Open, None]" = field(default_factory=dict)  # in order; each goes in O(1)
     ranges: Ranges = field(default_factory=Ranges)
 
     @property
@@ -60,7 +60,7 @@ class Open:
     access: int = 0
     deny: int = 0
     asked: set[tuple[int, int]] = field(default_factory=set)  # access and deny of each OPEN
-    locks: "list[LockState]" = field(default_factory=list)
+    locks: "dict[LockState, None]" = field(default_factory=dict)
 
     @property
     def stateid(self) -> Stateid:

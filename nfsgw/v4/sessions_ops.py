@@ -46,7 +46,7 @@ def exchange_id(current: Current, args: Unpacker, out: Packer) -> None:
         client = clients.update(owner, verifier, principal)
     else:
         client = clients.introduce(owner, verifier, principal)
-    current.must_store = True  # the number of this start, which the client's id begins with
+    current.must_store = True  # the number of this start, which stateids begin with
     out.u64(client.id)
     out.u32(client.created.sequence + 1 & 0xFFFFFFFF)
     out.u32(USE_NON_PNFS | (CONFIRMED if client.confirmed else 0))

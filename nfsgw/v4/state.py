@@ -35,7 +35,7 @@ class State:
         self.limits = limits or Limits()
         self.clock = clock
         self.recovery = Recovery(store, clock, self.limits.lease_s)
-        self.clients = Clients(self.recovery.boot, self.limits, clock, self._drop)
+        self.clients = Clients(self.limits, clock, self._drop)
         self.sessions: dict[bytes, Session] = {}
         self.slots = 0
         self.open_files = OpenFiles(self.recovery.boot, self.limits)
@@ -51,13 +51,15 @@ class State:
 
     def channel(self, client: Client, wanted: Channel) -> Channel:
         """What a session of a client can have; TOOSMALL, INVAL, DELAY when there is no room."""
-        left = self.limits.slots - self.slots
-        if left <= 0 or len(client.sessions) >= self.limits.sessions_of_client:
+        most = self.limits.slots
+        if self.slots >= most or len(client.sessions) >= self.limits.sessions_of_client:
             self.clients.expire(0)
-            left = self.limits.slots - self.slots
-        if left <= 0 or len(client.sessions) >= self.limits.sessions_of_client:
+        if len(client.sessions) >= self.limits.sessions_of_client:
             raise Failed(Status.DELAY)
-        return wanted.granted(self.limits, left)
+        while self.slots >= most:
+            if not self.clients.evict(client):
+                raise Failed(Status.DELAY)
+        return wanted.granted(self.limits, most - self.slots)
 
     def add_session(self, session: Session) -> None:
         self.sessions[session.id] = session.client.sessions[session.id] = session

@@ -91,16 +91,22 @@ def volumes(store: Store) -> Iterator[Volume]:
 def contents(store: Store) -> dict[str, State]:
     """The state (crash_model.py) of each client: of the volumes named after it."""
     found: dict[str, State] = {}
+    for client, key, data in data_of(store):
+        found.setdefault(client, {})[key] = fingerprint(data)
+    return found
+
+
+def data_of(store: Store) -> Iterator[tuple[str, str, bytes]]:
+    """(client, key, what is there): of volumes nothing, of files and directories all."""
     for volume in volumes(store):
         name = str(volume)
         if name == GOLDEN:
             continue
-        state = found.setdefault(name.partition("-")[0], {})
-        state[name] = fingerprint(b"")
+        client = name.partition("-")[0]
+        yield client, name, b""
         for entry in volume.readdir(ROOT_INO):
             content = _tree if volume.inode(entry.ino).is_dir else _file
-            state[f"{name}:{entry.name.decode()}"] = fingerprint(content(volume, entry.ino))
-    return found
+            yield client, f"{name}:{entry.name.decode()}", content(volume, entry.ino)
 
 
 def _file(volume: Volume, ino: int) -> bytes:

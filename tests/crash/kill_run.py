@@ -20,14 +20,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from crash_check import contents, findings, volumes
+from crash_check import contents, data_of, findings
 from crash_doors import DaemonDoor
 from crash_log import Client, History, Note
 from crash_model import State
 from crash_run import prepare, scratch
-from crash_workload import CACHE_BYTES, SLAB_SLOTS, DaemonClient, start_daemon
+from crash_workload import CACHE_BYTES, DaemonClient, init, start_daemon
 
-from engine import ROOT_INO, Store, errors
+from engine import Store, errors
 
 CLIENTS = ("c0", "c1")
 NOTES_MAX = 80
@@ -71,7 +71,7 @@ class Killer:
         self.store = self.directory / "store"
         self.mountpoint = self.directory / "mount"
         self.mountpoint.mkdir()
-        Store.create(self.store, slab_slots=SLAB_SLOTS)
+        init(self.store, self.rng, lambda note: None)
         self._state: dict[str, State] = {}
         self._bytes: dict[str, dict[str, bytearray]] = {}
 
@@ -143,13 +143,8 @@ def is_death(error: BaseException) -> bool:
 def read_all(store: Store) -> dict[str, dict[str, bytearray]]:
     """The contents by client and key, for the models of the next round."""
     found: dict[str, dict[str, bytearray]] = {}
-    for volume in volumes(store):
-        name = str(volume)
-        mine = found.setdefault(name.partition("-")[0], {})
-        mine[name] = bytearray()
-        for entry in volume.readdir(ROOT_INO):
-            data = volume.read(entry.ino, 0, volume.inode(entry.ino).size)
-            mine[f"{name}:{entry.name.decode()}"] = bytearray(data)
+    for client, key, data in data_of(store):
+        found.setdefault(client, {})[key] = bytearray(data)
     return found
 
 

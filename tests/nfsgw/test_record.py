@@ -129,3 +129,25 @@ def test_an_answer_is_one_fragment(sizes: list[int]) -> None:
     for part in parts:
         if len(part) >= JOIN_BYTES_MAX:  # goes out without a copy
             assert any(each is part for each in found)
+
+
+def test_fragments_of_all_connections_are_bounded() -> None:
+    buffers = Buffers(1)
+    some = struct.pack(">I", BUFFER_BYTES) + bytes(BUFFER_BYTES)  # nothing large yet
+    more = struct.pack(">I", 2) + b"ab"
+    readers = [RecordReader(buffers) for _ in range(3)]
+    for reader in readers:
+        assert list(read(reader, buffers, some, [1 << 16])) == []
+    assert list(read(readers[0], buffers, more, [1 << 16])) == []
+    assert buffers.empty
+    with pytest.raises(Garbage):
+        list(read(readers[1], buffers, more, [1 << 16]))
+    readers[1].close()
+    assert buffers.empty
+    end = struct.pack(">I", LAST | 1) + b"c"
+    assert list(read(readers[0], buffers, end, [1 << 16])) == [bytes(BUFFER_BYTES) + b"abc"]
+    assert not buffers.empty
+    assert list(read(readers[2], buffers, more, [1 << 16])) == []
+    assert buffers.empty
+    readers[2].close()
+    assert not buffers.empty

@@ -278,6 +278,29 @@ def test_who_does_not_read_is_not_read_from(client: RpcClient, hosted: Hosted) -
             assert len(greedy.receive(n).opaque(RECORD_BYTES_MAX)) == 1 << 20
 
 
+def test_answers_that_nobody_reads_are_bounded_together(echo: Echo) -> None:
+    most, calls, many = 2 << 20, 24, 6
+    with hosting([echo], out_total_max=most) as hosted, contextlib.ExitStack() as undo:
+        client = undo.enter_context(RpcClient(hosted.address))
+        greedy = [undo.enter_context(RpcClient(hosted.address)) for _ in range(many)]
+        for each in greedy:
+            for n in range(calls):
+                each.send(PROGRAM, VERSION, BIG, struct.pack(">I", 1 << 20), xid=n)
+        while hosted.do(lambda: hosted.server.outgoing.count) < most:
+            assert echoed(client, b"others are served") == b"others are served"
+        for _ in range(100):
+            assert echoed(client, b"others are served") == b"others are served"
+            waiting = hosted.do(lambda: hosted.server.outgoing.count)
+            assert waiting < most + (many + 2) * (1 << 20)
+        for each in greedy[1:]:
+            for n in range(calls):
+                assert len(each.receive(n).opaque(RECORD_BYTES_MAX)) == 1 << 20
+        greedy[0].close()
+        while hosted.do(lambda: hosted.server.connections) > many:
+            assert echoed(client, b"on it goes") == b"on it goes"
+        assert hosted.do(lambda: hosted.server.outgoing.count) == 0
+
+
 def test_a_client_that_resets_leaves_no_trace(client: RpcClient, hosted: Hosted) -> None:
     for _ in range(20):
         other = RpcClient(hosted.address)

@@ -170,6 +170,7 @@ def test_a_disk_grows_and_its_tgtd_dies_under_load(shared: Presented, linux: Cli
         login {SECRET}
         while [ ! -b /dev/sda ]; do sleep 0.1; done
         dd if=/dev/urandom of=/pattern bs=64k count=16 2> /dev/null
+        echo 0 > /rounds
         (
             n=0
             while [ ! -e /over ]; do
@@ -178,6 +179,7 @@ def test_a_disk_grows_and_its_tgtd_dies_under_load(shared: Presented, linux: Cli
                 dd if=/dev/sda bs=64k count=16 skip=$((n % 60 * 16)) iflag=direct 2> /dev/null |
                     cmp -s - /pattern || exit 1
                 n=$((n + 1))
+                echo $n > /rounds.new; mv /rounds.new /rounds
             done
             echo TOLD rounds $n
             sync
@@ -194,6 +196,9 @@ def test_a_disk_grows_and_its_tgtd_dies_under_load(shared: Presented, linux: Cli
         done
         echo TOLD size $(cat /sys/block/sda/size)
         seen killed
+        while kill -0 $load && [ $(cat /rounds) -lt 2 ]; do sleep 0.1; done
+        before=$(cat /rounds)
+        while kill -0 $load && [ $(cat /rounds) -lt $((before + 2)) ]; do sleep 0.1; done
         touch /over
         wait $load
         dmesg | grep -i 'i/o error' && exit 1

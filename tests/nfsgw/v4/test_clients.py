@@ -134,10 +134,19 @@ def test_client_ids_are_of_one_start(served: World) -> None:
     before = served.client().introduce()
     served.restart()
     assert fails(served, calls.create_session(before.id, 1)) == Status.STALE_CLIENTID
-    assert served.client().introduce().id >> 32 > before.id >> 32
+    assert served.client().introduce().id != before.id
 
 
-def test_the_number_of_a_start_is_durable_before_a_client_id_has_it(served: World) -> None:
+def test_a_client_id_says_nothing_of_another(served: World) -> None:
+    served.session()
+    mine = served.client(1000).introduce().id
+    for guess in range(mine - 20, mine + 20):
+        call = calls.create_session(guess & (1 << 64) - 1, 1)
+        if guess != mine:
+            assert fails(served, call) == Status.STALE_CLIENTID
+
+
+def test_the_number_of_a_start_is_durable_before_there_is_a_client(served: World) -> None:
     served.restart()
     served.gateway.waited.clear()
     served.client().introduce()
@@ -244,9 +253,13 @@ def test_clients_are_kept_beyond_their_lease_until_a_sweep_after_hours(served: W
 def test_limits(tmp_path: Path) -> None:
     limits = Limits(clients=3, sessions_of_client=2, slots=10, slots_of_session=4)
     with world(tmp_path, limits) as served:
+        served.file(b"disk")
         first = served.session(slots=4)
         second = served.session(slots=4)
-        assert served.session(slots=4).created.slots == 2  # what is left
+        third = served.session(slots=4)
+        assert third.created.slots == 2  # what is left
+        for each in (first, second, third):
+            each.run(*lab(), calls.open_name(b"disk"))
         fourth = served.client().introduce()
         create = calls.create_session(fourth.id, fourth.sequence, slots=4)
         assert fails(served, create) == Status.DELAY
@@ -262,6 +275,25 @@ def test_limits(tmp_path: Path) -> None:
             served.client().compound(calls.create_session(second.client_id, 3)).ok()
         assert caught.value.status == Status.DELAY
         assert caught.value.answer.results[-1].op == Op.CREATE_SESSION
+
+
+def test_who_has_nothing_open_keeps_nobody_out(tmp_path: Path) -> None:
+    with world(tmp_path, Limits(clients=3, slots=8, slots_of_session=4)) as served:
+        served.file(b"disk")
+        busy = served.session(slots=4)
+        busy.run(*lab(), calls.open_name(b"disk"))
+        exports = served.gateway.exports
+        before = exports.all()
+        exports.replace([], exports.changed_ns + 1)  # these may use none
+        strangers = [served.session(slots=2), served.session(slots=2)]
+        exports.replace(before, exports.changed_ns + 1)
+        served.now += 1
+        strangers[0].run()
+        served.session(slots=4).run(*lab(), calls.open_name(b"disk"))
+        assert strangers[1].status() == Status.BADSESSION  # silent for longest
+        served.session(slots=4).run(*lab(), calls.open_name(b"disk"))
+        assert strangers[0].status() == Status.BADSESSION
+        busy.run()
 
 
 def test_making_room_for_a_client_does_not_take_that_client_away(tmp_path: Path) -> None:

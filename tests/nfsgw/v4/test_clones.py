@@ -1,7 +1,8 @@
 """CLONE and COPY."""
 
+import dataclasses
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import nfs4_ops as ops
 import pytest
@@ -387,3 +388,60 @@ def test_a_copy_that_need_not_be_synchronous_is_all_the_same(gate: Gateway, clie
     make(gate, SOURCE, b"x")
     make(gate, TARGET, b"")
     assert copied(client, *both(), ops.copy(0, 0, 0, synchronous=False)) == 1
+
+
+# --- what happens while one goes on
+
+
+def in_pieces(gate: Gateway, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """A copy of 20 blocks in 7 pieces, whose target is in a snapshot as it is before."""
+    monkeypatch.setattr(contents, "SHARED_PIECE_BYTES", 3 * BLOCK)
+    make(gate, SOURCE, pattern(20 * BLOCK))
+    make(gate, TARGET, b"past" * 5 * 4096)
+    gate.store.create_snapshot(gate.store.volume("lab"), "s")
+    return [*both(), ops.copy(0, 0, 0)]
+
+
+def after_two_turns(gate: Gateway, done: Callable[[], object]) -> None:
+    turns = iter([lambda: None, done])
+
+    def between() -> None:
+        next(turns, lambda: None)()
+
+    gate.between = between
+
+
+def test_a_copy_goes_no_further_when_the_volume_is_restored(
+    gate: Gateway, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, lab = in_pieces(gate, monkeypatch), gate.store.volume("lab")
+    after_two_turns(gate, lambda: gate.store.restore(lab, "s", force=True))
+    assert client.fails(*copy) == Status.STALE  # what was copied is gone, too
+    assert content(gate, TARGET) == b"past" * 5 * 4096
+
+
+def test_a_copy_goes_no_further_than_the_exports_let_it(
+    gate: Gateway, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = in_pieces(gate, monkeypatch)
+    before = gate.exports.all()
+    rules = (Rule(ipaddress.ip_network("127.0.0.0/8"), Right.READ),)
+    after = [dataclasses.replace(each, rules=rules) for each in before]
+    after_two_turns(gate, lambda: gate.exports.replace(after, gate.exports.changed_ns + 1))
+    assert copied(client, *copy) == 6 * BLOCK
+    assert client.fails(*copy) == Status.ROFS
+    gate.exports.replace(before, gate.exports.changed_ns + 1)
+    after_two_turns(gate, lambda: gate.exports.replace([], gate.exports.changed_ns + 1))
+    assert client.fails(*copy) == Status.STALE
+
+
+def test_other_exports_may_change_while_a_file_is_cloned(
+    gate: Gateway, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(long_clones, "STEP_COST", 8)
+    make(gate, SOURCE, pattern(200 * BLOCK))
+    make(gate, TARGET, b"")
+    others = [each for each in gate.exports.all() if each.name != "other"]
+    after_two_turns(gate, lambda: gate.exports.replace(others, gate.exports.changed_ns + 1))
+    client.ok(*both(), ops.clone(0, BLOCK, 0))
+    assert content(gate, TARGET) == bytes(BLOCK) + pattern(200 * BLOCK)

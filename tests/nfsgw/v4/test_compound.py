@@ -184,19 +184,26 @@ def test_what_failed_after_a_change_waits_too(served: World) -> None:
     assert served.gateway.waited == ["durable"]
 
 
+@pytest.mark.parametrize(
+    ("problem", "status"),
+    [
+        (errors.StoreFailed("the disk is gone"), Status.IO),
+        (errors.NoSpace("the disk is full"), Status.NOSPC),  # what a commit meets there
+    ],
+)
 def test_when_nothing_can_be_stored_the_last_change_has_failed(
-    served: World, monkeypatch: pytest.MonkeyPatch
+    served: World, problem: errors.RametError, status: Status
 ) -> None:
     session = served.session()
     served.file(b"old")
 
     async def durable() -> None:
-        raise errors.StoreFailed("the disk is gone")
+        raise problem
 
     object.__setattr__(served.gateway.gate, "durable", durable)
     sent = [*lab(), calls.remove(b"old"), calls.open_new(b"new"), calls.getfh()]
     found = session.attempt(*sent, cache=True)
-    assert (found.status, found.results[-1].op) == (Status.IO, Op.OPEN)
+    assert (found.status, found.results[-1].op) == (status, Op.OPEN)
     assert len(found.results) == 5
     assert session.attempt(*sent, cache=True, step=0).raw == found.raw
 

@@ -1,5 +1,6 @@
 """READ, WRITE, COMMIT, SEEK, ALLOCATE, DEALLOCATE, IO_ADVISE, READ_PLUS."""
 
+import dataclasses
 import ipaddress
 import stat
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from nfs4_ops import opaque, u32, u64
 from engine import ROOT_INO, Inode, Store
 from nfsgw.exports import Right, Rule
 from nfsgw.v4.fattr import Attr
+from nfsgw.v4.limits import Limits
 from nfsgw.v4.protocol import Op, Status
 
 BLOCK = 4096
@@ -345,3 +347,42 @@ def test_what_is_not_there(client: Client, number: int) -> None:
 def test_version_4_1_has_no_operations_of_4_2(gate: Gateway, number: int) -> None:
     client = Client(gate, minor=1)
     assert client.call(*AT, u32(number)).status == Status.OP_ILLEGAL
+
+
+# --- while a call waits
+
+
+def test_rights_that_change_while_a_call_waits(gate: Gateway, client: Client) -> None:
+    before = gate.exports.all()
+    rules = (Rule(ipaddress.ip_network("127.0.0.0/8"), Right.READ),)
+    only_read = [dataclasses.replace(each, rules=rules) for each in before]
+    for after, status in (([], Status.STALE), (only_read, Status.DELAY)):
+        for call in (ops.write(0, b"x"), ops.allocate(0, 9), ops.setattr_({Attr.SIZE: u64(5)})):
+            gate.exports.replace(before, gate.exports.changed_ns + 1)
+            gate.full = True
+            gate.between = lambda after=after: gate.exports.replace(  # type: ignore[misc]
+                after, gate.exports.changed_ns + 1
+            )
+            assert client.fails(*AT, call) == status
+            gate.between = lambda: None
+    assert client.fails(*AT, ops.write(0, b"x")) == Status.ROFS  # asked again
+    assert client.attributes("/lab/disk", Attr.SIZE) == {Attr.SIZE: 0}
+
+
+def test_a_link_to_what_was_restored_while_it_waits(gate: Gateway, client: Client) -> None:
+    lab = gate.store.volume("lab")
+    gate.store.create_snapshot(lab, "s")
+    gate.full = True
+    gate.between = lambda: gate.store.restore(lab, "s", force=True)
+    assert client.fails(*AT, ops.save_fh(), *ops.walk("/lab"), ops.link(b"new")) == Status.STALE
+    assert lab.entry(ROOT_INO, b"new") is None
+
+
+def test_a_compound_lets_others_have_their_turn(gate: Gateway, client: Client) -> None:
+    turns: list[int] = []
+    gate.between = lambda: turns.append(1)
+    client.ok(*AT, *[ops.get_fh()] * 20)
+    assert turns == []
+    gate.state.limits = Limits(turn_s=0)
+    client.ok(*AT, *[ops.get_fh()] * 20)
+    assert len(turns) == len(AT) + 19

@@ -3,7 +3,8 @@
 ``linux_6_1.calls.gz`` has each compound, its answer and its user, with their lengths before them: a
 guest that listed, linked, renamed, wrote, cloned and punched, took locks and opened in every way
 (``tests/nfsgw/linux``). The same store says the same again, but for what is made at random (the
-session) and for times, so this holds our decoders against a client that is not ours, on every run.
+session, the client's id) and for times, so this holds our decoders against a client that is not
+ours, on every run.
 """
 
 import gzip
@@ -22,7 +23,7 @@ from nfsgw.v4.protocol import PROGRAM, Op, Status
 from nfsgw.xdr import Unpacker
 
 RECORDED = Path(__file__).with_name("linux_6_1.calls.gz")
-SESSION_BYTES = 16
+SESSION_BYTES, CLIENT_BYTES = 16, 8
 # What it asks of every file, of what it has changed, of a new mount, and for statfs(2).
 ASKED = [
     [1, 3, 4, 8, 20, 33, 35, 36, 37, 41, 45, 47, 52, 53, 55], [3, 4, 45, 52, 53],
@@ -66,13 +67,33 @@ def session_of(answer: bytes) -> bytes | None:
     return answer[20 : 20 + SESSION_BYTES]
 
 
+def client_of(answer: bytes) -> bytes | None:
+    """The client's id that EXCHANGE_ID has given."""
+    number, status = struct.unpack_from(">II", answer, 12)
+    if (number, status) != (Op.EXCHANGE_ID, Status.OK):
+        return None
+    return answer[20 : 20 + CLIENT_BYTES]
+
+
+def by_client(request: bytes, clients: dict[bytes, bytes]) -> bytes:
+    """The request with the client's id of now, if it begins with one."""
+    if struct.unpack_from(">I", request, 12)[0] not in (Op.CREATE_SESSION, Op.DESTROY_CLIENTID):
+        return request
+    return request[:16] + clients[request[16:24]] + request[24:]
+
+
 def test_the_same_calls_get_the_same_answers(tmp_path: Path) -> None:
     peer, statuses = Peer(), Counter[Status]()
     old = new = b"no session yet"
+    clients: dict[bytes, bytes] = {}
     with gateway(tmp_path / "store", "lab") as gate:
         for each in recorded():
             call = Call(1, PROGRAM, 4, COMPOUND, each.credential, peer)
-            answer = gate.call(call, each.request.replace(old, new))
+            request = by_client(each.request.replace(old, new), clients)
+            answer = gate.call(call, request)
+            client = client_of(answer)
+            if client is not None:
+                clients[client_of(each.answer) or b""] = client
             made = session_of(answer)
             if made is not None:
                 old, new = session_of(each.answer) or b"", made

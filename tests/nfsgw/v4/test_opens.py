@@ -16,6 +16,8 @@ from engine import ROOT_INO, Inode, errors
 from nfsgw.v4.limits import Limits
 from nfsgw.v4.protocol import LEASE_S, Op, Status
 from nfsgw.v4.stateids import ANONYMOUS, BYPASS, INVALID, Stateid
+from service import gateway
+from service.share_records import Nfs, Table
 
 NEW = calls.open_new(b"new")
 
@@ -438,3 +440,36 @@ def test_how_much_may_be_open(tmp_path: Path) -> None:
         second.run()
         second.run(*lab(), calls.open_name(b"disk", owner=b"c"))
         assert first.status() == Status.BADSESSION
+
+
+def test_what_is_not_exported_any_more_is_not_open(served: World, session: Session) -> None:
+    served.file(b"disk")
+    served.store.create_volume("other")
+    served.gateway.export("other")
+    opened = session.run(*lab(), calls.open_name(b"disk")).stateid
+    session.run(*at(b"disk"), calls.lock_new(opened, b"me", calls.WRITE_LOCK, 0, 10))
+    files, exports = served.state.open_files, served.gateway.exports
+    files.close_unexported({each.volume_id for each in exports.all()})
+    assert session.run(calls.test_stateids(opened)) == [Status.OK]
+    left = [each for each in exports.all() if each.name == "other"]
+    exports.replace(left, exports.changed_ns + 1)
+    files.close_unexported({each.volume_id for each in left})
+    assert session.run(calls.test_stateids(opened)) == [Status.BAD_STATEID]
+    served.check_nothing_open()
+
+
+def test_the_gateway_closes_what_it_exports_no_more(served: World, session: Session) -> None:
+    server = gateway.Gateway(served.store, served.gateway.gate)
+    server._state, server._exports = served.state, served.gateway.exports
+    table = Table(served.store)
+    nfs = Nfs(9, served.lab.id, "127.0.0.1:2049", ["127.0.0.0/8:root"], "lab")
+    table.put(nfs)
+    server._publish()
+    served.file(b"disk")
+    opened = session.run(*lab(), calls.open_name(b"disk")).stateid
+    server._publish()
+    assert session.run(calls.test_stateids(opened)) == [Status.OK]
+    table.delete(nfs)
+    server._publish()
+    assert session.run(calls.test_stateids(opened)) == [Status.BAD_STATEID]
+    served.check_nothing_open()  # so a restore need not be forced
