@@ -186,10 +186,7 @@ def inside() -> None:
         lab = stack.enter_context(daemon(folder, "mounted", mount=True))
         export(folder, "alone", f"127.0.0.1:{OUR_PORT}")
         stack.enter_context(ganesha(folder, lab, own_network=False))
-        said = run(folder, lab)
-        if "-v" in sys.argv:
-            print(said)
-        report(said)
+        report(run(folder, lab))
 
 
 def main() -> None:
@@ -198,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    inside() if "in" in sys.argv[1:] else main()
+    inside() if sys.argv[1:] == ["in"] else main()
