@@ -12,7 +12,8 @@
 # make crash-proof   the same with six mistakes put in, each of which has to be caught
 # make kill    kill -9 the daemon under load: ROUNDS=1000 SEED=1
 # make fuzz SECONDS=600            hostile bytes; what is found is kept in .cache/fuzz/findings
-# make deep                        a Debian guest: cloud-init, grown disk, guest agent, quiesced clones
+# make deep                        a Debian guest: cloud-init, grown disk, guest agent, quiesced clones;
+#                                  Linux kernels on NFS: two machines' locks, a killed daemon, 100k entries
 # make scrub-proof COUNT=10000 SEED=1   inject bad blocks of all kinds; none may be missed
 # make fsck-walk COUNT=2000 SEED=1      damage records at random; repair must converge
 .PHONY: setup lint test explore faults asan demo bench churn crash crash-proof kill fuzz scrub-proof \
@@ -22,7 +23,7 @@
 PY := .venv/bin/python
 C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c))
 HOSTS := tests/hypervisor tests/shares
-C_TESTS := $(wildcard tests/crash/*.c tests/faults/*.c tests/fuzz/*.c)
+C_TESTS := $(wildcard tests/crash/*.c tests/faults/*.c tests/fuzz/*.c tests/nfsgw/linux/*.[ch])
 
 setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
 

@@ -1,4 +1,4 @@
-"""A Linux kernel as a client: Debian's cloud kernel under QEMU, with what SMB and iSCSI take.
+"""A Linux kernel as a client: Debian's cloud kernel under QEMU, with what SMB, iSCSI or NFS take.
 
 The guest reaches the host's 127.0.0.1 as 10.0.2.2.  A script of the test runs in it; what it
 prints comes back.  The image is a kernel and an initramfs; the script is a second, small archive
@@ -17,11 +17,12 @@ import build
 
 HERE = Path(__file__).parent
 PACKAGES = ("open-iscsi", "libopeniscsiusr", "libisns0")
-MODULES = (
-    "virtio_pci", "virtio_net", "af_packet", "ext4", "sd_mod", "iscsi_tcp", "cifs", "nls_utf8",
-    "cmac", "ccm", "gcm", "ctr", "ecb", "des_generic", "md4", "sha512_generic", "ghash_generic",
-    "crc32c_intel",
+NETWORK = ("virtio_pci", "virtio_net", "af_packet")
+SHARES = (
+    "ext4", "sd_mod", "iscsi_tcp", "cifs", "nls_utf8", "cmac", "ccm", "gcm", "ctr", "ecb",
+    "des_generic", "md4", "sha512_generic", "ghash_generic", "crc32c_intel",
 )  # fmt: skip
+NFS = ("nfs", "nfsv3", "nfsv4")
 TOOLS = ("iscsid", "iscsiadm", "iscsistart")
 BOOT_S = 240  # emulated, on a busy host
 HOST = "10.0.2.2"
@@ -61,10 +62,10 @@ class Client:
             return finish(self.start(script, log), log)
 
 
-def finish(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Wait until the guest has powered off."""
+def finish(process: subprocess.Popen[bytes], log: Path, deadline_s: int = BOOT_S) -> str:
+    """Wait until the guest has powered off; what it printed, or ClientFailed."""
     try:
-        process.wait(BOOT_S)
+        process.wait(deadline_s)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -75,34 +76,58 @@ def finish(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def make(out: Path, cache: Path) -> Client:
-    """Build it in ``out``; packages come from ``cache`` or by ``apt-get download``."""
+    """One for SMB and iSCSI, built in ``out``; packages come from ``cache`` or by apt-get."""
     packages = build.download(cache)
     missing = [name for name in PACKAGES if not list(cache.glob(f"{name}_*.deb"))]
     if missing:
         build.run("apt-get", "download", "-q", *missing, cwd=cache)
     packages += [sorted(cache.glob(f"{name}_*.deb"))[-1] for name in PACKAGES]
     root, tree = out / "root", out / "client"
+    version = _unpacked(root, packages)
+    _fill(tree, root, version, NETWORK + SHARES)
+    _add_tools(tree, root)
+    return Client(root / "boot" / f"vmlinuz-{version}", _packed(tree))
+
+
+def make_for_nfs(out: Path, cache: Path, program: Path) -> Client:
+    """One that has the kernel's NFS and a static program in /bin."""
+    packages = [
+        each for each in build.download(cache) if each.name.startswith(("busybox", "linux-image"))
+    ]
+    root, tree = out / "root", out / "client"
+    version = _unpacked(root, packages)
+    _fill(tree, root, version, NETWORK + NFS)
+    shutil.copy(program, tree / "bin" / program.name)
+    return Client(root / "boot" / f"vmlinuz-{version}", _packed(tree))
+
+
+def _unpacked(root: Path, packages: list[Path]) -> str:
+    """The packages' files in ``root``; returns the kernel's version."""
     root.mkdir(parents=True)
     for package in packages:
         build.run("dpkg", "-x", package, root)
     version = next((root / "lib/modules").iterdir()).name
     build.run("depmod", "-b", root, version)
-    _fill(tree, root, version)
-    return Client(root / "boot" / f"vmlinuz-{version}", _packed(tree))
+    return version
 
 
-def _fill(tree: Path, root: Path, version: str) -> None:
-    for folder in ("bin", "sbin", "proc", "sys", "dev", "etc/iscsi", "run", "lib64"):
+def _fill(tree: Path, root: Path, version: str, names: tuple[str, ...]) -> None:
+    for folder in ("bin", "sbin", "proc", "sys", "dev", "etc", "run", "lib64"):
         (tree / folder).mkdir(parents=True)
     shutil.copy(root / "bin/busybox", tree / "bin/busybox")
     build.script(HERE / "client.sh", tree / "init")
     modules = tree / "lib/modules" / version
-    for path in build.module_files(root, version, MODULES):
+    for path in build.module_files(root, version, names):
         (modules / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / "lib/modules" / version / path, modules / path)
     for name in ("modules.order", "modules.builtin"):
         shutil.copy(root / "lib/modules" / version / name, modules / name)
     build.run("depmod", "-b", tree, version)
+    (tree / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
+
+
+def _add_tools(tree: Path, root: Path) -> None:
+    """The programs of open-iscsi and what they are linked with."""
     for tool in TOOLS:
         shutil.copy(root / "sbin" / tool, tree / "sbin" / tool)
         for library in _libraries(root, root / "sbin" / tool):
@@ -110,8 +135,8 @@ def _fill(tree: Path, root: Path, version: str) -> None:
             if not target.exists():
                 shutil.copy(library, target)
     shutil.copy(tree / "lib/ld-linux-x86-64.so.2", tree / "lib64/ld-linux-x86-64.so.2")
+    (tree / "etc/iscsi").mkdir()
     (tree / "etc/iscsi/iscsid.conf").write_text("node.startup = manual\n")
-    (tree / "etc/passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
 
 
 def _libraries(root: Path, program: Path) -> list[Path]:

@@ -25,9 +25,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def eventually(true: Callable[[], Any]) -> Any:
+def eventually(true: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
     """Wait until it is so; what it was then."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + deadline_s
     while not (found := true()):
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.05)
