@@ -70,6 +70,7 @@ class Connection:
         self._out: deque[Part] = deque()
         self._out_bytes = 0
         self._in_flight = 0
+        self.active_s = perf_counter()  # when it last had something
         self._sending = False
         self._deadline: float | None = None  # of a record that has begun and not ended
         self._relief = trio.Event()  # something has ended or was sent
@@ -79,6 +80,11 @@ class Connection:
     def stop(self) -> None:
         """Read no more; answer what was begun."""
         self._reading.cancel()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way: its client will hardly notice when it has to reconnect."""
+        return not (self._in_flight or self._out or self._reader.partial)
 
     async def run(self) -> None:
         """Serve until the client ends the connection or has to be let go; then it is closed."""
@@ -133,7 +139,8 @@ class Connection:
 
     def _turn(self) -> tuple[int, bool]:
         """Begin calls that are here; (how many, whether there may be more)."""
-        end = perf_counter() + TURN_S
+        self.active_s = perf_counter()
+        end = self.active_s + TURN_S
         served = 0
         while True:
             if self._full:

@@ -1,9 +1,10 @@
 """The server: listeners, and no more connections than it can serve.
 
 One ``Server`` has one set of programs; it may listen in several places, open and close them while
-it runs.  Who comes when there are CONNECTIONS_MAX, or ADDRESS_MAX of one address, is turned away
-at once.  When the server's task is cancelled nothing more is read, and what was begun is answered:
-what a call waits for has to work until then.
+it runs.  When there are CONNECTIONS_MAX, or ADDRESS_MAX of one address, the one that has been idle
+longest makes room for who comes, so nobody keeps others out by holding connections; where all are
+busy he is turned away.  When the server's task is cancelled nothing more is read, and what was
+begun is answered: what a call waits for has to work until then.
 """
 
 import errno
@@ -145,24 +146,43 @@ class Server:
             accepted.close()
             return
         address = str(connection.address)
-        if (
-            len(self._connections) >= self._connections_max
-            or self._by_address[address] >= self._address_max
+        mine = self._by_address[address] >= self._address_max
+        if (mine or len(self._connections) >= self._connections_max) and not self._make_room(
+            address if mine else None
         ):
             accepted.close()
             return
-        common.nursery.start_soon(self._serve, connection, address)
+        common.nursery.start_soon(self._serve, connection)
         self._connections.add(connection)
         self._by_address[address] += 1
 
-    async def _serve(self, connection: Connection, address: str) -> None:
+    def _make_room(self, address: str | None) -> bool:
+        """Let the longest idle connection (of an address) go; whether there was one."""
+        idle = (
+            each
+            for each in self._connections
+            if each.idle and (address is None or str(each.address) == address)
+        )
+        longest = min(idle, key=lambda each: each.active_s, default=None)
+        if longest is None:
+            return False
+        longest.stop()
+        self._forget(longest)
+        return True
+
+    def _forget(self, connection: Connection) -> None:
+        if connection in self._connections:
+            self._connections.discard(connection)
+            address = str(connection.address)
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
+
+    async def _serve(self, connection: Connection) -> None:
         try:
             await connection.run()
         except Exception:  # ours: it ends one connection, not the mount
             self.failed()
         finally:
-            self._connections.discard(connection)
-            self._by_address[address] -= 1
-            if not self._by_address[address]:
-                del self._by_address[address]
+            self._forget(connection)
             self._gone.set()

@@ -115,7 +115,7 @@ def test_runs_are_whole_whatever_the_pages(
     before: list[tuple[int, int]], cut: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("maps") / "s"
-    Store.create(path, fanout=4)
+    Store.create(path, fanout=4, slab_slots=512)  # a small one: all examples are kept to the end
     with Store.open(path) as store:
         lab = store.create_volume("lab")
         ino = lab.create(ROOT_INO, b"f", 0o644, 0, 0).ino

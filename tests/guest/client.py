@@ -161,8 +161,8 @@ def archive(files: dict[str, str]) -> bytes:
 def packed(tree: Path) -> bytes:
     """A tree as a compressed archive, which may be put behind an initramfs."""
     names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
-    packed = subprocess.run(
+    data = subprocess.run(
         ["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"],
         input=names.encode(), cwd=tree, check=True, capture_output=True,
     ).stdout  # fmt: skip
-    return gzip.compress(packed, 1)
+    return gzip.compress(data, 1)

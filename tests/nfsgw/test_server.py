@@ -323,18 +323,41 @@ def test_half_a_record_is_waited_for_not_for_ever(echo: Echo) -> None:
         assert echoed(idle, b"idle is not stalled") == b"idle is not stalled"
 
 
-def test_no_more_connections_than_allowed(echo: Echo) -> None:
+def test_the_longest_idle_connection_makes_room(echo: Echo) -> None:
     with hosting([echo], connections_max=3, address_max=2) as hosted:
         with RpcClient(hosted.address) as one, RpcClient(hosted.address) as two:
-            assert echoed(one, b"1") + echoed(two, b"2") == b"12"
+            assert echoed(one, b"1") + echoed(two, b"2") + echoed(one, b"1") == b"121"
             with RpcClient(hosted.address) as third:
-                assert third.ended()
-            with RpcClient(hosted.address, source="127.0.0.9") as elsewhere:
-                assert echoed(elsewhere, b"3") == b"3"
-                with RpcClient(hosted.address, source="127.0.0.10") as fourth:
-                    assert fourth.ended()
+                assert echoed(third, b"3") == b"3"
+                assert two.ended()
+                with RpcClient(hosted.address, source="127.0.0.9") as elsewhere:
+                    assert echoed(elsewhere, b"4") + echoed(one, b"1") == b"41"
+                    with RpcClient(hosted.address, source="127.0.0.10") as fourth:
+                        assert echoed(fourth, b"5") == b"5"
+                    assert third.ended()
+                    assert hosted.do(lambda: hosted.server.connections) <= 3
         while hosted.do(lambda: hosted.server.connections):
             pass
+
+
+def test_no_more_busy_connections_than_allowed(echo: Echo) -> None:
+    with (
+        hosting([echo], connections_max=3, address_max=2) as hosted,
+        contextlib.ExitStack() as stack,
+    ):
+        busy = [
+            stack.enter_context(RpcClient(hosted.address, source=source))
+            for source in ("127.0.0.1", "127.0.0.1", "127.0.0.9")
+        ]
+        waiting = [each.send(PROGRAM, VERSION, LATER, opaque(b"x")) for each in busy]
+        for _ in busy:
+            assert echo.waiting.acquire(timeout=30)
+        for source in ("127.0.0.1", "127.0.0.10"):
+            with RpcClient(hosted.address, source=source) as late:
+                assert late.ended()
+        echo.gate.set()
+        for each, xid in zip(busy, waiting, strict=True):
+            assert each.receive(xid).opaque(1) == b"x"
         with RpcClient(hosted.address) as again:
             assert echoed(again, b"4") == b"4"
 
