@@ -72,7 +72,7 @@ asan: setup
 demo: setup
 	$(PY) tests/demo/demo.py
 
-BENCH_PACKAGES := nfs-ganesha nfs-ganesha-vfs rpcbind util-linux iproute2
+BENCH_PACKAGES := fio nfs-ganesha nfs-ganesha-vfs rpcbind util-linux iproute2
 
 bench: setup
 	@dpkg-query -W $(BENCH_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && \
