@@ -1,7 +1,5 @@
 """``ramet share nfs``: volumes and snapshots exported by NFS, from the daemon itself."""
 
-import trio
-
 from engine import errors
 from service import share_records as records
 from service.addresses import Context, parse_volume
@@ -9,8 +7,8 @@ from service.gateway import Gateway
 from service.operations import Operation, Result
 from service.share_plan import FAILED
 from service.share_records import Nfs, Table
-from service.shares import change_shares, row_of
-from service.steps import HypervisorCall, Steps, durable
+from service.shares import change_shares, row_of, settled_by
+from service.steps import Steps
 
 
 def share_nfs_add(
@@ -64,10 +62,7 @@ def _gateway_of(context: Context) -> Gateway:
 
 def settle(context: Context) -> Steps[None]:
     """Durable first: what is exported must be in the records when the power goes."""
-    yield durable
-    gateway = context.gateway
-    if gateway is not None:
-        yield HypervisorCall(lambda: trio.from_thread.run(gateway.settle))
+    yield from settled_by(context.gateway)
 
 
 READS: tuple[Operation, ...] = ()

@@ -17,6 +17,7 @@ from engine import Volume, errors
 from nfsgw.exports import Right
 from service import share_records as records
 from service.addresses import Context, parse
+from service.gateway import Gateway
 from service.operations import Operation, Result
 from service.presenter import Presenter
 from service.share_plan import FAILED, OFFLINE, State
@@ -214,10 +215,14 @@ def presenter_of(context: Context) -> Presenter:
 
 def settle(context: Context) -> Steps[None]:
     """Durable first: what is presented must be in the records when the power goes."""
+    yield from settled_by(context.presenter)
+
+
+def settled_by(part: Presenter | Gateway | None) -> Steps[None]:
+    """What the records say is durable, and then made so by the part of the daemon that does it."""
     yield durable
-    presenter = context.presenter
-    if presenter is not None:
-        yield HypervisorCall(lambda: trio.from_thread.run(presenter.settle))
+    if part is not None:
+        yield HypervisorCall(lambda: trio.from_thread.run(part.settle))
 
 
 def change_shares(

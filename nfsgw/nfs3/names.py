@@ -7,6 +7,7 @@ after whatever crash, it finds its own file (RFC 1813, 3.3.8).
 
 import os
 import stat
+from collections.abc import Callable
 
 from engine import errors
 from engine.inode import FILE_BYTES_MAX
@@ -188,22 +189,23 @@ def _device(major: int, minor: int) -> int:
 @changing(Subject.wcc)
 def remove(files: Files, call: Call, args: Unpacker, subject: Subject) -> Change:
     """3.3.12."""
-    raw, name = read_handle(args), read_name(args)
-    yield from files.gate.room()
-    directory = subject.meets(files.place(call, raw))
-    files.unlink(directory, _old_name(name))
-    subject.changed()
-    yield from files.gate.stored()
-    return subject.wcc()
+    return (yield from _without_a_name(files, call, args, subject, files.unlink))
 
 
 @changing(Subject.wcc)
 def rmdir(files: Files, call: Call, args: Unpacker, subject: Subject) -> Change:
     """3.3.13."""
+    return (yield from _without_a_name(files, call, args, subject, files.rmdir))
+
+
+def _without_a_name(
+    files: Files, call: Call, args: Unpacker, subject: Subject,
+    remove: Callable[[Place, bytes], None],
+) -> Change:  # fmt: skip
     raw, name = read_handle(args), read_name(args)
     yield from files.gate.room()
     directory = subject.meets(files.place(call, raw))
-    files.rmdir(directory, _old_name(name))
+    remove(directory, _old_name(name))
     subject.changed()
     yield from files.gate.stored()
     return subject.wcc()

@@ -7,7 +7,7 @@ or had before a restart, is BAD_STATEID. What a client has goes with the client,
 
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from engine import Store
 from nfsgw.access import READ, WRITE
@@ -23,6 +23,8 @@ from nfsgw.v4.stateids import ANONYMOUS, BYPASS, CURRENT, SPECIAL, Stateid
 
 if TYPE_CHECKING:
     from nfsgw.v4.current import Current
+
+S = TypeVar("S", Open, LockState)
 
 
 class State:
@@ -139,16 +141,15 @@ class State:
 
     def open_at(self, current: "Current", stateid: Stateid, place: Place) -> Open:
         """The Open of the file at ``place`` that a stateid names."""
-        found = self.find(current, stateid)
-        if not isinstance(found, Open):
-            raise Failed(Status.BAD_STATEID)
-        _check_file(found, place)
-        return found
+        return self._at(Open, current, stateid, place)
 
     def lock_at(self, current: "Current", stateid: Stateid, place: Place) -> LockState:
         """The LockState in the file at ``place`` that a stateid names."""
+        return self._at(LockState, current, stateid, place)
+
+    def _at(self, kind: type[S], current: "Current", stateid: Stateid, place: Place) -> S:
         found = self.find(current, stateid)
-        if not isinstance(found, LockState):
+        if not isinstance(found, kind):
             raise Failed(Status.BAD_STATEID)
         _check_file(found, place)
         return found

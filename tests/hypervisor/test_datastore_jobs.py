@@ -1,7 +1,6 @@
 """A datastore's clone that registers its VMs is one job: killed or cut off, it is undone."""
 
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +37,10 @@ def untouched(fleet: Fleet) -> bool:
 
 
 def test_a_killed_daemon_leaves_no_volume_and_no_domain(fleet: Fleet, tmp_path: Path) -> None:
-    """Killed while it waits for libvirtd to define the twentieth."""
-    held, killed = threading.Event(), threading.Event()
-
-    def hold(left: int) -> None:
-        if left == 980:
-            held.set()
-            killed.wait(DEADLINE_S)
-
-    door = Door(tmp_path / "door", b"<domain", 1000, hold)
-    number = clone(fleet, f"qemu+unix:///system?socket={tmp_path}/door", wait=False)["job"]
-    assert held.wait(DEADLINE_S)
-    assert fleet.job(number)["state"] == "running"
-    fleet.kill()
-    killed.set()
-    assert len(fleet.domains()) >= 19
-    fleet.serve()
-    told = fleet.ask(Request("job_wait", [number]))
+    told = fleet.killed_as_it_defines(
+        tmp_path / "door", lambda uri: clone(fleet, uri, wait=False)["job"]
+    )
     assert (told["state"], told["left"]) == ("failed", None)
-    door.close()
     assert untouched(fleet)
     assert len(clone(fleet, fleet.uri or "", wait=True)["vms"]) == VMS + 1
     assert len(fleet.domains()) == VMS + 1

@@ -7,27 +7,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 import libvirt
 import pytest
-from guests import Guest
+from guests import Guest, network_domain
 from loopback import own_address
 from served import Served, serving
-
-DOMAIN = """
-<domain type='qemu'>
-  <name>{name}</name><memory unit='MiB'>192</memory><vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='pc'>hvm</type><boot dev='hd'/></os>
-  <features><acpi/></features>
-  <devices>
-    <disk type='network' device='disk'><driver name='qemu' type='raw' discard='unmap'/>
-      <source protocol='nfs' name='{path}'><host name='{host}'/></source>
-      <target dev='vda' bus='virtio'/></disk>
-    <interface type='user'><model type='virtio'/></interface>
-    <serial type='file'><source path='{console}'/><target port='0'/></serial>
-  </devices>
-</domain>"""
 
 
 class Site(Served):
@@ -84,9 +69,10 @@ def test_a_guest_boots_from_the_export_of_a_clone(site: Site, uri: str, golden: 
     console = site.root.parent / f"{name}.log"
     connection = libvirt.open(uri)
     try:
-        connection.defineXML(DOMAIN.format(
-            name=name, host=site.address, path="/lab/vms/web.raw", console=escape(str(console))
-        ))  # fmt: skip
+        source = (
+            f"<source protocol='nfs' name='/lab/vms/web.raw'><host name='{site.address}'/></source>"
+        )
+        connection.defineXML(network_domain(name, source, console))
         guest = Guest(connection, name, console)
         try:
             guest.start()

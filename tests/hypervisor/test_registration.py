@@ -1,6 +1,5 @@
 """Registering and unregistering many VMs that are there, over a real libvirtd: killed, cut off."""
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,26 +40,11 @@ def unregister(fleet: Fleet, *, wait: bool) -> Any:
 
 
 def test_killed_on_the_way_all_is_as_it_was(fleet: Fleet, tmp_path: Path) -> None:
-    """Killed while it waits for libvirtd to define the twentieth."""
-    names, held, killed = set(fleet.names()), threading.Event(), threading.Event()
-
-    def hold(left: int) -> None:
-        if left == 980:
-            held.set()
-            killed.wait(DEADLINE_S)
-
-    door = Door(tmp_path / "door", b"<domain", 1000, hold)
-    uri = f"qemu+unix:///system?socket={tmp_path}/door"
-    number = register(fleet, uri, wait=False)["job"]
-    assert held.wait(DEADLINE_S)
-    assert fleet.job(number)["state"] == "running"
-    fleet.kill()
-    killed.set()
-    assert len(fleet.domains()) >= 19
-    fleet.serve()
-    told = fleet.ask(Request("job_wait", [number]))
+    names = set(fleet.names())
+    told = fleet.killed_as_it_defines(
+        tmp_path / "door", lambda uri: register(fleet, uri, wait=False)["job"]
+    )
     assert (told["state"], told["left"]) == ("failed", None)
-    door.close()
     assert (fleet.domains(), fleet.pools(), registered(fleet)) == ([], [], set())
 
     made = register(fleet, fleet.uri, wait=True)

@@ -3,12 +3,11 @@
 import uuid
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 import build
 import libvirt
 import pytest
-from guests import Guest
+from guests import Guest, network_domain
 from presented import Presented
 
 POOL = """
@@ -16,20 +15,6 @@ POOL = """
   <host name='{host}' port='{port}'/><device path='{iqn}'/>
   <initiator><iqn name='iqn.2026-01.test:pool'/></initiator>
 </source></pool>"""
-
-DOMAIN = """
-<domain type='qemu'>
-  <name>{name}</name><memory unit='MiB'>192</memory><vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='pc'>hvm</type><boot dev='hd'/></os>
-  <features><acpi/></features>
-  <devices>
-    <disk type='network' device='disk'><driver name='qemu' type='raw' discard='unmap'/>
-      <source protocol='iscsi' name='{iqn}/{lun}'><host name='{host}' port='{port}'/></source>
-      <target dev='vda' bus='virtio'/></disk>
-    <interface type='user'><model type='virtio'/></interface>
-    <serial type='file'><source path='{console}'/><target port='0'/></serial>
-  </devices>
-</domain>"""
 
 
 @pytest.fixture(scope="session")
@@ -126,10 +111,11 @@ def _boots(shared: Presented, uri: str, lun: dict[str, str]) -> str:
     console = shared.root / f"{name}.log"
     connection = libvirt.open(uri)
     try:
-        connection.defineXML(DOMAIN.format(
-            name=name, iqn=lun["iqn"], lun=lun["lun"], host=host, port=port,
-            console=escape(str(console)),
-        ))  # fmt: skip
+        source = (
+            f"<source protocol='iscsi' name='{lun['iqn']}/{lun['lun']}'>"
+            f"<host name='{host}' port='{port}'/></source>"
+        )
+        connection.defineXML(network_domain(name, source, console))
         guest = Guest(connection, name, console)
         try:
             guest.start()

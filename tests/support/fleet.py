@@ -3,18 +3,22 @@
 import os
 import signal
 import subprocess
+import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import libvirt
 from command import Ramet
+from libvirt_door import Door
 
 from service.clone_spec import CloneSpec
 from service.rpc import Client, Request
 
 BASE_XML = Path(__file__).parents[1] / "guest" / "golden.xml"
 DISK_BYTES = 1 << 20
+DEADLINE_S = 60
 
 
 class Fleet:
@@ -55,6 +59,28 @@ class Fleet:
         target = f"{self.name}:/{self.name}-{{n}}"
         arguments = [f"{self.name}:/golden", target, spec.to_dict()]
         return self.ask(Request("vm_clone", arguments, **more))
+
+    def killed_as_it_defines(self, path: Path, start: Callable[[str], int]) -> dict[str, Any]:
+        """What the next daemon tells of a job that ``start`` begins at a URI; its own was killed
+        while it waited for libvirtd to define the twentieth domain."""
+        held, killed = threading.Event(), threading.Event()
+
+        def hold(left: int) -> None:
+            if left == 980:
+                held.set()
+                killed.wait(DEADLINE_S)
+
+        door = Door(path, b"<domain", 1000, hold)
+        number = start(f"qemu+unix:///system?socket={path}")
+        assert held.wait(DEADLINE_S)
+        assert self.job(number)["state"] == "running"
+        self.kill()
+        killed.set()
+        assert len(self.domains()) >= 19
+        self.serve()
+        told: dict[str, Any] = self.ask(Request("job_wait", [number]))
+        door.close()
+        return told
 
     def until(self, number: int, items: int) -> None:
         """A running job has done so many, and they are on disk."""

@@ -6,6 +6,7 @@ import shlex
 import time
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import libvirt
 import libvirt_qemu
@@ -13,6 +14,26 @@ import libvirt_qemu
 BOOT_S = 240  # emulated, on a busy host
 STOP_S = 90  # emulated, on a busy host
 WORD = "RAMET-GUEST "
+
+
+NETWORK_DOMAIN = """
+<domain type='qemu'>
+  <name>{name}</name><memory unit='MiB'>192</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type><boot dev='hd'/></os>
+  <features><acpi/></features>
+  <devices>
+    <disk type='network' device='disk'><driver name='qemu' type='raw' discard='unmap'/>
+      {source}
+      <target dev='vda' bus='virtio'/></disk>
+    <interface type='user'><model type='virtio'/></interface>
+    <serial type='file'><source path='{console}'/><target port='0'/></serial>
+  </devices>
+</domain>"""
+
+
+def network_domain(name: str, source: str, console: Path) -> str:
+    """A domain that boots from a disk of the network: ``source`` is that element."""
+    return NETWORK_DOMAIN.format(name=name, source=source, console=escape(str(console)))
 
 
 class DidNotBoot(Exception):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import nfs4_ops as ops
 import pytest
-from nfs4_direct import Client, Gateway, gateway
+from nfs4_direct import Client, Gateway
 from nfs4_ops import opaque, u32, u64
 
 from engine import ROOT_INO, Inode
@@ -23,12 +23,6 @@ WRITE_ONLY = {
 DISK = "/lab/disk"
 
 
-@pytest.fixture(scope="module")
-def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("nfs4") / "store") as made:
-        yield made
-
-
 @pytest.fixture
 def gate(hall: Gateway) -> Iterator[Gateway]:
     with hall.volumes("lab") as made:
@@ -36,11 +30,6 @@ def gate(hall: Gateway) -> Iterator[Gateway]:
         disk = lab.create(ROOT_INO, b"disk", 0o640, 1000, 100)
         lab.write(disk.ino, 8192, b"contents")
         yield made
-
-
-@pytest.fixture
-def client(gate: Gateway) -> Client:
-    return Client(gate)
 
 
 def inode(gate: Gateway, path: str = "/disk") -> Inode:

@@ -25,17 +25,6 @@ def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield made
 
 
-@pytest.fixture
-def gate(hall: Gateway) -> Iterator[Gateway]:
-    with hall.volumes("lab", "other") as made:
-        yield made
-
-
-@pytest.fixture
-def client(gate: Gateway) -> Client:
-    return Client(gate)
-
-
 def pattern(size: int, first: int = 1) -> bytes:
     blocks = -(-size // BLOCK)
     return b"".join(b"%06d" % (first + n) + bytes([65 + n % 26]) * 4090 for n in range(blocks))[

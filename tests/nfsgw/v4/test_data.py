@@ -22,12 +22,6 @@ AT = ops.walk("/lab/disk")
 DATA, HOLE = 0, 1
 
 
-@pytest.fixture(scope="module")
-def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("nfs4") / "store") as made:
-        yield made
-
-
 @pytest.fixture
 def gate(hall: Gateway) -> Iterator[Gateway]:
     with hall.volumes("lab") as made:
@@ -36,11 +30,6 @@ def gate(hall: Gateway) -> Iterator[Gateway]:
         lab.symlink(ROOT_INO, b"link", b"disk", 0, 0)
         lab.create(ROOT_INO, b"fifo", stat.S_IFIFO | 0o666, 0, 0)
         yield made
-
-
-@pytest.fixture
-def client(gate: Gateway) -> Client:
-    return Client(gate)
 
 
 def inode(gate: Gateway) -> Inode:

@@ -2,11 +2,10 @@
 
 import os
 import stat
-from collections.abc import Iterator
 
 import nfs4_ops as ops
 import pytest
-from nfs4_direct import Client, Gateway, gateway
+from nfs4_direct import Client, Gateway
 from nfs4_ops import opaque, u32, u64
 
 from engine import ROOT_INO, Inode, errors
@@ -15,23 +14,6 @@ from nfsgw.v4.protocol import Op, Status
 from nfsgw.v4.readdir import REPLY_BYTES_MAX
 
 LAB = ops.walk("/lab")
-
-
-@pytest.fixture(scope="module")
-def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("nfs4") / "store") as made:
-        yield made
-
-
-@pytest.fixture
-def gate(hall: Gateway) -> Iterator[Gateway]:
-    with hall.volumes("lab", "other") as made:
-        yield made
-
-
-@pytest.fixture
-def client(gate: Gateway) -> Client:
-    return Client(gate)
 
 
 def find(gate: Gateway, path: str) -> Inode:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import nfs4_ops as ops
 import pytest
-from nfs4_direct import Answer, Client, Gateway, gateway
+from nfs4_direct import Answer, Client, Gateway
 from nfs4_ops import opaque, u32
 
 from engine import ROOT_INO
@@ -13,12 +13,6 @@ from nfsgw.exports import Right, Rule
 from nfsgw.v4.protocol import Op, Status
 
 FSID, FILEID, CHANGE, MOUNTED_ON = 8, 20, 3, 55
-
-
-@pytest.fixture(scope="module")
-def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with gateway(tmp_path_factory.mktemp("nfs4") / "store") as made:
-        yield made
 
 
 @pytest.fixture
@@ -30,11 +24,6 @@ def gate(hall: Gateway) -> Iterator[Gateway]:
         lab.write(disk.ino, 0, b"contents")
         lab.symlink(ROOT_INO, b"link", b"images", 0, 0)
         yield made
-
-
-@pytest.fixture
-def client(gate: Gateway) -> Client:
-    return Client(gate)
 
 
 def names(client: Client, path: str) -> list[bytes]:
