@@ -53,6 +53,7 @@ from service.cleaner import Cleaner
 from service.commits import Committer
 from service.cycles import short_looks
 from service.gateway import Gateway
+from service.indexer import Indexer
 from service.jobs import Job
 from service.log import log, log_exception
 from service.presenter import Presenter
@@ -87,6 +88,7 @@ class Daemon:
         self.gateway = Gateway(store, self._gate())
         self.context = Context(store, mountpoint, presenter=self.presenter, gateway=self.gateway)
         self.cleaner = Cleaner(store, self.committer)
+        self.indexer = Indexer(store)
         self.invalidator: Invalidator | None = None
         self.runner = Runner(self.context, self._beside, self._settled)
         self._scope = trio.CancelScope()
@@ -128,6 +130,7 @@ class Daemon:
             nursery.start_soon(self._stop_on_signal)
             nursery.start_soon(self._interrupt_passes)
             nursery.start_soon(self.cleaner.run)
+            nursery.start_soon(self.indexer.run)
             await nursery.start(self.runner.run)
             if self.presenter is not None:
                 await nursery.start(self.presenter.run)
