@@ -1,0 +1,52 @@
+"""Requests for ranges of files that pyfuse3 does not bind (extra.py): copy, allocate, seek.
+
+Each is one step of the engine and waits for nothing; extra.py has waited for room before.
+"""
+
+from collections.abc import Callable
+
+from engine import errors
+from fusefs.errnos import plain
+from fusefs.places import Places
+
+FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
+SEEK_DATA, SEEK_HOLE = 3, 4
+
+
+class Ranges(Places):
+    """copy_file_range, fallocate and lseek."""
+
+    def callbacks(self) -> tuple[Callable[..., int], Callable[..., int], Callable[..., int]]:
+        return plain(self.copy_range), plain(self.allocate), plain(self.seek)
+
+    def copy_range(
+        self, fh: int, offset: int, into: int, into_offset: int, length: int
+    ) -> int:  # fmt: skip
+        """copy_file_range(2) is a range clone."""
+        source, source_ino = self._opened(fh)
+        target, target_ino = self._opened(into)
+        self.shared_ranges += 1
+        return self.store.clone_range(
+            source, source_ino, offset, target, target_ino, into_offset, length
+        )
+
+    def allocate(self, fh: int, mode: int, offset: int, length: int) -> int:
+        """fallocate(2): punch and zero are holes; plain allocation only sets the size."""
+        volume, ino = self._opened(fh)
+        if mode & ~(FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
+            raise errors.Unsupported("collapse and insert are not supported")
+        if mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
+            volume.punch(ino, offset, length)
+        if not mode & FALLOC_KEEP_SIZE and offset + length > volume.file(ino).size:
+            volume.setattr(ino, size=offset + length)
+        return 0
+
+    def seek(self, fh: int, offset: int, whence: int) -> int:
+        volume, ino = self._opened(fh)
+        if whence not in (SEEK_DATA, SEEK_HOLE):
+            raise errors.InvalidArgument(f"whence {whence}")
+        call = volume.seek_data if whence == SEEK_DATA else volume.seek_hole
+        found = call(ino, offset)
+        if found is None:
+            raise OSError(6, "no data after the offset")  # ENXIO
+        return found
