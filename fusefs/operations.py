@@ -2,7 +2,8 @@
 
 Engine calls are synchronous and short, so each request is one atomic step on the loop's thread; an
 ``await`` stands only where a request waits for durability or for room among the dirty nodes.
-places.py says which file a request is about; ranges.py and xattrs.py have requests of their own.
+places.py says which file a request is about; ranges.py, xattrs.py and space.py have requests of
+their own.
 
 The kernel may keep attributes and names for a second.  What it is told is noted (known.py), so that
 it hears of what other doors change.
@@ -15,10 +16,11 @@ from collections.abc import Awaitable, Callable, Sequence
 import pyfuse3
 
 from engine import DirEntry, Inode, Store, Volume, errors, numbers
-from engine.keys import ROOT_INO, SNAPSHOT_DIR
+from engine.keys import NAME_MAX, ROOT_INO, SNAPSHOT_DIR
 from fusefs.errnos import mapped
 from fusefs.known import Known
 from fusefs.ranges import Ranges
+from fusefs.space import Statfs
 from fusefs.xattrs import Xattrs
 
 BLOCK_BYTES = 4096
@@ -27,7 +29,7 @@ PREFERRED_IO_BYTES = 1 << 17
 ATTR_TIMEOUT_S = 1.0
 
 
-class Operations(Xattrs, Ranges):
+class Operations(Xattrs, Ranges, Statfs):
     """One mount: of all volumes, or of one.
 
     ``durable`` returns when all that was done before it is on disk; ``admit`` when there is room
@@ -91,7 +93,7 @@ class Operations(Xattrs, Ranges):
         return entry
 
     def _attributes_of(self, number: int) -> pyfuse3.EntryAttributes:
-        if numbers.is_snapshots(number) or (number == numbers.ROOT and self.single is None):
+        if self._is_unstored(number):
             return self._directory(number)
         volume, ino = self._locate(number)
         self.known.told(number)
@@ -106,6 +108,8 @@ class Operations(Xattrs, Ranges):
         return self._named(self._looked_up(parent, name))
 
     def _looked_up(self, parent: int, name: bytes) -> pyfuse3.EntryAttributes:
+        if len(name) > NAME_MAX:  # what cannot be there is no mere miss
+            raise errors.NameTooLong(f"a name of {len(name)} bytes; the limit is {NAME_MAX}")
         if name == b".":
             return self._attributes_of(parent)
         if name == b"..":
@@ -239,7 +243,7 @@ class Operations(Xattrs, Ranges):
                 number = fh if cookie == 1 else self._parent(fh)
                 if not pyfuse3.readdir_reply(token, name, self._attributes_of(number), cookie):
                     return
-        if numbers.is_snapshots(fh) or (fh == numbers.ROOT and self.single is None):
+        if self._is_unstored(fh):
             self._list_volumes(fh, start_id, token)
             return
         volume, ino = self._locate(fh)
@@ -346,15 +350,3 @@ class Operations(Xattrs, Ranges):
     @mapped
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         await self.durable()
-
-    @mapped
-    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        space = self.store.space()
-        data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = BLOCK_BYTES
-        data.f_blocks = (space.physical_bytes + space.free_bytes) // BLOCK_BYTES
-        data.f_bfree = data.f_bavail = space.free_bytes // BLOCK_BYTES
-        data.f_files = 1 << 40
-        data.f_ffree = data.f_favail = (1 << 40) - space.files
-        data.f_namemax = 255
-        return data

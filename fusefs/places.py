@@ -38,6 +38,10 @@ class Places(pyfuse3.Operations):  # type: ignore[misc]
         self._handles: dict[int, tuple[Volume, int, int, int]] = {}  # volume, inode, era, number
         self._next_handle = 1
 
+    def _is_unstored(self, number: int) -> bool:
+        """Whether it is a directory that no volume stores: of snapshots, or of all volumes."""
+        return numbers.is_snapshots(number) or (number == numbers.ROOT and self.single is None)
+
     def _locate(self, number: int) -> tuple[Volume, int]:
         if number == numbers.ROOT:
             if self.single is None:
