@@ -56,9 +56,13 @@ class Operations(Xattrs, Ranges, Statfs):
         )  # fmt: skip
         self._scratch = memoryview(bytearray(READ_BYTES_MAX))
 
-    def _named(self, entry: pyfuse3.EntryAttributes) -> pyfuse3.EntryAttributes:
-        """What the kernel gets as an inode of its own, until it forgets it."""
+    def _named(
+        self, entry: pyfuse3.EntryAttributes, parent: int, name: bytes
+    ) -> pyfuse3.EntryAttributes:
+        """What the kernel gets as an inode of its own, until it forgets it, and as a name."""
         self.known.named(entry.st_ino)
+        if parent == numbers.ROOT:
+            self.known.names_at_root.add(name)
         return entry
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -105,7 +109,7 @@ class Operations(Xattrs, Ranges, Statfs):
     async def lookup(
         self, parent: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return self._named(self._looked_up(parent, name))
+        return self._named(self._looked_up(parent, name), parent, name)
 
     def _looked_up(self, parent: int, name: bytes) -> pyfuse3.EntryAttributes:
         if len(name) > NAME_MAX:  # what cannot be there is no mere miss
@@ -173,7 +177,7 @@ class Operations(Xattrs, Ranges, Statfs):
         volume, ino = self._locate(parent)
         mode &= ~ctx.umask
         inode = volume.create(ino, name, mode, ctx.uid, ctx.gid, rdev=rdev)
-        return self._named(self._attributes(volume, inode))
+        return self._named(self._attributes(volume, inode), parent, name)
 
     @mapped
     async def mkdir(
@@ -182,7 +186,7 @@ class Operations(Xattrs, Ranges, Statfs):
         await self.admit()
         volume, ino = self._locate(parent)
         inode = volume.mkdir(ino, name, mode & ~ctx.umask, ctx.uid, ctx.gid)
-        return self._named(self._attributes(volume, inode))
+        return self._named(self._attributes(volume, inode), parent, name)
 
     @mapped
     async def symlink(
@@ -191,7 +195,7 @@ class Operations(Xattrs, Ranges, Statfs):
         await self.admit()
         volume, ino = self._locate(parent)
         inode = volume.symlink(ino, name, target, ctx.uid, ctx.gid)
-        return self._named(self._attributes(volume, inode))
+        return self._named(self._attributes(volume, inode), parent, name)
 
     @mapped
     async def link(
@@ -202,7 +206,8 @@ class Operations(Xattrs, Ranges, Statfs):
         into, directory = self._locate(parent)
         if into is not volume:
             raise errors.CrossVolume("a link stays in its volume; clone the file instead")
-        return self._named(self._attributes(volume, volume.link(ino, directory, name)))
+        inode = volume.link(ino, directory, name)
+        return self._named(self._attributes(volume, inode), parent, name)
 
     @mapped
     async def unlink(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
@@ -227,6 +232,8 @@ class Operations(Xattrs, Ranges, Statfs):
         if into is not volume:
             raise errors.CrossVolume("a rename stays in its volume; clone the file instead")
         volume.rename(ino, name, directory, new_name, flags)
+        if new_parent == numbers.ROOT:
+            self.known.names_at_root.add(new_name)
 
     # --- directories
 
@@ -250,6 +257,8 @@ class Operations(Xattrs, Ranges, Statfs):
         cookie = max(start_id, 2)
         while entries := volume.readdir(ino, cookie, 256):
             for entry in entries:
+                if fh == numbers.ROOT:
+                    self.known.names_at_root.add(entry.name)
                 if not self._reply_entry(volume, entry, token):
                     return
             cookie = entries[-1].cookie
@@ -300,7 +309,9 @@ class Operations(Xattrs, Ranges, Statfs):
         await self.admit()
         volume, ino = self._locate(parent)
         inode = volume.create(ino, name, mode & ~ctx.umask, ctx.uid, ctx.gid)
-        return self._hold(volume, inode.ino), self._named(self._attributes(volume, inode))
+        return self._hold(volume, inode.ino), self._named(
+            self._attributes(volume, inode), parent, name
+        )
 
     @mapped
     async def open(
