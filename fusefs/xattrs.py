@@ -125,6 +125,7 @@ class Xattrs(Places):
     @mapped
     async def removexattr(self, number: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         self._check_settable(name)
+        await self.admit()
         volume, ino = self._locate(number)
         volume.remove_xattr(ino, name)
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from command import Ramet
 from mounted import Mount, serve
 
 from engine import Store
@@ -38,3 +39,15 @@ def served(folder: Path) -> Iterator[Mount]:
     if one.process.poll() is None:
         one.stop()
     assert not os.path.ismount(root)
+
+
+@pytest.fixture
+def one_volume(tmp_path: Path) -> Iterator[tuple[Ramet, Path]]:
+    """A mount of the volume lab alone; its files have the blocks that are mapped."""
+    ramet, root = Ramet(tmp_path / "store"), tmp_path / "mnt"
+    root.mkdir()
+    ramet.run("init", ramet.store)
+    ramet.run("volume", "create", "lab", "--quota", "64M")
+    ramet.run("mount", root, "-o", "volume=lab,real_blocks")
+    yield ramet, root
+    ramet.run("umount")

@@ -101,9 +101,8 @@ def test_free_inodes_are_those_there_is_room_for(shared: Mount) -> None:
     assert used[1] - used[0] == 20
 
 
-def sparse_file(mount: Mount, name: str) -> Path:
+def sparse_file(path: Path) -> Path:
     """1 GiB with three pieces of data."""
-    path = mount.lab / name
     with path.open("wb") as file:
         file.truncate(1 << 30)
         for at in (0, 300 << 20, (1 << 30) - 70_000):
@@ -112,7 +111,7 @@ def sparse_file(mount: Mount, name: str) -> Path:
 
 
 def test_qemu_img_reads_what_is_data_only(shared: Mount, tmp_path: Path) -> None:
-    path, copy = sparse_file(shared, "sparse"), tmp_path / "copy.raw"
+    path, copy = sparse_file(shared.lab / "sparse"), tmp_path / "copy.raw"
     table = subprocess.run(
         ["qemu-img", "map", "-f", "raw", "--output=json", path], check=True, capture_output=True,
         text=True,
@@ -121,3 +120,19 @@ def test_qemu_img_reads_what_is_data_only(shared: Mount, tmp_path: Path) -> None
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "raw", path, copy], check=True)
     assert copy.stat().st_blocks * 512 < 1 << 20
     subprocess.run(["qemu-img", "compare", "-f", "raw", "-F", "raw", path, copy], check=True)
+
+
+def test_programs_that_go_by_blocks_see_holes_when_asked_to(
+    one_volume: tuple[Ramet, Path], tmp_path: Path
+) -> None:
+    path = sparse_file(one_volume[1] / "sparse")
+    archive, copy = tmp_path / "a.tar", tmp_path / "copy"
+    subprocess.run(["tar", "-C", path.parent, "-Scf", archive, path.name], check=True)
+    assert archive.stat().st_size < 1 << 20
+    subprocess.run(["cp", path, copy], check=True)
+    assert copy.stat().st_blocks * 512 < 1 << 20
+    subprocess.run(["tar", "-C", tmp_path, "-xf", archive], check=True)
+    for found in (copy, tmp_path / "sparse"):
+        subprocess.run(
+            ["qemu-img", "compare", "-f", "raw", "-F", "raw", path, found], check=True
+        )  # fmt: skip
