@@ -9,6 +9,7 @@ often, never too seldom.
 
 What the kernel keeps of an inode - attributes, pages - it has from answers since the last notice:
 after one, there is nothing to tell until it has asked again.  A name is kept as long as its inode.
+Names right below the root are noted as well: there is no name above them to be invalidated.
 """
 
 from collections.abc import Iterable
@@ -23,6 +24,7 @@ class Known:
 
     def __init__(self) -> None:
         self._inodes = {numbers.ROOT: _ONCE | _TOLD}  # the root is never forgotten
+        self.names_at_root: set[bytes] = set()  # told since somebody emptied it
 
     def __contains__(self, number: int) -> bool:
         """Whether the kernel may have a name, or anything else, of an inode."""
