@@ -137,7 +137,13 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
             return self._directory(number)
         volume, ino = self._locate(number)
         self.known.told(number)
-        return self._attributes(volume, volume.inode(ino))
+        try:
+            inode = volume.inode(ino)
+        except errors.Stale:
+            if number not in self.known.departed:
+                raise
+            inode = self.known.departed[number]
+        return self._attributes(volume, inode)
 
     # --- names
 
@@ -246,13 +252,17 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     async def unlink(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         await self.admit()
         volume, ino = self._locate(parent)
+        inode = volume.lookup(ino, name)
         volume.unlink(ino, name)
+        self.known.departs(self._number(volume, inode.ino), inode)
 
     @mapped
     async def rmdir(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         await self.admit()
         volume, ino = self._locate(parent)
+        inode = volume.lookup(ino, name)
         volume.rmdir(ino, name)
+        self.known.departs(self._number(volume, inode.ino), inode)
 
     @mapped
     async def rename(
@@ -264,7 +274,11 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         into, directory = self._locate(new_parent)
         if into is not volume:
             raise errors.CrossVolume("a rename stays in its volume; clone the file instead")
+        target = volume.entry(directory, new_name)
+        replaced = volume.inode(target.ino) if target else None
         volume.rename(ino, name, directory, new_name, flags)
+        if replaced:
+            self.known.departs(self._number(volume, replaced.ino), replaced)
 
     # --- directories
 
