@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table as RichTable
 
+from bench.harness import plots, report
 from bench.harness.compare import compare
 from bench.harness.peer import Peer
 from bench.harness.results import Results, Scale, UnreadableResults, load, save
@@ -23,7 +24,7 @@ from bench.scenarios import SCENARIOS
 from engine import errors
 
 Kind = TypeVar("Kind", type[Peer], type[Scenario])
-RESULTS = "results.json"
+RESULTS, REPORT = "results.json", "report.html"
 INTERRUPTED = 3  # partly done
 
 
@@ -89,12 +90,26 @@ def bench(wish: Wish, *, as_json: bool = False) -> int:
         )  # fmt: skip
         results = run(plan)
     save(results, out / RESULTS)
+    write_report(results, out)
     if as_json:
         print(msgspec.json.encode(results).decode())
     elif not wish.quiet:
         print_results(results)
-        print(f"\n{out / RESULTS}")
+        print(f"\n{out / REPORT}\n{out / RESULTS}")
     return INTERRUPTED if results.interrupted else 0
+
+
+def write_report(results: Results, out: Path) -> None:
+    """The report, and its pictures as files where matplotlib is there to draw them."""
+    pictures: dict[tuple[str, str], str] = {}
+    if plots.available():
+        names = titles(results)
+        for scenario, chart in report.charts(results):
+            stem = out / f"{scenario.name}-{chart.name}"
+            pictures[scenario.name, chart.name] = plots.write(chart, scenario.title, names, stem)
+    else:
+        print(f"ramet bench: {plots.INSTALL}", file=sys.stderr)
+    (out / REPORT).write_text(report.html(results, pictures))
 
 
 class Progress:

@@ -20,7 +20,7 @@ def number(value: float) -> str:
     size = abs(value)
     if size >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if size >= 10 else f"{value:.3g}"
+    return f"{value:.3g}"
 
 
 def place(chart: Chart, x: float) -> str:
