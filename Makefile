@@ -23,7 +23,7 @@
 PY := .venv/bin/python
 C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c))
 HOSTS := tests/hypervisor tests/shares
-C_TESTS := $(wildcard tests/crash/*.c tests/faults/*.c tests/fuzz/*.c tests/nfsgw/linux/*.[ch])
+C_TESTS := $(wildcard tests/crash/*.c tests/faults/*.c tests/fuzz/*.c tests/nfsgw/linux/*.[ch] bench/*.c)
 
 setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
 
