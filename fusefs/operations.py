@@ -101,7 +101,13 @@ class Operations(Xattrs, Ranges, Statfs):
             return self._directory(number)
         volume, ino = self._locate(number)
         self.known.told(number)
-        return self._attributes(volume, volume.inode(ino))
+        try:
+            inode = volume.inode(ino)
+        except errors.Stale:
+            if number not in self.known.departed:
+                raise
+            inode = self.known.departed[number]
+        return self._attributes(volume, inode)
 
     # --- names
 
@@ -213,13 +219,17 @@ class Operations(Xattrs, Ranges, Statfs):
     async def unlink(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         await self.admit()
         volume, ino = self._locate(parent)
+        inode = volume.lookup(ino, name)
         volume.unlink(ino, name)
+        self.known.departs(self._number(volume, inode.ino), inode)
 
     @mapped
     async def rmdir(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         await self.admit()
         volume, ino = self._locate(parent)
+        inode = volume.lookup(ino, name)
         volume.rmdir(ino, name)
+        self.known.departs(self._number(volume, inode.ino), inode)
 
     @mapped
     async def rename(
@@ -231,9 +241,13 @@ class Operations(Xattrs, Ranges, Statfs):
         into, directory = self._locate(new_parent)
         if into is not volume:
             raise errors.CrossVolume("a rename stays in its volume; clone the file instead")
+        target = volume.entry(directory, new_name)
+        replaced = volume.inode(target.ino) if target else None
         volume.rename(ino, name, directory, new_name, flags)
         if new_parent == numbers.ROOT:
             self.known.names_at_root.add(new_name)
+        if replaced:
+            self.known.departs(self._number(volume, replaced.ino), replaced)
 
     # --- directories
 

@@ -26,7 +26,7 @@ from engine.accounting import Accounting
 from fusefs.invalidate import Invalidator, all_volumes, one_volume
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
-from nfsgw.gate import Gate
+from nfsgw.gate import Gate, Notice
 from service import (
     clones,
     customizing,
@@ -317,8 +317,9 @@ class Daemon:
     def _gate(self) -> Gate:
         committer = self.committer
         return Gate(
-            self.store, committer.durable, committer.admit, committer.full, self._foreign,
-            self._shown, lambda: self.invalidator is not None and self.invalidator.unsettled(),
+            self.store, Notice(committer.durable, committer.tell), committer.admit, committer.full,
+            self._foreign, self._shown,
+            lambda: self.invalidator is not None and self.invalidator.unsettled(),
         )  # fmt: skip
 
     async def _settled(self) -> None:
