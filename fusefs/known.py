@@ -28,7 +28,6 @@ class Known:
     def __init__(self) -> None:
         self._inodes = {numbers.ROOT: _ONCE | _TOLD}  # the root is never forgotten
         self.names_at_root: set[bytes] = set()  # told since somebody emptied it
-
         self.departed: dict[int, Inode] = {}
 
     def __contains__(self, number: int) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pyfuse3
 
 from engine import DirEntry, Inode, Store, Volume, errors, numbers
-from engine.keys import NAME_MAX, ROOT_INO, SNAPSHOT_DIR
+from engine.keys import ROOT_INO, SNAPSHOT_DIR
 from fusefs.errnos import mapped
 from fusefs.known import Known
 from fusefs.ranges import Ranges
@@ -118,8 +118,6 @@ class Operations(Xattrs, Ranges, Statfs):
         return self._named(self._looked_up(parent, name), parent, name)
 
     def _looked_up(self, parent: int, name: bytes) -> pyfuse3.EntryAttributes:
-        if len(name) > NAME_MAX:  # what cannot be there is no mere miss
-            raise errors.NameTooLong(f"a name of {len(name)} bytes; the limit is {NAME_MAX}")
         if name == b".":
             return self._attributes_of(parent)
         if name == b"..":
