@@ -98,6 +98,8 @@ class Invalidator:
         number = self._number_of(change.volume_id, change.ino)
         if change.what == "entry" and change.name is not None:
             parent = self._number_of(change.volume_id, change.parent)
+            if parent == numbers.ROOT:
+                self.known.names_at_root.discard(change.name)
             if parent in self.known and number in self.known:
                 self._send(partial(pyfuse3.invalidate_entry, parent, change.name))
             if self.known.outdated(parent):  # its times; pages of directories are not kept

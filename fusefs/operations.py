@@ -17,6 +17,7 @@ import pyfuse3
 
 from engine import DirEntry, Inode, Store, Volume, errors, numbers
 from engine.keys import ROOT_INO, SNAPSHOT_DIR
+from engine.namespace import RENAME_EXCHANGE
 from fusefs.errnos import mapped
 from fusefs.known import Known
 from fusefs.ranges import Ranges
@@ -64,6 +65,11 @@ class Operations(Xattrs, Ranges, Statfs):
         if parent == numbers.ROOT:
             self.known.names_at_root.add(name)
         return entry
+
+    def _unnamed(self, parent: int, name: bytes) -> None:
+        """The kernel knows that a name is gone: it is who asked."""
+        if parent == numbers.ROOT:
+            self.known.names_at_root.discard(name)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         self.known.forget(inode_list)
@@ -219,6 +225,7 @@ class Operations(Xattrs, Ranges, Statfs):
         volume, ino = self._locate(parent)
         inode = volume.lookup(ino, name)
         volume.unlink(ino, name)
+        self._unnamed(parent, name)
         self.known.departs(self._number(volume, inode.ino), inode)
 
     @mapped
@@ -227,6 +234,7 @@ class Operations(Xattrs, Ranges, Statfs):
         volume, ino = self._locate(parent)
         inode = volume.lookup(ino, name)
         volume.rmdir(ino, name)
+        self._unnamed(parent, name)
         self.known.departs(self._number(volume, inode.ino), inode)
 
     @mapped
@@ -242,6 +250,8 @@ class Operations(Xattrs, Ranges, Statfs):
         target = volume.entry(directory, new_name)
         replaced = volume.inode(target.ino) if target else None
         volume.rename(ino, name, directory, new_name, flags)
+        if not flags & RENAME_EXCHANGE:
+            self._unnamed(parent, name)
         if new_parent == numbers.ROOT:
             self.known.names_at_root.add(new_name)
         if replaced:

@@ -33,6 +33,9 @@ def test_flags_say_whether_it_must_be_there(shared: Mount) -> None:
     assert refused(os.setxattr, path, "user.a", b"1", os.XATTR_REPLACE) == errno.ENODATA
     os.setxattr(path, "user.a", b"1", os.XATTR_CREATE)
     assert refused(os.setxattr, path, "user.a", b"2", os.XATTR_CREATE) == errno.EEXIST
+    both = os.XATTR_CREATE | os.XATTR_REPLACE
+    assert refused(os.setxattr, path, "user.a", b"2", both) == errno.EEXIST
+    assert refused(os.setxattr, path, "user.b", b"2", both) == errno.ENODATA
     os.setxattr(path, "user.a", b"3", os.XATTR_REPLACE)
     os.setxattr(path, "user.a", b"4")  # and the flags of one request are not the next one's
     assert os.getxattr(path, "user.a") == b"4"
@@ -74,6 +77,9 @@ def test_computed_attributes_tell_sizes_lineage_and_map(shared: Mount) -> None:
     ramet = Ramet(shared.store)
     ramet.run("clone", "lab:/golden", "other:/clone")
     assert ramet_xattr(clone, "cloned_from") == "lab:/golden"
+    subprocess.run(["cp", golden, shared.lab / "copy"], check=True)
+    assert ramet_xattr(shared.lab / "copy", "cloned_from") == "lab:/golden"
+    (shared.lab / "copy").unlink()
     golden.rename(shared.lab / "renamed")
     assert ramet_xattr(clone, "cloned_from") == "lab:/renamed"
     (shared.lab / "renamed").unlink()
