@@ -1,7 +1,8 @@
 """A mount namespace of its own, where mount(8) has helpers that this machine has not.
 
-What is mounted inside, nobody outside sees; commands run inside by ``run``, files are looked at by
-``seen``.  All of it goes with the process that holds it.
+What is mounted inside, nobody outside sees; commands run inside by ``run``.  All of it goes with
+the process that holds it.  Mounts of other tests are let go of first: they would stay half alive,
+and `mount -a` asks all loop devices that it sees, also those whose disk just stalls.
 """
 
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 
 ENTER = """
 set -e
+awk '$1 ~ "^/dev/loop" || $3 ~ "^fuse" { print $2 }' /proc/self/mounts | tac |
+    while read -r path; do umount -lic "$path" || true; done
 mount -t tmpfs none "$1"
 mkdir "$1/up" "$1/work"
 mount -t overlay -o "lowerdir=/usr/sbin,upperdir=$1/up,workdir=$1/work" none /usr/sbin
@@ -38,10 +41,6 @@ class OwnMounts:
 
     def ramet(self, *words: object) -> str:
         return self.run(BIN / "ramet", *words)
-
-    def seen(self, path: Path) -> Path:
-        """A path inside, from here."""
-        return Path(f"/proc/{self.pid}/root{path}")
 
 
 @contextmanager
