@@ -110,21 +110,27 @@ def test_a_mount_of_one_volume_shows_it_as_all_do(one_volume: tuple[Ramet, Path]
     ramet, root = one_volume
     (root / "dir").mkdir()
     filled(root / "file", b"1")
+    for name in ("x", "y"):
+        (root / name).write_text(name)
     ramet.run("snapshot", "create", "lab", "one")
     filled(root / "file", b"2")
     filled(root / "dir" / "later", b"l")
     (root / "dir2").mkdir()
     daemon = Client.connect(ramet.store)  # no command in between: within what the kernel may keep
     assert daemon is not None
-    assert sorted(os.listdir(root)) == ["dir", "dir2", "file"]
+    assert sorted(os.listdir(root)) == ["dir", "dir2", "file", "x", "y"]
+    for old, new in ("xz", "yx", "zy"):
+        (root / old).rename(root / new)
+    assert ((root / "x").read_text(), (root / "y").read_text()) == ("y", "x")
     daemon.call("snapshot_restore", "lab", "one", False, False)
+    assert ((root / "x").read_text(), (root / "y").read_text()) == ("x", "y")
     assert (root / "file").read_bytes() == b"1" * (4 * BLOCK)
     assert not (root / "dir" / "later").exists()
     assert not (root / "dir2").exists()
-    assert sorted(os.listdir(root)) == ["dir", "file"]
+    assert sorted(os.listdir(root)) == ["dir", "file", "x", "y"]
     assert (root / ".snapshots" / "one" / "file").exists()
     found = os.statvfs(root)
-    assert (found.f_blocks * BLOCK, found.f_blocks - found.f_bfree) == (64 << 20, 4)
+    assert (found.f_blocks * BLOCK, found.f_blocks - found.f_bfree) == (64 << 20, 6)
     os.truncate(root / "file", 1 << 30)
     assert (root / "file").stat().st_blocks == 4 * BLOCK // 512  # as asked for
     with (root / "file").open("rb") as source, (root / "copy").open("wb") as copy:
