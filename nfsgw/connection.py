@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from time import perf_counter
+from typing import Any
 
 import trio
 
@@ -87,6 +88,7 @@ class Connection:
         self._relief = trio.Event()  # something has ended or was sent
         self._reading = trio.CancelScope()
         self.closed = False
+        self.memo: dict[bytes, Any] = {}  # the programs'
 
     def stop(self) -> None:
         """Read no more; answer what was begun."""

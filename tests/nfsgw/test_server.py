@@ -15,7 +15,7 @@ from rpc_server import Hosted, hosting
 from engine import errors
 from nfsgw.gate import Outcome, Wait
 from nfsgw.record import BUFFER_BYTES, RECORD_BYTES_MAX
-from nfsgw.rpc import Call, ProcedureUnavailable
+from nfsgw.rpc import NO_SHORT_WAYS, Call, ProcedureUnavailable
 from nfsgw.server import listening
 from nfsgw.xdr import Packer, Unpacker
 
@@ -28,6 +28,7 @@ class Echo:
 
     number = PROGRAM
     versions = (VERSION, VERSION + 2)
+    again = NO_SHORT_WAYS
 
     def __init__(self) -> None:
         self.gate = threading.Event()
