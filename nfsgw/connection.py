@@ -4,19 +4,22 @@ The loop receives what is there, serves all whole records in it, sends their ans
 lets others have their turn: a turn ends after TURN_S.  Calls of one turn that wait for the disk
 wait together, without a task, and are answered together; what else waits has a task, which answers
 when it ends.  A client that does not read its answers is not read from either once OUT_BYTES_MAX
-wait for it, or anything while OUT_TOTAL_MAX wait for all clients together (``Outgoing``), nor is
-one with IN_FLIGHT_MAX calls under way; one that neither reads nor finishes a record for STALLED_S
-is let go.  An idle connection may stay: TCP's keepalive finds out when nobody is there.
+wait for it, or anything while OUT_TOTAL_MAX wait for all clients together (``Waiting``), nor is
+one with IN_FLIGHT_MAX calls under way, or any while the small records of all such calls are
+IN_TOTAL_MAX (large ones have their own bound: record.Buffers); one that neither reads nor finishes
+a record for STALLED_S is let go.  An idle connection may stay: TCP's keepalive finds out when
+nobody is there.
 """
 
 import contextlib
 import ipaddress
 import socket
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from time import perf_counter
+from typing import Any
 
 import trio
 
@@ -30,6 +33,7 @@ TURN_S = 0.001
 IN_FLIGHT_MAX = 64
 OUT_BYTES_MAX = 4 << 20
 OUT_TOTAL_MAX = 256 << 20
+IN_TOTAL_MAX = 64 << 20
 STALLED_S = 60.0
 LINGER_S = 5.0
 PARTS_MAX = 512  # a sendmsg; the kernel takes 1024
@@ -37,11 +41,15 @@ KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_
 
 
 @dataclass
-class Outgoing:
-    """Bytes of answers that wait for any client; past ``most``, one for each connection at most."""
+class Waiting:
+    """Bytes of all connections that wait; past ``most``, one record of each connection at most."""
 
-    most: int = OUT_TOTAL_MAX
+    most: int
     count: int = 0
+
+    @property
+    def full(self) -> bool:
+        return self.count >= self.most
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,9 @@ class Common:
     dispatcher: Dispatcher
     buffers: Buffers
     nursery: trio.Nursery
+    incoming: Waiting  # small records whose calls are under way
+    outgoing: Waiting  # answers that were not sent yet
     stalled_s: float = STALLED_S
-    outgoing: Outgoing = field(default_factory=Outgoing)
 
 
 class Connection:
@@ -79,6 +88,7 @@ class Connection:
         self._relief = trio.Event()  # something has ended or was sent
         self._reading = trio.CancelScope()
         self.closed = False
+        self.memo: dict[bytes, Any] = {}  # the programs'
 
     def stop(self) -> None:
         """Read no more; answer what was begun."""
@@ -134,11 +144,12 @@ class Connection:
 
     @property
     def _full(self) -> bool:
-        outgoing, mine = self._common.outgoing, self._out_bytes
+        calls, unsent = self._in_flight, self._out_bytes
         return (
-            self._in_flight >= IN_FLIGHT_MAX
-            or mine >= OUT_BYTES_MAX
-            or (mine > 0 and outgoing.count >= outgoing.most)
+            calls >= IN_FLIGHT_MAX
+            or unsent >= OUT_BYTES_MAX
+            or (unsent > 0 and self._common.outgoing.full)
+            or (calls > 0 and self._common.incoming.full)
         )
 
     def _turn(self) -> tuple[int, bool]:
@@ -162,6 +173,8 @@ class Connection:
         started = self._common.dispatcher.start(record.view, self)
         if isinstance(started, Running):
             self._in_flight += 1
+            if record.buffer is None:
+                self._common.incoming.count += len(record.view)
             self._wait(started, record)
             return
         if started is not None:
@@ -226,18 +239,22 @@ class Connection:
         try:
             await self._common.dispatcher.finish(running)
         except BaseException:
-            self._in_flight -= 1
-            self._relief.set()
-            self._give_back(record)
+            self._over(record)
             raise
         self._ended(running, record)
         self._flush()
 
-    def _ended(self, running: Running, record: Record) -> None:
-        """Have its answer sent to who has asked last."""
+    def _over(self, record: Record) -> None:
+        """A call is not under way any more."""
         self._in_flight -= 1
         self._relief.set()
+        if record.buffer is None:
+            self._common.incoming.count -= len(record.view)
         self._give_back(record)
+
+    def _ended(self, running: Running, record: Record) -> None:
+        """Have its answer sent to who has asked last."""
+        self._over(record)
         asker = self if running.entry is None else running.entry.asker
         if asker is self:
             self._put(running.answer)

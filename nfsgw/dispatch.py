@@ -6,6 +6,7 @@ even when the connection is gone, for the client will send it again and must get
 (replay.py).
 """
 
+import struct
 from collections.abc import Callable, Generator, Iterable
 
 from nfsgw.gate import Wait
@@ -13,6 +14,8 @@ from nfsgw.replay import Entry, ReplayCache
 from nfsgw.rpc import (
     CALL,
     PROG_UNAVAIL,
+    RPC_VERSION,
+    Again,
     AuthFailed,
     Peer,
     ProcedureUnavailable,
@@ -25,6 +28,8 @@ from nfsgw.rpc import (
 from nfsgw.xdr import Garbage, Packer, Part, Unpacker
 
 _HEAD_BYTES_MIN = 8
+_BEGIN = struct.Struct(">5I")
+_BEGINS, _BEGAN = 4, 4 + _BEGIN.size
 _REFUSALS = (Garbage, ProcedureUnavailable, AuthFailed, VersionMismatch)
 
 
@@ -54,8 +59,12 @@ class Dispatcher:
     ) -> None:  # fmt: skip
         self._programs: dict[tuple[int, int], Program] = {}
         self._versions: dict[int, list[int]] = {}
+        self._again: dict[bytes, Again] = {}  # by how such calls begin, after their xid
         for program in programs:
             for version in program.versions:
+                for procedure, again in program.again.items():
+                    begin = CALL, RPC_VERSION, program.number, version, procedure
+                    self._again[_BEGIN.pack(*begin)] = again
                 self._programs[program.number, version] = program
                 self._versions.setdefault(program.number, []).append(version)
         self._replay = replay
@@ -66,6 +75,11 @@ class Dispatcher:
 
         Garbage for a record that is no call: nothing can be said to that.
         """
+        again = self._again.get(bytes(record[_BEGINS:_BEGAN]))
+        if again is not None:
+            answer = again(record, peer)
+            if answer is not None:
+                return answer
         args = Unpacker(record)
         if len(record) < _HEAD_BYTES_MIN:
             raise Garbage("no call")

@@ -427,12 +427,23 @@ class Files:
 
     def read(self, place: Place, offset: int, size: int) -> tuple[memoryview, bool]:
         """Up to READ_BYTES_MAX bytes, and whether they reach the end of the file."""
-        inode = place.inode
-        size = max(min(size, READ_BYTES_MAX, inode.size - offset), 0)
+        size = self.readable(place, offset, size)
         buffer = self._buffers.take(size)
         if size:
-            place.volume.read_into(inode.ino, offset, buffer)
-        return buffer, offset + size >= inode.size
+            self.read_into(place, offset, buffer)
+        return buffer, offset + size >= place.inode.size
+
+    @staticmethod
+    def readable(place: Place, offset: int, size: int) -> int:
+        """As many of these bytes as a READ may have."""
+        left = place.inode.size - offset
+        size = min(size, READ_BYTES_MAX)
+        return size if size <= left else max(left, 0)
+
+    @staticmethod
+    def read_into(place: Place, offset: int, buffer: memoryview) -> None:
+        """Bytes that there are."""
+        place.volume.read_into(place.inode.ino, offset, buffer)
 
     def write(self, place: Place, offset: int, data: memoryview) -> None:
         """All of it, or an error."""

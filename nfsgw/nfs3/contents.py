@@ -9,6 +9,7 @@ import struct
 
 from nfsgw.access import AccessDenied
 from nfsgw.files import Files, Place
+from nfsgw.nfs3.again import remember
 from nfsgw.nfs3.answers import Change, Subject, changing, read_handle
 from nfsgw.nfs3.attributes import NOTHING, post_op
 from nfsgw.nfs3.protocol import FAILURES, IO_BYTES_MAX, OK, Stable, status_of
@@ -35,6 +36,8 @@ def read(files: Files, call: Call, args: Unpacker, out: Packer) -> None:
         out.u32(status_of(error))
         out.raw(NOTHING if place is None else post_op(place))
         return
+    if args.left == 0:
+        remember(files, call, args.data, place)
     size = len(data)
     out.raw(OK + post_op(place) + _READ_OK.pack(size, eof, size))
     if size:

@@ -1,11 +1,14 @@
 """The program: procedure numbers to procedures, and which of them must not be done twice."""
 
+from functools import partial
+
 from nfsgw.files import Files
 from nfsgw.gate import Outcome
 from nfsgw.nfs3 import contents, directories, names, objects
+from nfsgw.nfs3.again import read_again
 from nfsgw.nfs3.answers import Procedure as Answer
 from nfsgw.nfs3.protocol import PROGRAM, VERSION, Procedure
-from nfsgw.rpc import Call, ProcedureUnavailable
+from nfsgw.rpc import Again, Call, ProcedureUnavailable
 from nfsgw.xdr import Packer, Unpacker
 
 
@@ -55,6 +58,7 @@ class Nfs3:
 
     def __init__(self, files: Files) -> None:
         self._files = files
+        self.again: dict[int, Again] = {Procedure.READ: partial(read_again, files)}
 
     @staticmethod
     def cached(call: Call) -> bool:
