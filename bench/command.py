@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table as RichTable
 
+from bench.budgets import judged
 from bench.harness import plots, report
 from bench.harness.compare import compare
 from bench.harness.peer import Peer
 from bench.harness.results import Results, Scale, UnreadableResults, load, save
 from bench.harness.runner import NotFound, Plan, load_file, run
 from bench.harness.scenario import Scenario
-from bench.harness.tables import Table, of_changes, of_chart, of_left_out, titles
+from bench.harness.tables import Table, of_budgets, of_changes, of_chart, of_left_out, titles
 from bench.peers import PEERS
 from bench.scenarios import SCENARIOS
 from engine import errors
@@ -89,6 +90,7 @@ def bench(wish: Wish, *, as_json: bool = False) -> int:
             wish.scale, wish.folder or out, wish.given, wish.command, progress.say,
         )  # fmt: skip
         results = run(plan)
+    results.budgets = judged(results)
     save(results, out / RESULTS)
     write_report(results, out)
     if as_json:
@@ -145,6 +147,7 @@ def print_results(results: Results) -> None:
         for chart in scenario.charts:
             if chart.lines:
                 print_table(of_chart(chart, names))
+    print_table(of_budgets(results))
     if results.left_out:
         print_table(of_left_out(results))
 

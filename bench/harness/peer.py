@@ -25,6 +25,8 @@ class Peer(ABC):
     title: ClassVar[str]
     threads: ClassVar[bool] = True  # may clone() be called by several at once?
     mounted: ClassVar[bool] = True  # have images a path?
+    data_path_of: ClassVar[str] = ""  # reads and writes are those of the peer named so
+    clones: ClassVar[bool] = True  # False: a yardstick, which has one image and copies nothing
 
     def __init__(self, given: Path | None = None) -> None:
         """``given``: a directory to use in place of a loop device of the peer's own."""
@@ -91,9 +93,13 @@ class Peer(ABC):
         for name in names:
             self.path(name).unlink()
 
+    def reclaim(self) -> None:
+        """The space of what was deleted is free for others when it returns."""
+        return
+
     @abstractmethod
     def used_bytes(self) -> int:
-        """What all images take on disk, metadata included, as the host sees it."""
+        """What all images take on disk, metadata included."""
 
 
 class TreePeer(Peer):

@@ -97,6 +97,7 @@ class Lab:
         if point is None:
             point = Point(x, [])
             line.points.append(point)
+            line.points.sort(key=lambda each: each.x)
         point.samples.append(sample)
 
 
@@ -115,7 +116,7 @@ class Scenario(ABC):
 
     def accepts(self, peer: Peer) -> str | None:
         """None when the question makes sense for this peer; else why not."""
-        return None
+        return None if peer.clones else "it is a yardstick of the data path"
 
     @abstractmethod
     def charts(self) -> list[Chart]:
