@@ -16,7 +16,7 @@ from bench.budgets import judged
 from bench.harness import plots, report
 from bench.harness.compare import compare
 from bench.harness.peer import Peer
-from bench.harness.results import Results, Scale, UnreadableResults, load, save
+from bench.harness.results import LeftOut, Results, Scale, UnreadableResults, load, save
 from bench.harness.runner import NotFound, Plan, load_file, run
 from bench.harness.scenario import Scenario
 from bench.harness.tables import Table, of_budgets, of_changes, of_chart, of_left_out, titles
@@ -80,16 +80,20 @@ def listing(plugins: Sequence[Path]) -> dict[str, list[dict[str, str | None]]]:
 def bench(wish: Wish, *, as_json: bool = False) -> int:
     """Run, write everything into the output directory, print the tables; the exit code."""
     peers, scenarios = known(wish.plugins)
+    wanted = chosen(scenarios, wish.scenarios, "scenario")
+    long = [each for each in wanted if each.long and wish.scale != "full" and not wish.scenarios]
     for name in wish.given:
         chosen(peers, [name], "peer")
     out = wish.out or Path(f"ramet-bench-{datetime.now():%Y%m%d-%H%M%S}")
     out.mkdir(parents=True, exist_ok=True)
     with Progress(quiet=wish.quiet) as progress:
         plan = Plan(
-            chosen(peers, wish.peers, "peer"), chosen(scenarios, wish.scenarios, "scenario"),
+            chosen(peers, wish.peers, "peer"), [each for each in wanted if each not in long],
             wish.scale, wish.folder or out, wish.given, wish.command, progress.say,
         )  # fmt: skip
         results = run(plan)
+    why = "it takes long: use --full, or ask for it by --scenarios"
+    results.left_out += [LeftOut(why, scenario=each.name) for each in long]
     results.budgets = judged(results)
     save(results, out / RESULTS)
     write_report(results, out)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from subprocess import CalledProcessError, TimeoutExpired
 from typing import ClassVar, TypeVar
 
-from bench.harness.peer import Peer
+from bench.harness.peer import Peer, Role
 from bench.harness.results import Chart, LeftOut, Line, Point, Scale
 from engine.errors import RametError
 
@@ -109,14 +109,16 @@ class Scenario(ABC):
     question: ClassVar[str]
     cache: ClassVar[str] = WARM
     reasons: ClassVar[Mapping[str, str]] = {}
+    roles: ClassVar[tuple[Role, ...]] = ("images",)
+    long: ClassVar[bool] = False  # only with --full, or when it is asked for by name
 
     def detect(self) -> str | None:
         """None when it can run here; else why not, and what would help."""
         return None
 
     def accepts(self, peer: Peer) -> str | None:
-        """None when the question makes sense for this peer; else why not."""
-        return None if peer.clones else "it is a yardstick of the data path"
+        """None when the question makes sense for this peer (of one of ``roles``); else why."""
+        return None
 
     @abstractmethod
     def charts(self) -> list[Chart]:

@@ -14,7 +14,7 @@ class PassThrough(Peer):
 
     name = "passthrough"
     title = "bare pyfuse3 pass-through"
-    clones = False
+    role = "data path"
 
     def detect(self) -> str | None:
         return None if os.access("/dev/fuse", os.W_OK) else "no /dev/fuse here; modprobe fuse"

@@ -5,9 +5,11 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from bench.harness.peer import Block, File, Peer, TreePeer, fsync, numbered, write_files
+from bench.harness.peer import Block, File, Peer, TreePeer, VmPeer, fsync, numbered, write_files
 from bench.peers.commands import quietly
 from engine import ROOT_INO, Store, Volume
 from service.client import Client
@@ -20,7 +22,7 @@ SPACE = (
 COMMAND = [sys.executable, "-m", "cli"]
 
 
-class Ramet(TreePeer):
+class Ramet(TreePeer, VmPeer):
     """A store with a daemon and its mount; clones are jobs of ``service.Client``."""
 
     name = "ramet"
@@ -89,6 +91,20 @@ class Ramet(TreePeer):
 
     def sync_tree(self, name: str) -> None:
         """A job is durable when it has ended."""
+
+    def add_base(self, disk: Path, xml: str, prefix: str) -> None:
+        self._vms = prefix
+        definition = self.folder / "golden.xml"
+        definition.write_text(xml.format(name=f"{prefix}-base", uuid=uuid.uuid4(), disk=disk.name))
+        self.ramet("volume", "create", prefix)
+        self.ramet("import", "-p", disk, f"{prefix}:/golden/{disk.name}")
+        self.ramet("vm", "add", f"{prefix}:/golden", "--xml", definition)
+
+    def clone_vms(self, name: str, count: int) -> None:
+        (self.mount / self._vms / name).mkdir()
+        self.ramet("vm", "clone", f"{self._vms}:/golden",
+                   f"{self._vms}:/{name}/{self._vms}-{name}-{{n:04d}}", "--count", count,
+                   "--register", "-c", "qemu:///system")  # fmt: skip
 
 
 class RametCp(Ramet):

@@ -11,8 +11,9 @@ from bench.scenarios.generation import Generation
 from bench.scenarios.growth import Growth
 from bench.scenarios.many import Batch, Concurrency
 from bench.scenarios.space import Dedup, Space
+from bench.scenarios.vms import Vms
 
 SCENARIOS: tuple[type[Scenario], ...] = (
     CloneSize, Fragmentation, Generation, Batch, Concurrency, Command, Datastore, Space, Dedup,
-    DataPath, Deleting, Growth,
+    DataPath, Deleting, Growth, Vms,
 )  # fmt: skip

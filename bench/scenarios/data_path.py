@@ -55,6 +55,7 @@ class DataPath(Scenario):
     name = "data-path"
     title = "Read and write"
     question = "What do reads and writes cost, on an image, on a new clone, on a used clone?"
+    roles = ("images", "data path")
     cache = "direct I/O to the image; the host's cache below a mount is warm"
     reasons = {  # noqa: RUF012
         "passthrough": "It only passes on: no map, no checksum, no dedup.",
@@ -96,6 +97,8 @@ class DataPath(Scenario):
                 return once(path, work, mib, seconds, n)
 
         def on_clone(peer: Peer, n: int, work: Work | None) -> dict[str, float]:
+            if peer.role != "images":
+                return {}
             with cloned(peer, f"clone-{n}") as path:
                 first = once(path, work, mib, seconds, n)
                 again = once(path, work, mib, seconds, n)  # the same places
@@ -108,11 +111,7 @@ class DataPath(Scenario):
             lab.patient()
             lab.turns(IMAGE, rounds, lambda peer, n, work=work: on_image(peer, n, work), what)  # type: ignore[misc]
             if work is None or work.cloned:
-                lab.turns(
-                    FIRST, rounds,
-                    lambda peer, n, work=work: on_clone(peer, n, work) if peer.clones else {},  # type: ignore[misc]
-                    f"{what}, on a clone",
-                )  # fmt: skip
+                lab.turns(FIRST, rounds, lambda peer, n, work=work: on_clone(peer, n, work), what)  # type: ignore[misc]
 
 
 @contextlib.contextmanager
