@@ -86,6 +86,10 @@ class Peer(ABC):
         """A file or device with the bytes a guest would see, to read and write meanwhile."""
         yield self.path(name)
 
+    def disk(self, name: str) -> tuple[Path, str]:
+        """What QEMU is given to run a guest from the image: a path and its format."""
+        return self.path(name), "raw"
+
     def sync(self, names: Sequence[str]) -> None:
         """What was done to these images is durable when it returns."""
         for name in names:

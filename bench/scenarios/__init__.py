@@ -1,6 +1,7 @@
 """The questions, a module each, in the order they are asked."""
 
 from bench.harness.scenario import Scenario
+from bench.scenarios.boot import Boot
 from bench.scenarios.clone_size import CloneSize
 from bench.scenarios.command import Command
 from bench.scenarios.data_path import DataPath
@@ -15,5 +16,5 @@ from bench.scenarios.vms import Vms
 
 SCENARIOS: tuple[type[Scenario], ...] = (
     CloneSize, Fragmentation, Generation, Batch, Concurrency, Command, Datastore, Space, Dedup,
-    DataPath, Deleting, Growth, Vms,
+    DataPath, Deleting, Growth, Vms, Boot,
 )  # fmt: skip

@@ -38,7 +38,7 @@ class Datastore(Scenario):
 
     def run(self, lab: Lab) -> None:
         for count in lab.pick(
-            tiny=(2, 20), quick=(10, 1000, 3000), full=(10, 1000, 10_000, 100_000)
+            tiny=(2, 20), quick=(10, 300, 2000), full=(10, 1000, 10_000, 100_000)
         ):
             name = f"tree-{count}"
 
@@ -51,4 +51,4 @@ class Datastore(Scenario):
                 return {CALL: called, DURABLE: called + timed_ms(lambda: tree.sync_tree(target))}
 
             lab.prepare(f"{count:,} files", put)
-            lab.turns(count, lab.pick(tiny=2, quick=5, full=9), clone, f"{count:,} files")
+            lab.turns(count, lab.pick(tiny=2, quick=3, full=9), clone, f"{count:,} files")

@@ -26,9 +26,9 @@ class Deleting(Scenario):
                       x_names=["deleted", "space is back"])]  # fmt: skip
 
     def run(self, lab: Lab) -> None:
-        size = lab.pick(tiny=2, quick=64, full=512) * MIB
-        count = lab.pick(tiny=2, quick=20, full=200)
-        blocks = lab.pick(tiny=8, quick=200, full=2000)
+        size = lab.pick(tiny=2, quick=32, full=512) * MIB
+        count = lab.pick(tiny=2, quick=10, full=200)
+        blocks = lab.pick(tiny=8, quick=100, full=2000)
 
         def put(peer: Peer) -> None:
             peer.make("golden", size)
@@ -45,5 +45,5 @@ class Deleting(Scenario):
 
         lab.patience_s *= 5
         lab.prepare(f"image of {size // MIB} MiB", put)
-        lab.turns(0, lab.pick(tiny=1, quick=3, full=3), delete, f"{count} clones")
+        lab.turns(0, lab.pick(tiny=1, quick=2, full=3), delete, f"{count} clones")
         lab.notes.append(f"{count} clones of {size // MIB} MiB, {blocks} blocks written to each")

@@ -21,7 +21,7 @@ class Growth(Scenario):
         return clone_charts("clones there are", "clones")
 
     def run(self, lab: Lab) -> None:
-        patience_s = lab.patience_s * 3
+        patience_s = lab.patience_s * 2
 
         def put(peer: Peer) -> None:
             peer.make("golden", 4 * GIB)
@@ -38,11 +38,11 @@ class Growth(Scenario):
 
         lab.prepare("image", put)
         there = 0
-        for count in lab.pick(tiny=(1, 5), quick=(1, 100, 1000), full=(1, 100, 1000, 10_000)):
+        for count in lab.pick(tiny=(1, 5), quick=(1, 100, 500), full=(1, 100, 1000, 10_000)):
             lab.prepare(f"{count:,} clones", lambda peer, a=there, b=count: grow(peer, a, b))  # type: ignore[misc]
             there = count
             lab.turns(
-                count, lab.pick(tiny=2, quick=5, full=9),
+                count, lab.pick(tiny=2, quick=3, full=9),
                 lambda peer, n, count=count: one_clone(peer, "golden", f"one-{count}-{n}"),  # type: ignore[misc]
                 f"{count:,} clones",
             )  # fmt: skip

@@ -62,7 +62,7 @@ class Concurrency(Scenario):
 
     def run(self, lab: Lab) -> None:
         put_golden(lab)
-        each = lab.pick(tiny=2, quick=8, full=50)
+        each = lab.pick(tiny=2, quick=4, full=50)
         for clients in lab.pick(tiny=(1, 2), quick=(1, 4, 16), full=(1, 2, 4, 8, 16, 32)):
 
             def side_by_side(peer: Peer, n: int, clients: int = clients) -> dict[str, float]:

@@ -40,9 +40,9 @@ class Space(Scenario):
                       x_names=["new", "updated"])]  # fmt: skip
 
     def run(self, lab: Lab) -> None:
-        size = lab.pick(tiny=2, quick=64, full=512) * MIB
+        size = lab.pick(tiny=2, quick=32, full=512) * MIB
         count = lab.pick(tiny=2, quick=10, full=30)
-        common, own = lab.pick(tiny=(32, 8), quick=(2048, 256), full=(16384, 2048))
+        common, own = lab.pick(tiny=(32, 8), quick=(1024, 128), full=(16384, 2048))
         before: dict[str, int] = {}
 
         def put(peer: Peer) -> None:
@@ -85,11 +85,11 @@ class Dedup(Scenario):
                       log_y=False)]  # fmt: skip
 
     def run(self, lab: Lab) -> None:
-        files = lab.pick(tiny=8, quick=512, full=4096)  # of 64 KiB
+        files = lab.pick(tiny=8, quick=256, full=4096)  # of 64 KiB
         before: dict[str, int] = {}
         lab.prepare("empty", lambda peer: before.update({peer.name: peer.used_bytes()}))
         lab.patience_s *= 10
-        for number in range(1, lab.pick(tiny=2, quick=5, full=10) + 1):
+        for number in range(1, lab.pick(tiny=2, quick=4, full=10) + 1):
 
             def put(peer: Peer, _: int, number: int = number) -> dict[str, float]:
                 name = f"image-{number}"

@@ -72,7 +72,7 @@ class Vms(Scenario):
         lab.patience_s *= 5
         try:
             lab.prepare("base VM", put)
-            for count in lab.pick(tiny=(1, 2), quick=(1, 10, 100), full=(1, 10, 100, 1000)):
+            for count in lab.pick(tiny=(1, 2), quick=(1, 10, 50), full=(1, 10, 100, 1000)):
 
                 def make(peer: Peer, n: int, count: int = count) -> dict[str, float]:
                     start = time.perf_counter()
@@ -81,7 +81,7 @@ class Vms(Scenario):
                     forget(prefix, f"-n{count}-{n}-")
                     return {"rate": count / took}
 
-                lab.turns(count, lab.pick(tiny=1, quick=3, full=3), make, f"{count} VMs")
+                lab.turns(count, lab.pick(tiny=1, quick=2, full=3), make, f"{count} VMs")
         finally:
             with unheard():
                 forget(prefix, folder=folder)
