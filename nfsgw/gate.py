@@ -13,8 +13,21 @@ from dataclasses import dataclass
 from engine import Store
 
 Wait = Callable[[], Awaitable[None]]
+Told = Callable[[Exception | None], object]
 Waits = Generator[Wait, None, None]
 Outcome = Waits | None
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A wait that needs no task: ``tell`` calls back, once, on the loop's thread, perhaps at once,
+    with None or with what ``wait`` would have raised."""
+
+    wait: Wait
+    tell: Callable[[Told], None]
+
+    def __call__(self) -> Awaitable[None]:
+        return self.wait()
 
 
 @dataclass(frozen=True)

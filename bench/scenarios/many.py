@@ -32,7 +32,9 @@ class Batch(Scenario):
 
     def run(self, lab: Lab) -> None:
         put_golden(lab)
-        for count in lab.pick(tiny=(1, 10), quick=(1, 10, 100, 1000), full=(1, 10, 100, 1000, 10_000)):
+        for count in lab.pick(
+            tiny=(1, 10), quick=(1, 10, 100, 1000), full=(1, 10, 100, 1000, 10_000)
+        ):
 
             def many(peer: Peer, n: int, count: int = count) -> dict[str, float]:
                 start = time.perf_counter()
