@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table as RichTable
 
+from bench.budgets import judged
 from bench.harness import plots, report
 from bench.harness.compare import compare
 from bench.harness.peer import Peer
-from bench.harness.results import Results, Scale, UnreadableResults, load, save
+from bench.harness.results import LeftOut, Results, Scale, UnreadableResults, load, save
 from bench.harness.runner import NotFound, Plan, load_file, run
 from bench.harness.scenario import Scenario
-from bench.harness.tables import Table, of_changes, of_chart, of_left_out, titles
+from bench.harness.tables import Table, of_budgets, of_changes, of_chart, of_left_out, titles
 from bench.peers import PEERS
 from bench.scenarios import SCENARIOS
 from engine import errors
@@ -79,16 +80,21 @@ def listing(plugins: Sequence[Path]) -> dict[str, list[dict[str, str | None]]]:
 def bench(wish: Wish, *, as_json: bool = False) -> int:
     """Run, write everything into the output directory, print the tables; the exit code."""
     peers, scenarios = known(wish.plugins)
+    wanted = chosen(scenarios, wish.scenarios, "scenario")
+    long = [each for each in wanted if each.long and wish.scale != "full" and not wish.scenarios]
     for name in wish.given:
         chosen(peers, [name], "peer")
     out = wish.out or Path(f"ramet-bench-{datetime.now():%Y%m%d-%H%M%S}")
     out.mkdir(parents=True, exist_ok=True)
     with Progress(quiet=wish.quiet) as progress:
         plan = Plan(
-            chosen(peers, wish.peers, "peer"), chosen(scenarios, wish.scenarios, "scenario"),
+            chosen(peers, wish.peers, "peer"), [each for each in wanted if each not in long],
             wish.scale, wish.folder or out, wish.given, wish.command, progress.say,
         )  # fmt: skip
         results = run(plan)
+    why = "it takes long: use --full, or ask for it by --scenarios"
+    results.left_out += [LeftOut(why, scenario=each.name) for each in long]
+    results.budgets = judged(results)
     save(results, out / RESULTS)
     write_report(results, out)
     if as_json:
@@ -145,6 +151,7 @@ def print_results(results: Results) -> None:
         for chart in scenario.charts:
             if chart.lines:
                 print_table(of_chart(chart, names))
+    print_table(of_budgets(results))
     if results.left_out:
         print_table(of_left_out(results))
 

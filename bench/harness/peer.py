@@ -10,7 +10,10 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+Role = Literal["images", "data path", "vms"]
+"""What it takes part in: a yardstick of the data path, or of VMs, copies no images."""
 
 Block = tuple[int, bytes]
 """Where in the image, in bytes, and what is written there."""
@@ -25,6 +28,8 @@ class Peer(ABC):
     title: ClassVar[str]
     threads: ClassVar[bool] = True  # may clone() be called by several at once?
     mounted: ClassVar[bool] = True  # have images a path?
+    data_path_of: ClassVar[str] = ""  # reads and writes are those of the peer named so
+    role: ClassVar[Role] = "images"
 
     def __init__(self, given: Path | None = None) -> None:
         """``given``: a directory to use in place of a loop device of the peer's own."""
@@ -81,6 +86,10 @@ class Peer(ABC):
         """A file or device with the bytes a guest would see, to read and write meanwhile."""
         yield self.path(name)
 
+    def disk(self, name: str) -> tuple[Path, str]:
+        """What QEMU is given to run a guest from the image: a path and its format."""
+        return self.path(name), "raw"
+
     def sync(self, names: Sequence[str]) -> None:
         """What was done to these images is durable when it returns."""
         for name in names:
@@ -91,9 +100,13 @@ class Peer(ABC):
         for name in names:
             self.path(name).unlink()
 
+    def reclaim(self) -> None:
+        """The space of what was deleted is free for others when it returns."""
+        return
+
     @abstractmethod
     def used_bytes(self) -> int:
-        """What all images take on disk, metadata included, as the host sees it."""
+        """What all images take on disk, metadata included."""
 
 
 class TreePeer(Peer):
@@ -109,6 +122,21 @@ class TreePeer(Peer):
     @abstractmethod
     def sync_tree(self, name: str) -> None:
         """What was done to it is durable when it returns."""
+
+
+class VmPeer(Peer):
+    """A peer that makes VMs of a base VM, each known to libvirt when it is made."""
+
+    @abstractmethod
+    def add_base(self, disk: Path, xml: str, prefix: str) -> None:
+        """A base VM: the XML has ``{name}``, ``{uuid}`` and ``{disk}`` to fill in.
+
+        All names of domains, and of volumes and pools for them, begin with ``prefix``.
+        """
+
+    @abstractmethod
+    def clone_vms(self, name: str, count: int) -> None:
+        """Make and register ``count`` VMs, called after ``name``."""
 
 
 def write_files(root: Path, files: Iterable[File]) -> None:

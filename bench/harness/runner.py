@@ -110,6 +110,8 @@ def _started(
     """The peers that take part, set up in the order given."""
     peers = []
     for kind in able:
+        if kind.role not in scenario.roles:
+            continue
         peer = kind(plan.given.get(kind.name))
         why = scenario.accepts(peer)
         if why is not None:

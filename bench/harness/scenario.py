@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from subprocess import CalledProcessError, TimeoutExpired
 from typing import ClassVar, TypeVar
 
-from bench.harness.peer import Peer
+from bench.harness.peer import Peer, Role
 from bench.harness.results import Chart, LeftOut, Line, Point, Scale
 from engine.errors import RametError
 
@@ -97,6 +97,7 @@ class Lab:
         if point is None:
             point = Point(x, [])
             line.points.append(point)
+            line.points.sort(key=lambda each: each.x)
         point.samples.append(sample)
 
 
@@ -108,13 +109,15 @@ class Scenario(ABC):
     question: ClassVar[str]
     cache: ClassVar[str] = WARM
     reasons: ClassVar[Mapping[str, str]] = {}
+    roles: ClassVar[tuple[Role, ...]] = ("images",)
+    long: ClassVar[bool] = False  # only with --full, or when it is asked for by name
 
     def detect(self) -> str | None:
         """None when it can run here; else why not, and what would help."""
         return None
 
     def accepts(self, peer: Peer) -> str | None:
-        """None when the question makes sense for this peer; else why not."""
+        """None when the question makes sense for this peer (of one of ``roles``); else why."""
         return None
 
     @abstractmethod

@@ -27,7 +27,7 @@ def place(chart: Chart, x: float) -> str:
     """A point of the x axis."""
     if chart.x_names:
         return chart.x_names[int(x)]
-    return quantity(x, chart.x_unit)
+    return quantity(x, chart.x_unit if chart.x_unit in SIZES else "")
 
 
 def _bytes(value: float) -> str:

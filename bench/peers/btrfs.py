@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.harness.peer import File, TreePeer, write_files
+from bench.harness.peer import File, write_files
 from bench.peers.commands import quietly
 from bench.peers.file_system import FileSystemPeer, syncfs
 
@@ -21,11 +21,12 @@ class Btrfs(FileSystemPeer):
     package = "btrfs-progs"
 
 
-class BtrfsSnapshot(Btrfs, TreePeer):
+class BtrfsSnapshot(Btrfs):
     """Each image is alone in a subvolume, of which a clone is a snapshot."""
 
     name = "btrfs-snapshot"
     title = "btrfs subvolume snapshot"
+    data_path_of = "btrfs"
 
     def start(self, undo: contextlib.ExitStack) -> None:
         super().start(undo)
@@ -64,6 +65,3 @@ class BtrfsSnapshot(Btrfs, TreePeer):
         finally:
             os.close(fd)
             os.close(into)
-
-    def sync_tree(self, name: str) -> None:
-        syncfs(self.root)

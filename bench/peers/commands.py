@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.harness.peer import fsync
+
 
 def missing(*programs: str, package: str) -> str | None:
     """Why it cannot run, when one of the programs is not installed."""
@@ -48,5 +50,8 @@ def kernel_knows(file_system: str) -> bool:
 
 
 def taken_bytes(folder: Path) -> int:
-    """What the host file system has given to all files below."""
+    """What the host file system has given to all files below, once it has written them."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            fsync(path)
     return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())

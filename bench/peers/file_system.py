@@ -6,12 +6,12 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from bench.disks import file_system
-from bench.harness.peer import Peer
+from bench.harness.peer import File, TreePeer, fsync, write_files
 from bench.peers.commands import kernel_knows, missing, not_root, quietly, version
 
 FICLONE = 0x40049409  # linux/fs.h
@@ -19,7 +19,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 SIZE_BYTES = 2 << 40  # sparse: what is written takes space, and images of 1 TiB fit
 
 
-class FileSystemPeer(Peer):
+class FileSystemPeer(TreePeer):
     """``FICLONE`` of whole files: what ``cp --reflink`` does, without a process to start."""
 
     kind: ClassVar[str]  # of mkfs and of /proc/filesystems
@@ -64,9 +64,21 @@ class FileSystemPeer(Peer):
 
     def sync(self, names: Sequence[str]) -> None:
         if len(names) == 1:
-            super().sync(names)
+            fsync(self.path(names[0]))
+            fsync(self.path(names[0]).parent)
         else:
             syncfs(self.root)
+
+    def make_tree(self, name: str, files: Iterable[File]) -> None:
+        (self.root / name).mkdir()
+        write_files(self.root / name, files)
+        syncfs(self.root)
+
+    def clone_tree(self, source: str, target: str) -> None:
+        quietly("cp", "-a", "--reflink=always", self.root / source, self.root / target)
+
+    def sync_tree(self, name: str) -> None:
+        syncfs(self.root)
 
     def used_bytes(self) -> int:
         syncfs(self.root)

@@ -1,13 +1,14 @@
 """A full copy on the host's own file system: what everything else is measured to avoid."""
 
 import contextlib
-import os
+from collections.abc import Iterable
 
-from bench.harness.peer import Peer
+from bench.harness.peer import File, TreePeer, write_files
 from bench.peers.commands import quietly, taken_bytes, version
+from bench.peers.file_system import syncfs
 
 
-class FullCopy(Peer):
+class FullCopy(TreePeer):
     name = "copy"
     title = "full copy"
 
@@ -27,6 +28,16 @@ class FullCopy(Peer):
         words = [str(self.path(source)), str(self.path(target))]
         return ["cp", "--reflink=never", "--sparse=auto", *words]
 
+    def make_tree(self, name: str, files: Iterable[File]) -> None:
+        (self.root / name).mkdir()
+        write_files(self.root / name, files)
+        syncfs(self.root)
+
+    def clone_tree(self, source: str, target: str) -> None:
+        quietly("cp", "-a", "--reflink=never", self.root / source, self.root / target)
+
+    def sync_tree(self, name: str) -> None:
+        syncfs(self.root)
+
     def used_bytes(self) -> int:
-        os.sync()  # ext4 gives blocks to what was written when it writes it back
         return taken_bytes(self.root)

@@ -52,7 +52,6 @@ class JuiceFS(TreePeer):
             fsync(self.path(name))
 
     def used_bytes(self) -> int:
-        os.sync()
         return taken_bytes(self.folder / "bucket") + sum(
             path.stat().st_size for path in self.folder.glob("meta.db*")
         )

@@ -67,6 +67,9 @@ class Qcow2(Peer):
             self._end(int(pid_file.read_text()))
             export.unlink()
 
+    def disk(self, name: str) -> tuple[Path, str]:
+        return self.path(name), "qcow2" if name in self._copies else "raw"
+
     @staticmethod
     def _end(pid: int) -> None:
         """Tell the storage daemon to stop, and wait until it has let go of the image."""
@@ -82,5 +85,4 @@ class Qcow2(Peer):
         self._copies -= set(names)
 
     def used_bytes(self) -> int:
-        os.sync()
         return taken_bytes(self.root)

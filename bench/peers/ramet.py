@@ -1,21 +1,28 @@
 """Ramet by its public doors: the daemon's client, ``cp`` on the mount, the engine by itself."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from bench.harness.peer import Block, File, Peer, TreePeer, fsync, numbered, write_files
-from bench.peers.commands import quietly, taken_bytes
+from bench.harness.peer import Block, File, Peer, TreePeer, VmPeer, fsync, numbered, write_files
+from bench.peers.commands import quietly
 from engine import ROOT_INO, Store, Volume
 from service.client import Client
 
 VOLUME = "lab"
+SPACE = (
+    "physical and metadata bytes of ramet df; slab files get space from the host a GiB at a time "
+    "and give it back by trims in the background"
+)
 COMMAND = [sys.executable, "-m", "cli"]
 
 
-class Ramet(TreePeer):
+class Ramet(TreePeer, VmPeer):
     """A store with a daemon and its mount; clones are jobs of ``service.Client``."""
 
     name = "ramet"
@@ -38,6 +45,7 @@ class Ramet(TreePeer):
         )
         self.settings["clone"] = "service.Client.clone(...).wait(): a job, durable when it returns"
         self.settings["durable"] = "clones are; of writes fsync of the file on the mount"
+        self.settings["space"] = SPACE
 
     def ramet(self, *words: object) -> str:
         return quietly(*self.command(*words))
@@ -65,9 +73,13 @@ class Ramet(TreePeer):
     def sync(self, names: Sequence[str]) -> None:
         """A job is durable when it has ended."""
 
+    def reclaim(self) -> None:
+        self.ramet("gc")
+
     def used_bytes(self) -> int:
         fsync(self.root)
-        return taken_bytes(self.store)
+        told = json.loads(self.ramet("df"))
+        return int(told["physical_bytes"] + told["metadata_bytes"])
 
     def make_tree(self, name: str, files: Iterable[File]) -> None:
         self.ramet("volume", "create", name)
@@ -80,12 +92,27 @@ class Ramet(TreePeer):
     def sync_tree(self, name: str) -> None:
         """A job is durable when it has ended."""
 
+    def add_base(self, disk: Path, xml: str, prefix: str) -> None:
+        self._vms = prefix
+        definition = self.folder / "golden.xml"
+        definition.write_text(xml.format(name=f"{prefix}-base", uuid=uuid.uuid4(), disk=disk.name))
+        self.ramet("volume", "create", prefix)
+        self.ramet("import", "-p", disk, f"{prefix}:/golden/{disk.name}")
+        self.ramet("vm", "add", f"{prefix}:/golden", "--xml", definition)
+
+    def clone_vms(self, name: str, count: int) -> None:
+        (self.mount / self._vms / name).mkdir()
+        self.ramet("vm", "clone", f"{self._vms}:/golden",
+                   f"{self._vms}:/{name}/{self._vms}-{name}-{{n:04d}}", "--count", count,
+                   "--register", "-c", "qemu:///system")  # fmt: skip
+
 
 class RametCp(Ramet):
     """The same store, by a program that knows nothing of it: copy_file_range on the mount."""
 
     name = "ramet-cp"
     title = "Ramet (cp on the mount)"
+    data_path_of = "ramet"
 
     def start(self, undo: contextlib.ExitStack) -> None:
         super().start(undo)
@@ -130,6 +157,7 @@ class RametEngine(TreePeer):
         self._volumes: dict[str, Volume] = {}
         self.settings["clone"] = "engine.Store.clone_file in this process"
         self.settings["durable"] = "engine.Store.commit"
+        self.settings["space"] = SPACE
 
     def make(self, name: str, size_bytes: int) -> None:
         ino = self.volume.create(ROOT_INO, name.encode(), 0o644, 0, 0).ino
@@ -154,9 +182,13 @@ class RametEngine(TreePeer):
             self.volume.unlink(ROOT_INO, name.encode())
             del self._numbers[name]
 
+    def reclaim(self) -> None:
+        self.store.gc()
+
     def used_bytes(self) -> int:
         self.store.commit()
-        return taken_bytes(self.folder / "store")
+        told = self.store.space()
+        return told.physical_bytes + told.metadata_bytes
 
     def make_tree(self, name: str, files: Iterable[File]) -> None:
         volume = self.store.create_volume(name)

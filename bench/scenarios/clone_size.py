@@ -30,7 +30,7 @@ class CloneSize(Scenario):
 
             lab.prepare(f"{gib} GiB image", put)
             lab.turns(
-                gib, lab.pick(tiny=2, quick=7, full=15),
+                gib, lab.pick(tiny=2, quick=5, full=15),
                 lambda peer, n, name=name: one_clone(peer, name, f"{name}-{n}"),  # type: ignore[misc]
                 f"{gib} GiB",
             )  # fmt: skip

@@ -30,7 +30,7 @@ class Command(Scenario):
         return [Chart("command", "one whole command", "ms", "lower", "what", x_names=["clone"])]
 
     def run(self, lab: Lab) -> None:
-        blocks = lab.pick(tiny=16, quick=10_000, full=100_000)
+        blocks = lab.pick(tiny=16, quick=5_000, full=100_000)
 
         def put(peer: Peer) -> None:
             peer.make("golden", 4 * GIB)
@@ -42,4 +42,4 @@ class Command(Scenario):
                 words, check=True, capture_output=True, stdin=subprocess.DEVNULL))}  # fmt: skip
 
         lab.prepare("image of 4 GiB", put)
-        lab.turns(0, lab.pick(tiny=2, quick=7, full=15), typed, "command")
+        lab.turns(0, lab.pick(tiny=2, quick=5, full=15), typed, "command")

@@ -20,7 +20,7 @@ class Fragmentation(Scenario):
 
     def run(self, lab: Lab) -> None:
         counts = lab.pick(
-            tiny=(1, 100), quick=(1, 1000, 20_000), full=(1, 1000, 10_000, 50_000, 200_000)
+            tiny=(1, 100), quick=(1, 1000, 10_000), full=(1, 1000, 10_000, 50_000, 200_000)
         )
         for count in counts:
             name = f"golden-{count}"
@@ -31,7 +31,7 @@ class Fragmentation(Scenario):
 
             lab.prepare(f"{count:,} extents", put)
             lab.turns(
-                count, lab.pick(tiny=2, quick=5, full=9),
+                count, lab.pick(tiny=2, quick=3, full=9),
                 lambda peer, n, name=name: one_clone(peer, name, f"{name}-{n}"),  # type: ignore[misc]
                 f"{count:,} extents",
             )  # fmt: skip

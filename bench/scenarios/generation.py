@@ -28,8 +28,8 @@ class Generation(Scenario):
         ]
 
     def run(self, lab: Lab) -> None:
-        marks = lab.pick(tiny=(1, 3), quick=(1, 10, 50), full=(1, 10, 100, 300, 1000))
-        rounds = lab.pick(tiny=2, quick=5, full=9)
+        marks = lab.pick(tiny=(1, 3), quick=(1, 5, 20), full=(1, 10, 100, 300, 1000))
+        rounds = lab.pick(tiny=2, quick=3, full=9)
 
         def put(peer: Peer) -> None:
             peer.make("gen-0", GIB)

@@ -32,7 +32,9 @@ class Batch(Scenario):
 
     def run(self, lab: Lab) -> None:
         put_golden(lab)
-        for count in lab.pick(tiny=(1, 10), quick=(1, 100, 1000), full=(1, 10, 100, 1000, 10_000)):
+        for count in lab.pick(
+            tiny=(1, 10), quick=(1, 10, 100, 1000), full=(1, 10, 100, 1000, 10_000)
+        ):
 
             def many(peer: Peer, n: int, count: int = count) -> dict[str, float]:
                 start = time.perf_counter()
@@ -62,7 +64,7 @@ class Concurrency(Scenario):
 
     def run(self, lab: Lab) -> None:
         put_golden(lab)
-        each = lab.pick(tiny=2, quick=8, full=50)
+        each = lab.pick(tiny=2, quick=4, full=50)
         for clients in lab.pick(tiny=(1, 2), quick=(1, 4, 16), full=(1, 2, 4, 8, 16, 32)):
 
             def side_by_side(peer: Peer, n: int, clients: int = clients) -> dict[str, float]:

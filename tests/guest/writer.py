@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import build
+from bench.guest import build
 
 WORD = "RAMET-WROTE"
 MODULES = ("virtio_pci", "virtio_blk")
