@@ -1,9 +1,10 @@
 """The requests of a mount, straight on the engine.
 
 Engine calls are synchronous and short, so each request is one atomic step on the loop's thread; an
-``await`` stands only where a request waits for durability or for room among the dirty nodes.  A
-file handle remembers the era of its volume: a forced restore makes it stale, even where the same
-inode is there again, so that no program goes on writing into a past it has not seen.
+``await`` stands only where a request waits for durability, for room among the dirty nodes, or on a
+thread for what is not in memory (cold_requests.py).  A file handle remembers the era of its volume:
+a forced restore makes it stale, even where the same inode is there again, so that no program goes
+on writing into a past it has not seen.
 
 The kernel may keep attributes and names for a second.  What it is told is noted (known.py), so that
 it hears of what other doors change.
@@ -17,7 +18,9 @@ from collections.abc import Awaitable, Callable, Sequence
 import pyfuse3
 
 from engine import DirEntry, Inode, Store, Volume, errors, numbers
+from engine.cold import Cold
 from engine.keys import ROOT_INO, SNAPSHOT_DIR
+from fusefs.cold_requests import ColdRequests, OnThread
 from fusefs.errnos import mapped, plain
 from fusefs.known import Known
 
@@ -35,8 +38,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     """One mount: of all volumes, or of one.
 
     ``durable`` returns when all that was done before it is on disk; ``admit`` when there is room
-    for another change.  ``real_blocks`` makes st_blocks the mapped blocks instead of the size
-    (coreutils' cp then takes sparse-looking files for sparse and does not clone them).
+    for another change; ``on_thread`` runs what waits for the disk to read.  ``real_blocks`` makes
+    st_blocks the mapped blocks instead of the size (coreutils' cp then takes sparse-looking files
+    for sparse and does not clone them).
     """
 
     enable_writeback_cache = False
@@ -49,6 +53,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         volume: Volume | None,
         durable: Callable[[], Awaitable[None]],
         admit: Callable[[], Awaitable[None]],
+        on_thread: OnThread,
         real_blocks: bool = False,
         known: Known | None = None,
     ) -> None:
@@ -57,6 +62,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         self.single = volume
         self.durable = durable
         self.admit = admit
+        self.cold = ColdRequests(store, self._opened, on_thread)
         self.real_blocks = real_blocks
         self.known = known or Known()
         self.writes = 0
@@ -145,7 +151,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     async def lookup(
         self, parent: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return self._named(self._looked_up(parent, name))
+        return self._named(await self.cold.found(self._looked_up, parent, name))
 
     def _looked_up(self, parent: int, name: bytes) -> pyfuse3.EntryAttributes:
         if name == b".":
@@ -177,7 +183,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @mapped
     async def getattr(self, number: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return self._attributes_of(number)
+        return await self.cold.found(self._attributes_of, number)
 
     @mapped
     async def setattr(
@@ -185,6 +191,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         fh: int | None, ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:  # fmt: skip
         await self.admit()
+        if fields.update_size and fh is not None:
+            await self.cold.edges(fh, attr.st_size)
         volume, ino = self._locate(number) if fh is None else self._opened(fh)
         inode = volume.setattr(
             ino,
@@ -201,7 +209,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     @mapped
     async def readlink(self, number: int, ctx: pyfuse3.RequestContext) -> bytes:
         volume, ino = self._locate(number)
-        return volume.readlink(ino)
+        return await self.cold.found(volume.readlink, ino)
 
     @mapped
     async def mknod(
@@ -286,11 +294,18 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
             return
         volume, ino = self._locate(fh)
         cookie = max(start_id, 2)
-        while entries := volume.readdir(ino, cookie, 256):
+        while entries := await self.cold.found(self._listed, volume, ino, cookie):
             for entry in entries:
                 if not self._reply_entry(volume, entry, token):
                     return
             cookie = entries[-1].cookie
+
+    def _listed(self, volume: Volume, ino: int, cookie: int) -> list[DirEntry]:
+        """A page of entries, whose inodes are in memory."""
+        entries = volume.readdir(ino, cookie, 256)
+        for entry in entries:
+            self._gone(volume, entry)
+        return entries
 
     @staticmethod
     def _gone(volume: Volume, entry: DirEntry) -> Inode | None:
@@ -351,7 +366,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         if flags & os.O_TRUNC:
             await self.admit()
             volume.setattr(ino, size=0)
-        return self._hold(volume, ino)
+        return await self.cold.found(self._hold, volume, ino)
 
     @mapped
     async def release(self, fh: int) -> None:
@@ -368,14 +383,24 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
             buffer = self._scratch[:size]
         else:
             buffer = memoryview(bytearray(size))
-        return buffer[: volume.read_into(ino, offset, buffer)]
+        try:
+            return buffer[: volume.read_into(ino, offset, buffer, wait=False)]
+        except Cold:
+            pass
+        data = await self.cold.read(fh, offset, size)
+        self.known.told(self._handles[fh][3])  # a notice may have gone out since it began
+        return data
 
     @mapped
     async def write(self, fh: int, offset: int, data: bytes) -> int:
         await self.admit()
         volume, ino = self._opened(fh)
         self.writes += 1
-        return volume.write(ino, offset, data)
+        try:
+            return volume.write(ino, offset, data, wait=False)
+        except Cold:
+            pass
+        return await self.cold.write(fh, offset, data)
 
     async def flush(self, fh: int) -> None:
         """close(2) promises nothing about the disk."""
@@ -426,14 +451,14 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         if numbers.is_snapshots(number) or (number == numbers.ROOT and self.single is None):
             raise errors.NoAttribute(f"no attribute {name!r}")
         volume, ino = self._locate(number)
-        return volume.get_xattr(ino, name)
+        return await self.cold.found(volume.get_xattr, ino, name)
 
     @mapped
     async def listxattr(self, number: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
         if numbers.is_snapshots(number) or (number == numbers.ROOT and self.single is None):
             return []
         volume, ino = self._locate(number)
-        return volume.list_xattrs(ino)
+        return await self.cold.found(volume.list_xattrs, ino)
 
     @mapped
     async def setxattr(

@@ -52,6 +52,7 @@ from service.beside import Beside
 from service.cleaner import Cleaner
 from service.commits import Committer
 from service.cycles import short_looks
+from service.disk_threads import on_thread
 from service.gateway import Gateway
 from service.jobs import Job
 from service.log import log, log_exception
@@ -184,7 +185,7 @@ class Daemon:
         self.invalidator = Invalidator(self.store, all_volumes)
         await serve_mount(
             self.store, self.mountpoint, durable=self.committer.durable,
-            admit=self.committer.admit, known=self.invalidator.known,
+            admit=self.committer.admit, on_thread=on_thread, known=self.invalidator.known,
             before_close=self.invalidator.close,
             task_status=task_status,
         )  # fmt: skip
@@ -299,6 +300,7 @@ class Daemon:
         return Gate(
             self.store, committer.durable, committer.admit, committer.full, self._foreign,
             self._shown, lambda: self.invalidator is not None and self.invalidator.unsettled(),
+            on_thread,
         )  # fmt: skip
 
     async def _settled(self) -> None:
