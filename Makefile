@@ -11,19 +11,20 @@
 # make crash   cut the power of a running store: POINTS=500 SEED=1 FS=ext4 (xfs, btrfs, posix)
 # make crash-proof   the same with six mistakes put in, each of which has to be caught
 # make kill    kill -9 the daemon under load: ROUNDS=1000 SEED=1
+# make fsx OPS=100000 SEED=1       random operations on files of a mount, against copies in memory
 # make fuzz SECONDS=600            hostile bytes; what is found is kept in .cache/fuzz/findings
 # make deep                        a Debian guest: cloud-init, grown disk, guest agent, quiesced clones;
 #                                  Linux kernels on NFS: two machines' locks, a killed daemon, 100k entries
 # make scrub-proof COUNT=10000 SEED=1   inject bad blocks of all kinds; none may be missed
 # make fsck-walk COUNT=2000 SEED=1      damage records at random; repair must converge
-.PHONY: setup lint test explore faults asan demo bench churn crash crash-proof kill fuzz scrub-proof \
+.PHONY: setup lint test explore faults asan demo bench churn crash crash-proof kill fsx fuzz scrub-proof \
   fsck-walk deep clean
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
 C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c))
 HOSTS := tests/hypervisor tests/shares
-C_TESTS := $(wildcard tests/crash/*.c tests/faults/*.c tests/fuzz/*.c tests/nfsgw/linux/*.[ch])
+C_TESTS := $(wildcard tests/crash/*.c tests/faults/*.c tests/fuzz/*.c tests/nfsgw/linux/*.[ch] bench/*.c)
 
 setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
 
@@ -98,6 +99,12 @@ crash-proof: setup
 kill: ROUNDS ?= 1000
 kill: setup
 	@$(PY) tests/crash/kill_run.py --rounds $(ROUNDS) --seed $(SEED)
+
+fsx: OPS ?= 100000
+fsx: setup
+	@PYTHONPATH=.:tests/support:tests/guest $(PY) tests/fusefs/fsx_run.py \
+	  --operations $(OPS) --seed $(SEED)
+
 SECONDS ?= 600
 fuzz: setup
 	$(PY) -m pip install -q --disable-pip-version-check -e '.[fuzz]'

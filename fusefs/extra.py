@@ -1,4 +1,5 @@
-"""copy_file_range, fallocate and lseek for pyfuse3, which binds none of them.
+"""copy_file_range, fallocate and lseek for pyfuse3, which binds none of them, and arguments that
+it drops.
 
 Importing this module loads ``extra_ops.so`` in front of libfuse; it must come before the first
 import of pyfuse3, and ``fusefs/__init__.py`` sees to that.
@@ -30,6 +31,12 @@ _answer_allocate = _library.ramet_answer_allocate
 _answer_copy.argtypes = _answer_allocate.argtypes = [ctypes.c_void_p, ctypes.c_int64]
 _answer_copy.restype = _answer_allocate.restype = None
 _kept: list[object] = []
+
+statfs_inode: Callable[[], int] = _library.ramet_statfs_inode
+_library.ramet_statfs_inode.argtypes = _library.ramet_setxattr_flags.argtypes = []
+_library.ramet_statfs_inode.restype = ctypes.c_uint64
+setxattr_flags: Callable[[], int] = _library.ramet_setxattr_flags
+"""Of the request whose handler is about to begin; another's after its first ``await``."""
 
 Answer = Callable[[int, int], None]
 Before = Callable[..., Awaitable[None]]

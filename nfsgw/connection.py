@@ -1,12 +1,12 @@
 """One client's connection: calls in, answers out, neither without bound.
 
 The loop receives what is there, serves all whole records in it, sends their answers together, and
-lets others have their turn: a turn ends after TURN_S.  Answers of calls that had to wait are sent
-by their tasks, in whatever order they end.  A client that does not read its answers is not read
-from either once OUT_BYTES_MAX wait for it, or anything while OUT_TOTAL_MAX wait for all clients
-together (``Outgoing``), nor is one with IN_FLIGHT_MAX calls under way; one that
-neither reads nor finishes a record for STALLED_S is let go.  An idle connection may stay: TCP's
-keepalive finds out when nobody is there.
+lets others have their turn: a turn ends after TURN_S.  Calls of one turn that wait for the disk
+wait together, without a task, and are answered together; what else waits has a task, which answers
+when it ends.  A client that does not read its answers is not read from either once OUT_BYTES_MAX
+wait for it, or anything while OUT_TOTAL_MAX wait for all clients together (``Outgoing``), nor is
+one with IN_FLIGHT_MAX calls under way; one that neither reads nor finishes a record for STALLED_S
+is let go.  An idle connection may stay: TCP's keepalive finds out when nobody is there.
 """
 
 import contextlib
@@ -14,12 +14,14 @@ import ipaddress
 import socket
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from time import perf_counter
 
 import trio
 
 from nfsgw.dispatch import Dispatcher, Running
+from nfsgw.gate import Notice
 from nfsgw.record import Buffers, Record, RecordReader, marked
 from nfsgw.rpc import Address
 from nfsgw.xdr import Garbage, Part
@@ -70,6 +72,7 @@ class Connection:
         self._out: deque[Part] = deque()
         self._out_bytes = 0
         self._in_flight = 0
+        self._told: dict[Notice, list[tuple[Running, Record]]] = {}  # calls of this turn
         self.active_s = perf_counter()  # when it last had something
         self._sending = False
         self._deadline: float | None = None  # of a record that has begun and not ended
@@ -113,6 +116,7 @@ class Connection:
         busy = False
         while True:
             served, more = self._turn()
+            self._await_notices()
             self._flush()
             if more:
                 await trio.lowlevel.checkpoint()
@@ -158,7 +162,7 @@ class Connection:
         started = self._common.dispatcher.start(record.view, self)
         if isinstance(started, Running):
             self._in_flight += 1
-            self._common.nursery.start_soon(self._finish, started, record)
+            self._wait(started, record)
             return
         if started is not None:
             self._put(started)
@@ -193,20 +197,54 @@ class Connection:
             else:
                 await trio.lowlevel.wait_readable(self._socket)
 
-    # --- out
+    # --- calls that wait
+
+    def _wait(self, running: Running, record: Record) -> None:
+        if isinstance(running.wait, Notice):
+            self._told.setdefault(running.wait, []).append((running, record))
+        else:
+            self._common.nursery.start_soon(self._finish, running, record)
+
+    def _await_notices(self) -> None:
+        """Ask for what the calls of this turn wait for, now that it has them all."""
+        while self._told:
+            notice, calls = self._told.popitem()
+            notice.tell(partial(self._go_on, calls))
+
+    def _go_on(self, calls: list[tuple[Running, Record]], problem: Exception | None) -> None:
+        """What they have waited for has come, or failed."""
+        for running, record in calls:
+            self._common.dispatcher.advance(running, problem)
+            if running.wait is None:
+                self._ended(running, record)
+            else:
+                self._wait(running, record)
+        self._await_notices()
+        self._flush()
 
     async def _finish(self, running: Running, record: Record) -> None:
-        asker: object = self
         try:
-            answer = await self._common.dispatcher.finish(running)
-            if running.entry is not None:
-                asker = running.entry.asker
-        finally:
+            await self._common.dispatcher.finish(running)
+        except BaseException:
             self._in_flight -= 1
             self._relief.set()
             self._give_back(record)
-        if isinstance(asker, Connection) and not asker.closed:
-            asker.send(answer)
+            raise
+        self._ended(running, record)
+        self._flush()
+
+    def _ended(self, running: Running, record: Record) -> None:
+        """Have its answer sent to who has asked last."""
+        self._in_flight -= 1
+        self._relief.set()
+        self._give_back(record)
+        asker = self if running.entry is None else running.entry.asker
+        if asker is self:
+            self._put(running.answer)
+        elif isinstance(asker, Connection):
+            asker.send(running.answer)
+
+    # --- out
 
     def send(self, answer: list[Part]) -> None:
         """Send an answer, now as far as the socket takes it."""
@@ -214,6 +252,8 @@ class Connection:
         self._flush()
 
     def _put(self, answer: list[Part]) -> None:
+        if self.closed:
+            return
         for part in marked(answer):
             self._out.append(part)
             self._out_bytes += len(part)

@@ -1,8 +1,9 @@
 """From a record to its answer: which program, begun in place, what went wrong as RPC says it.
 
 A call that ends at once never sees the trio loop.  One that has to wait is a ``Running``, which its
-connection finishes in a task; once begun it is carried to its end even when the connection is gone,
-for the client will send it again and must get this answer (replay.py).
+connection finishes in a task, or when it is told (gate.Notice); once begun it is carried to its end
+even when the connection is gone, for the client will send it again and must get this answer
+(replay.py).
 """
 
 from collections.abc import Callable, Generator, Iterable
@@ -96,11 +97,11 @@ class Dispatcher:
             running = Running(xid, out, outcome, entry)
         except Exception as error:
             return self._ended(self._refused(xid, error), entry)
-        self._advance(running, None)
+        self.advance(running, None)
         return running if running.wait is not None else running.answer
 
-    async def finish(self, running: Running) -> list[Part]:
-        """Wait for what it waits for, as often as it does; its answer."""
+    async def finish(self, running: Running) -> None:
+        """Wait for what it waits for, as often as it does."""
         try:
             while running.wait is not None:
                 problem = None
@@ -108,16 +109,15 @@ class Dispatcher:
                     await running.wait()
                 except Exception as error:
                     problem = error
-                self._advance(running, problem)
+                self.advance(running, problem)
         except BaseException:  # cancelled: the server ends
             running.outcome.close()
             if running.entry is not None:
                 self._replay.forget(running.entry)
             raise
-        return running.answer
 
-    def _advance(self, running: Running, problem: Exception | None) -> None:
-        """On to the next wait, or to the end."""
+    def advance(self, running: Running, problem: Exception | None) -> None:
+        """On to the next wait, or to the end, after what it waited for has come or failed."""
         outcome = running.outcome
         try:
             running.wait = outcome.throw(problem) if problem else next(outcome)

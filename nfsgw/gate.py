@@ -19,6 +19,7 @@ from engine import Store
 from engine.cold import Steps, Work
 
 Wait = Callable[[], Awaitable[None]]
+Told = Callable[[Exception | None], object]
 Waits = Generator[Wait, None, None]
 Outcome = Waits | None
 T = TypeVar("T")
@@ -27,6 +28,18 @@ T = TypeVar("T")
 async def on_thread(work: Work) -> None:
     """Where nobody else has threads to spare."""
     await trio.to_thread.run_sync(work)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A wait that needs no task: ``tell`` calls back, once, on the loop's thread, perhaps at once,
+    with None or with what ``wait`` would have raised."""
+
+    wait: Wait
+    tell: Callable[[Told], None]
+
+    def __call__(self) -> Awaitable[None]:
+        return self.wait()
 
 
 @dataclass(frozen=True)
