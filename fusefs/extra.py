@@ -6,16 +6,19 @@ import of pyfuse3, and ``fusefs/__init__.py`` sees to that.
 
 The requests come inside a task of pyfuse3 that cannot wait for us.  lseek changes nothing and is
 answered there and then.  copy_file_range and fallocate wait for room among the dirty nodes like
-every change: each goes on in a task of its own and is answered from there.  The file handles stay
-valid meanwhile, because the kernel releases a file only after its requests were answered.
+every change, and until what they patch is in memory: each goes on in a task of its own and is
+answered from there.  The file handles stay valid meanwhile, because the kernel releases a file only
+after its requests were answered.
 """
 
+import contextlib
 import ctypes
 import errno
 from collections.abc import Awaitable, Callable
 
 import trio
 
+from engine.errors import RametError
 from fusefs.build import LIBRARY
 
 _COPY = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_uint64] * 5)
@@ -36,13 +39,15 @@ setxattr_flags: Callable[[], int] = _library.ramet_setxattr_flags
 """Of the request whose handler is about to begin; another's after its first ``await``."""
 
 Answer = Callable[[int, int], None]
+Before = Callable[..., Awaitable[None]]
 
 
 class Calls:
     """Who answers the three requests of a mount.
 
     ``copy``, ``allocate`` and ``seek`` return their result or a negative errno and raise nothing;
-    the first two run after ``admit``, in ``nursery``, which the mount opens and cancels at its end.
+    the first two run after ``admit`` and what comes ``before`` them (copy, allocate), in
+    ``nursery``, which the mount opens and cancels at its end.
     """
 
     def __init__(
@@ -51,22 +56,25 @@ class Calls:
         copy: Callable[..., int],
         allocate: Callable[..., int],
         seek: Callable[..., int],
+        before: tuple[Before, Before],
     ) -> None:
         self._admit = admit
         self.nursery: trio.Nursery | None = None
         calls = (
-            _COPY(self._later(copy, _answer_copy)),
-            _ALLOCATE(self._later(allocate, _answer_allocate)),
+            _COPY(self._later(copy, before[0], _answer_copy)),
+            _ALLOCATE(self._later(allocate, before[1], _answer_allocate)),
             _SEEK(seek),
         )
         _kept[:] = calls
         _library.ramet_set_calls(*calls)
 
-    def _later(self, call: Callable[..., int], answer: Answer) -> Callable[..., int]:
+    def _later(
+        self, call: Callable[..., int], before: Before, answer: Answer
+    ) -> Callable[..., int]:  # fmt: skip
         def start(request: int, *arguments: int) -> int:
             try:
                 assert self.nursery is not None
-                self.nursery.start_soon(self._finish, call, arguments, answer, request)
+                self.nursery.start_soon(self._finish, call, before, arguments, answer, request)
             except Exception:  # the mount ends; nothing may be raised into C
                 return -errno.EIO
             return 0
@@ -74,11 +82,14 @@ class Calls:
         return start
 
     async def _finish(
-        self, call: Callable[..., int], arguments: tuple[int, ...], answer: Answer, request: int
-    ) -> None:
+        self, call: Callable[..., int], before: Before, arguments: tuple[int, ...],
+        answer: Answer, request: int,
+    ) -> None:  # fmt: skip
         result = -errno.EIO  # told to end while it waits
         try:
             await self._admit()
+            with contextlib.suppress(RametError, OSError):  # the call says what is wrong
+                await before(*arguments)
             result = call(*arguments)
         finally:
             answer(request, result)

@@ -8,11 +8,21 @@ import pyfuse3
 import trio
 
 from engine import Store, Volume, errors
+from engine.cold import Work
 from fusefs import extra
+from fusefs.cold_requests import OnThread
 from fusefs.known import Known
 from fusefs.operations import Operations
 
+# pyfuse3 has one for each request that is under way, and reads no other when all of them wait. A
+# buffer of 1 MiB goes with each, of which the kernel backs what its largest request has filled.
+REQUESTS_MAX = 256
 OPTIONS = {"default_permissions", "nosuid", "nodev", "allow_other"}
+
+
+async def on_thread(work: Work) -> None:
+    """Where nobody else has threads to spare."""
+    await trio.to_thread.run_sync(work)
 
 
 def check_mountpoint(path: Path, *, nonempty: bool = False) -> None:
@@ -32,6 +42,7 @@ async def serve(
     volume: Volume | None = None,
     durable: Callable[[], Awaitable[None]],
     admit: Callable[[], Awaitable[None]],
+    on_thread: OnThread = on_thread,
     flags: Iterable[str] = (),
     source: str | None = None,
     real_blocks: bool = False,
@@ -48,9 +59,11 @@ async def serve(
     """
     check_mountpoint(mountpoint, nonempty=nonempty)
     operations = Operations(
-        store, volume=volume, durable=durable, admit=admit, real_blocks=real_blocks, known=known
-    )
-    calls = extra.Calls(admit, *operations.callbacks())
+        store, volume=volume, durable=durable, admit=admit, on_thread=on_thread,
+        real_blocks=real_blocks, known=known,
+    )  # fmt: skip
+    before = operations.cold.before_copy, operations.cold.before_allocate
+    calls = extra.Calls(admit, *operations.callbacks(), before)
     named = escaped(source or f"ramet:{store.path}")
     pyfuse3.init(
         operations, str(mountpoint), OPTIONS | {*flags, f"fsname={named}", "subtype=ramet"}
@@ -59,7 +72,7 @@ async def serve(
         async with trio.open_nursery() as nursery:
             calls.nursery = nursery
             task_status.started()
-            await pyfuse3.main()
+            await pyfuse3.main(max_tasks=REQUESTS_MAX)
             nursery.cancel_scope.cancel()  # who still waits is answered, before the session goes
     finally:
         before_close()

@@ -1,9 +1,9 @@
 """The requests of a mount, straight on the engine.
 
 Engine calls are synchronous and short, so each request is one atomic step on the loop's thread; an
-``await`` stands only where a request waits for durability or for room among the dirty nodes.
-places.py says which file a request is about; ranges.py, xattrs.py and space.py have requests of
-their own.
+``await`` stands only where a request waits for durability, for room among the dirty nodes, or on a
+thread for what is not in memory (cold_requests.py).  places.py says which file a request is about;
+ranges.py, xattrs.py and space.py have requests of their own.
 
 The kernel may keep attributes and names for a second.  What it is told is noted (known.py), so that
 it hears of what other doors change.
@@ -16,8 +16,10 @@ from collections.abc import Awaitable, Callable, Sequence
 import pyfuse3
 
 from engine import DirEntry, Inode, Store, Volume, errors, numbers
+from engine.cold import Cold
 from engine.keys import ROOT_INO, SNAPSHOT_DIR
 from engine.namespace import RENAME_EXCHANGE
+from fusefs.cold_requests import OnThread
 from fusefs.errnos import mapped
 from fusefs.known import Known
 from fusefs.ranges import Ranges
@@ -34,8 +36,9 @@ class Operations(Xattrs, Ranges, Statfs):
     """One mount: of all volumes, or of one.
 
     ``durable`` returns when all that was done before it is on disk; ``admit`` when there is room
-    for another change.  ``real_blocks`` makes st_blocks the mapped blocks instead of the size
-    (coreutils' cp then takes sparse-looking files for sparse and does not clone them).
+    for another change; ``on_thread`` runs what waits for the disk to read.  ``real_blocks`` makes
+    st_blocks the mapped blocks instead of the size (coreutils' cp then takes sparse-looking files
+    for sparse and does not clone them).
     """
 
     enable_writeback_cache = False
@@ -48,12 +51,13 @@ class Operations(Xattrs, Ranges, Statfs):
         volume: Volume | None,
         durable: Callable[[], Awaitable[None]],
         admit: Callable[[], Awaitable[None]],
+        on_thread: OnThread,
         real_blocks: bool = False,
         known: Known | None = None,
     ) -> None:
         super().__init__(
-            store, volume=volume, durable=durable, admit=admit, real_blocks=real_blocks,
-            known=known,
+            store, volume=volume, durable=durable, admit=admit, on_thread=on_thread,
+            real_blocks=real_blocks, known=known,
         )  # fmt: skip
         self._scratch = memoryview(bytearray(READ_BYTES_MAX))
 
@@ -121,7 +125,8 @@ class Operations(Xattrs, Ranges, Statfs):
     async def lookup(
         self, parent: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return self._named(self._looked_up(parent, name), parent, name)
+        found = await self.cold.found(self._looked_up, parent, name)
+        return self._named(found, parent, name)
 
     def _looked_up(self, parent: int, name: bytes) -> pyfuse3.EntryAttributes:
         if name == b".":
@@ -153,7 +158,7 @@ class Operations(Xattrs, Ranges, Statfs):
 
     @mapped
     async def getattr(self, number: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return self._attributes_of(number)
+        return await self.cold.found(self._attributes_of, number)
 
     @mapped
     async def setattr(
@@ -161,6 +166,8 @@ class Operations(Xattrs, Ranges, Statfs):
         fh: int | None, ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:  # fmt: skip
         await self.admit()
+        if fields.update_size and fh is not None:
+            await self.cold.edges(fh, attr.st_size)
         volume, ino = self._locate(number) if fh is None else self._opened(fh)
         inode = volume.setattr(
             ino,
@@ -177,7 +184,7 @@ class Operations(Xattrs, Ranges, Statfs):
     @mapped
     async def readlink(self, number: int, ctx: pyfuse3.RequestContext) -> bytes:
         volume, ino = self._locate(number)
-        return volume.readlink(ino)
+        return await self.cold.found(volume.readlink, ino)
 
     @mapped
     async def mknod(
@@ -277,13 +284,20 @@ class Operations(Xattrs, Ranges, Statfs):
             return
         volume, ino = self._locate(fh)
         cookie = max(start_id, 2)
-        while entries := volume.readdir(ino, cookie, 256):
+        while entries := await self.cold.found(self._listed, volume, ino, cookie):
             for entry in entries:
                 if fh == numbers.ROOT:
                     self.known.names_at_root.add(entry.name)
                 if not self._reply_entry(volume, entry, token):
                     return
             cookie = entries[-1].cookie
+
+    def _listed(self, volume: Volume, ino: int, cookie: int) -> list[DirEntry]:
+        """A page of entries, whose inodes are in memory."""
+        entries = volume.readdir(ino, cookie, 256)
+        for entry in entries:
+            self._gone(volume, entry)
+        return entries
 
     @staticmethod
     def _gone(volume: Volume, entry: DirEntry) -> Inode | None:
@@ -346,7 +360,7 @@ class Operations(Xattrs, Ranges, Statfs):
         if flags & os.O_TRUNC:
             await self.admit()
             volume.setattr(ino, size=0)
-        return self._hold(volume, ino)
+        return await self.cold.found(self._hold, volume, ino)
 
     @mapped
     async def release(self, fh: int) -> None:
@@ -363,14 +377,24 @@ class Operations(Xattrs, Ranges, Statfs):
             buffer = self._scratch[:size]
         else:
             buffer = memoryview(bytearray(size))
-        return buffer[: volume.read_into(ino, offset, buffer)]
+        try:
+            return buffer[: volume.read_into(ino, offset, buffer, wait=False)]
+        except Cold:
+            pass
+        data = await self.cold.read(fh, offset, size)
+        self.known.told(self._handles[fh][3])  # a notice may have gone out since it began
+        return data
 
     @mapped
     async def write(self, fh: int, offset: int, data: bytes) -> int:
         await self.admit()
         volume, ino = self._opened(fh)
         self.writes += 1
-        return volume.write(ino, offset, data)
+        try:
+            return volume.write(ino, offset, data, wait=False)
+        except Cold:
+            pass
+        return await self.cold.write(fh, offset, data)
 
     async def flush(self, fh: int) -> None:
         """close(2) promises nothing about the disk."""

@@ -10,6 +10,7 @@ import pyfuse3
 
 from engine import Store, Volume, errors, numbers
 from engine.keys import ROOT_INO
+from fusefs.cold_requests import ColdRequests, OnThread
 from fusefs.known import Known
 
 
@@ -23,6 +24,7 @@ class Places(pyfuse3.Operations):  # type: ignore[misc]
         volume: Volume | None,
         durable: Callable[[], Awaitable[None]],
         admit: Callable[[], Awaitable[None]],
+        on_thread: OnThread,
         real_blocks: bool = False,
         known: Known | None = None,
     ) -> None:
@@ -31,6 +33,7 @@ class Places(pyfuse3.Operations):  # type: ignore[misc]
         self.single = volume
         self.durable = durable
         self.admit = admit
+        self.cold = ColdRequests(store, self._opened, on_thread)
         self.real_blocks = real_blocks
         self.known = known or Known()
         self.writes = 0

@@ -103,14 +103,14 @@ class Xattrs(Places):
         if self._is_unstored(number):
             raise errors.NoAttribute(f"no attribute {name!r}")
         volume, ino = self._locate(number)
-        return volume.get_xattr(ino, name)
+        return await self.cold.found(volume.get_xattr, ino, name)
 
     @mapped
     async def listxattr(self, number: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
         if self._is_unstored(number):
             return []
         volume, ino = self._locate(number)
-        return volume.list_xattrs(ino)
+        return await self.cold.found(volume.list_xattrs, ino)
 
     @mapped
     async def setxattr(

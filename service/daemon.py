@@ -52,6 +52,7 @@ from service.beside import Beside
 from service.cleaner import Cleaner
 from service.commits import Committer
 from service.cycles import short_looks
+from service.disk_threads import on_thread
 from service.gateway import Gateway
 from service.jobs import Job
 from service.log import log, log_exception
@@ -204,7 +205,7 @@ class Daemon:
             self.store, self.mountpoint, volume=self.shown, durable=self.committer.durable,
             admit=self.committer.admit, flags=options.flags, source=options.source,
             real_blocks=options.real_blocks, nonempty=options.nonempty,
-            known=self.invalidator.known,
+            on_thread=on_thread, known=self.invalidator.known,
             before_close=self._before_close,
             task_status=task_status,
         )  # fmt: skip
@@ -320,6 +321,7 @@ class Daemon:
             self.store, Notice(committer.durable, committer.tell), committer.admit, committer.full,
             self._foreign, self._shown,
             lambda: self.invalidator is not None and self.invalidator.unsettled(),
+            on_thread,
         )  # fmt: skip
 
     async def _settled(self) -> None:

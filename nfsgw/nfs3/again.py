@@ -12,6 +12,7 @@ import struct
 from typing import NamedTuple
 
 from engine import errors
+from engine.cold import Cold
 from nfsgw.buffers import LARGE_BYTES
 from nfsgw.files import Files, Place
 from nfsgw.nfs3.attributes import POST_OP_BYTES, post_op
@@ -60,8 +61,8 @@ def read_again(files: Files, record: memoryview, peer: Peer) -> list[Part] | Non
         answer = bytearray(_ANSWER.size + size + (-size & 3))
         if size:
             whole = memoryview(answer)
-            files.read_into(place, offset, whole[_ANSWER.size : _ANSWER.size + size])
-    except (errors.RametError, OSError):
+            files.read_into(place, offset, whole[_ANSWER.size : _ANSWER.size + size], wait=False)
+    except (Cold, errors.RametError, OSError):
         return None
     _ANSWER.pack_into(
         answer, 0, LAST | len(answer) - 4, int.from_bytes(record[:_FIRST], "big"), REPLY, ACCEPTED,
