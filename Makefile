@@ -1,7 +1,8 @@
 # make setup   install Debian packages and build .venv/ (fast when done)
 # make test    set-up, lint, types, import contract, tests
 # make demo    set-up, then the main job with a real guest
-# make bench   print the measurements
+# make bench   install what Ramet can be compared with, then `ramet bench`; WORDS="--full --out DIR"
+# make measure   developers' measurements: every module of bench/ that is a program
 #
 # Slow, deep runs; the last line has the figures, the exit code tells:
 # make explore                     the tests with other random choices than `make test` has
@@ -11,12 +12,14 @@
 # make crash   cut the power of a running store: POINTS=500 SEED=1 FS=ext4 (xfs, btrfs, posix)
 # make crash-proof   the same with six mistakes put in, each of which has to be caught
 # make kill    kill -9 the daemon under load: ROUNDS=1000 SEED=1
+# make fsx OPS=100000 SEED=1       random operations on files of a mount, against copies in memory
 # make fuzz SECONDS=600            hostile bytes; what is found is kept in .cache/fuzz/findings
 # make deep                        a Debian guest: cloud-init, grown disk, guest agent, quiesced clones;
 #                                  Linux kernels on NFS: two machines' locks, a killed daemon, 100k entries
 # make scrub-proof COUNT=10000 SEED=1   inject bad blocks of all kinds; none may be missed
 # make fsck-walk COUNT=2000 SEED=1      damage records at random; repair must converge
-.PHONY: setup lint test explore faults asan demo bench churn crash crash-proof kill fuzz scrub-proof \
+.PHONY: setup lint test explore faults asan demo bench bench-packages measure churn crash \
+  crash-proof kill fsx fuzz scrub-proof \
   fsck-walk deep clean
 .DEFAULT_GOAL := test
 
@@ -72,14 +75,23 @@ asan: setup
 demo: setup
 	$(PY) tests/demo/demo.py
 
-BENCH_PACKAGES := fio nfs-ganesha nfs-ganesha-vfs rpcbind util-linux iproute2
+# What can be compared with is in packages.txt already: btrfs-progs, fio, qemu-utils, xfsprogs.
+BENCH_PACKAGES := lvm2 thin-provisioning-tools util-linux virtinst
+MEASURE_PACKAGES := fio nfs-ganesha nfs-ganesha-vfs rpcbind util-linux iproute2 virtinst
+bench: INSTALL := $(BENCH_PACKAGES)
+measure: INSTALL := $(MEASURE_PACKAGES)
 
-bench: setup
-	@dpkg-query -W $(BENCH_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	  $(BENCH_PACKAGES) >/dev/null; }
-	$(PY) -m pip install -q --disable-pip-version-check -e '.[bench]'
+bench: bench-packages
+	.venv/bin/ramet bench $(or $(WORDS),--quick)
+
+measure: bench-packages
 	$(PY) -m bench
+
+bench-packages: setup
+	@dpkg-query -W $(INSTALL) >/dev/null 2>&1 || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	  $(INSTALL) >/dev/null; }
+	$(PY) -m pip install -q --disable-pip-version-check -e '.[bench]'
 
 SEED ?= 1
 POINTS ?= 500
@@ -98,6 +110,12 @@ crash-proof: setup
 kill: ROUNDS ?= 1000
 kill: setup
 	@$(PY) tests/crash/kill_run.py --rounds $(ROUNDS) --seed $(SEED)
+
+fsx: OPS ?= 100000
+fsx: setup
+	@PYTHONPATH=.:tests/support:tests/guest $(PY) tests/fusefs/fsx_run.py \
+	  --operations $(OPS) --seed $(SEED)
+
 SECONDS ?= 600
 fuzz: setup
 	$(PY) -m pip install -q --disable-pip-version-check -e '.[fuzz]'

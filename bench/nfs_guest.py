@@ -24,9 +24,10 @@ from bench.nfs import FILE_MIB, OF_GANESHA, SMALL, daemon, export, in_namespaces
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "guest")]
 
-import build  # noqa: E402
 import client  # noqa: E402
 import nfs_client  # noqa: E402
+
+from bench.guest import build  # noqa: E402
 
 CACHE = ROOT / ".venv" / "guest-cache"
 ROUNDS = 3

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bench import command as benchmark
     from cli import bar, local, tables
     from service import (
         clones,
@@ -40,12 +41,14 @@ else:
     def __getattr__(name):
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name == "benchmark":
+            return Module("bench.command")
         return Module(f"cli.{name}" if name in ("bar", "local", "tables") else f"service.{name}")
 
 
 __all__ = [
-    "bar", "clones", "customizing", "daemon", "datastores", "extents", "healing", "hosts",
-    "integrity", "job_commands", "local", "luns", "maps", "nfs_shares", "operations",
+    "bar", "benchmark", "clones", "customizing", "daemon", "datastores", "extents", "healing",
+    "hosts", "integrity", "job_commands", "local", "luns", "maps", "nfs_shares", "operations",
     "registration", "rescan", "shares", "smb_shares", "tables", "vms", "volume_maps",
 ]  # fmt: skip
 

@@ -35,6 +35,7 @@ MODULES = {
     "files": ("import", "export", "clone", "ls", "du", "rm"),
     "hosts": ("host",),
     "integrity": ("scrub", "fsck"),
+    "bench": ("bench",),
 }
 """The modules of ``cli`` with a tuple COMMANDS, and the names of what is in it, in order."""
 

@@ -8,7 +8,11 @@ from cli.later import daemon, local, operations
 from cli.output import show
 from cli.running import EXACT, Leaf, run, run_counted
 from cli.settings import settings
-from service import background
+from service import background, mount_options, mounting
+
+OPTIONS = click.option(
+    "-o", "texts", multiple=True, metavar="OPTIONS", help="Of the mount, as in fstab: ro,volume=lab"
+)
 
 
 @click.command(cls=Leaf)
@@ -21,16 +25,41 @@ def init(directory: str) -> None:
 
 @click.command(cls=Leaf)
 @click.option("--mount", "mountpoint", help="Also mount the store here.")
-def serve(mountpoint: str | None) -> None:
-    """Own the store in the foreground until SIGTERM.  Example: ramet serve --mount /mnt/ramet"""
-    daemon.serve(settings().store_path, mountpoint, lambda: click.echo("ready"))
+@OPTIONS
+def serve(mountpoint: str | None, texts: tuple[str, ...]) -> None:
+    """Own the store in the foreground until SIGTERM.  Example: ramet serve --mount /mnt/ramet
+
+    Options of the mount: as for `ramet mount`.
+    """
+    options = mount_options.parse(texts)
+    daemon.serve(settings().store_path, mountpoint, lambda: click.echo("ready"), options)
 
 
 @click.command(cls=Leaf)
-@click.argument("mountpoint")
-def mount(mountpoint: str) -> None:
-    """Mount the store, served in the background.  Example: ramet mount /mnt/ramet"""
-    background.start(settings().store_path, os.path.abspath(mountpoint))
+@click.argument("mountpoint", required=False)
+@OPTIONS
+@click.option("--install-helper", is_flag=True, help="Let mount(8) and fstab know stores.")
+def mount(mountpoint: str | None, texts: tuple[str, ...], install_helper: bool) -> None:
+    """Mount the store, served in the background.  Example: ramet mount /mnt/ramet
+
+    Options (-o): ro, noexec, noatime, nodiratime, sync, dirsync; volume=VOL or volume=VOL@SNAP
+    shows that one alone; real_blocks counts a file's mapped blocks instead of its size in st_blocks
+    (`tar -S` and `du` then see holes, and `cp` copies sparse files instead of cloning them);
+    nonempty mounts at a directory that is not empty; fsname=NAME is shown by `findmnt`.  A mount is
+    nosuid and nodev.
+
+    --install-helper, once, links /sbin/mount.ramet and its kin to this installation.  After that
+    `mount -t ramet STORE[:VOL] DIR` works, and so does a line of fstab.
+    """
+    if install_helper:
+        show({"installed": mounting.install()})
+        return
+    if mountpoint is None:
+        raise click.UsageError("say where: ramet mount DIR")
+    options = mount_options.parse(texts)
+    if options.remount:
+        raise click.UsageError("mount -o remount,... DIR changes a mount")
+    background.start(settings().store_path, os.path.abspath(mountpoint), options)
     show({"store": settings().store_path, "mountpoint": os.path.abspath(mountpoint)})
 
 

@@ -49,9 +49,9 @@ class Attributes(Namespace):
             raise errors.NotFound("the file was deleted")
         prefix = keys.xattr_name_prefix(ino, name)
         old = [key for key, _ in self.tree.scan(prefix, prefix)]
-        if old and flags == XATTR_CREATE:
+        if old and flags & XATTR_CREATE:
             raise errors.AlreadyExists(f"attribute {name!r} exists")
-        if not old and flags == XATTR_REPLACE:
+        if not old and flags & XATTR_REPLACE:
             raise errors.NoAttribute(f"no attribute {name!r}")
         for key in old:
             self.tree.delete(key)

@@ -45,8 +45,11 @@ class FileData(Attributes):
         self.read_into(ino, offset, memoryview(buffer))
         return bytes(buffer)
 
-    def read_into(self, ino: int, offset: int, buffer: memoryview) -> int:
-        """Fill ``buffer`` from the file; returns the bytes read, short at the end of the file."""
+    def read_into(self, ino: int, offset: int, buffer: memoryview, *, wait: bool = True) -> int:
+        """Fill ``buffer`` from the file; returns the bytes read, short at the end of the file.
+
+        Cold, without ``wait``, when the disk has to be asked: see engine/cold.py.
+        """
         inode = self.file(ino)
         if offset < 0:
             raise errors.InvalidArgument("negative offset")
@@ -54,20 +57,26 @@ class FileData(Attributes):
         if size <= 0:
             return 0
         try:
-            self.pool.core.read_into(self.data_tree(inode), offset, buffer[:size])
-        except native.CorruptBlock as error:
-            raise errors.Corrupt(self._name_block(inode, error)) from error
-        except native.CorruptNode as error:
-            raise errors.Corrupt(f"{self}: inode {ino}: {error}; run `ramet fsck`") from error
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            where = f"{self}:{self.path_of(ino) or f'(inode {ino})'}"
-            self.pool.corrupt_reads.note(where, offset // BLOCK_BYTES, -1)
-            raise errors.Corrupt(
-                f"{where}: the disk cannot read it near byte {offset}; run `ramet scrub`"
-            ) from error
+            self.pool.core.read_into(self.data_tree(inode), offset, buffer[:size], wait)
+        except (native.CorruptBlock, native.CorruptNode, OSError) as error:
+            raise self.read_error(inode, offset, error) from error
         return size
+
+    def read_error(
+        self, inode: Inode, offset: int, error: native.CorruptBlock | native.CorruptNode | OSError
+    ) -> Exception:
+        """What a read that failed tells its caller; a bad block is counted, and named."""
+        if isinstance(error, native.CorruptBlock):
+            return errors.Corrupt(self._name_block(inode, error))
+        if isinstance(error, native.CorruptNode):
+            return errors.Corrupt(f"{self}: inode {inode.ino}: {error}; run `ramet fsck`")
+        if error.errno != errno.EIO:
+            return OSError(error.errno, error.strerror)
+        where = f"{self}:{self.path_of(inode.ino) or f'(inode {inode.ino})'}"
+        self.pool.corrupt_reads.note(where, offset // BLOCK_BYTES, -1)
+        return errors.Corrupt(
+            f"{where}: the disk cannot read it near byte {offset}; run `ramet scrub`"
+        )
 
     def _name_block(self, inode: Inode, error: native.CorruptBlock) -> str:
         path = self.path_of(inode.ino) or f"(inode {inode.ino})"
@@ -77,11 +86,14 @@ class FileData(Attributes):
             "restore the file from a good copy"
         )
 
-    def write(self, ino: int, offset: int, data: "bytes | bytearray | memoryview") -> int:
+    def write(
+        self, ino: int, offset: int, data: "bytes | bytearray | memoryview", *, wait: bool = True
+    ) -> int:
         """Write all of ``data`` at ``offset``; returns its length.
 
         On an error a long write may have been done in part, as by write(2): from its start on, up
-        to a multiple of ``call_bytes``.
+        to a multiple of ``call_bytes``.  Cold, without ``wait``, when the disk has to be asked
+        first for what is patched or compared; then nothing is written.
         """
         self.check_writable()
         inode = self.file(ino)
@@ -90,11 +102,11 @@ class FileData(Attributes):
         if not length:
             return 0
         if self.record.quota_bytes and not inode.orphan:
-            self.check_quota(self._growth(inode, offset, length))
+            self.check_quota(self._growth(inode, offset, length, wait=wait))
         view, done = memoryview(data).cast("B"), 0
         try:
             while done < length:
-                done += self._write_part(inode, offset + done, view[done:])
+                done += self._write_part(inode, offset + done, view[done:], wait or done > 0)
         finally:
             if done:
                 inode.mtime_ns = inode.ctime_ns = now_ns()
@@ -102,58 +114,62 @@ class FileData(Attributes):
                 self.pool.notify(self.id, ino, "data")
         return length
 
-    def _write_part(self, inode: Inode, offset: int, data: memoryview) -> int:
+    def _write_part(self, inode: Inode, offset: int, data: memoryview, wait: bool) -> int:
         """As much as is written whole or not at all; returns the bytes."""
         self.pool.check_room()
         part = data[: self.pool.core.call_bytes - offset % BLOCK_BYTES]
         end = offset + len(part)
-        self._write(inode, offset, part)
+        self._write(inode, offset, part, wait=wait)
         if end > inode.size:
             self._set_size(inode, end)
         return len(part)
 
-    def _growth(self, inode: Inode, offset: int, length: int) -> int:
+    def _growth(self, inode: Inode, offset: int, length: int, *, wait: bool = True) -> int:
         """How many blocks of a byte range are not mapped; all of them while that is no matter."""
         first, end = offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)
         if self.has_room(end - first):
             return end - first
-        return end - first - self.mapped_blocks(inode, offset, length)
+        return end - first - self.mapped_blocks(inode, offset, length, wait=wait)
 
-    def mapped_blocks(self, inode: Inode, offset: int, length: int) -> int:
+    def mapped_blocks(self, inode: Inode, offset: int, length: int, *, wait: bool = True) -> int:
         """Blocks mapped in the blocks that a byte range touches; O(height)."""
         first, end = offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)
         with self.sound_nodes(inode):
-            return self.pool.core.mapped(self.data_tree(inode), first, end)
+            return self.pool.core.mapped(self.data_tree(inode), first, end, wait=wait)
 
-    def _write(self, inode: Inode, offset: int, data: memoryview) -> None:
+    def _write(self, inode: Inode, offset: int, data: memoryview, *, wait: bool = True) -> None:
         try:
-            self.write_tree(inode, self.data_tree(inode), offset, data)
+            self.write_tree(inode, self.data_tree(inode), offset, data, wait=wait)
         finally:
             self._take_tree(inode)
 
-    def write_tree(self, inode: Inode, tree: native.Tree, offset: int, data: memoryview) -> None:
+    def write_tree(
+        self, inode: Inode, tree: native.Tree, offset: int, data: memoryview, *, wait: bool = True
+    ) -> None:
         """Write into a map of the inode's: the one in force, or a draft (engine/ranges.py)."""
         first, head = divmod(offset, BLOCK_BYTES)
         end = offset + len(data)
         tail = end % BLOCK_BYTES
         try:
             if head or tail:
-                data = self._patched(tree, first, head, data)
-            self.pool.write_blocks(tree, first, data)
+                data = self._patched(tree, first, head, data, wait)
+            self.pool.write_blocks(tree, first, data, wait=wait)
         except native.CorruptBlock as error:
             raise errors.Corrupt(self._name_block(inode, error)) from error
         except native.CorruptNode as error:
             raise errors.Corrupt(f"{self}: inode {inode.ino}: {error}; run `ramet fsck`") from error
 
-    def _patched(self, tree: native.Tree, first: int, head: int, data: memoryview) -> memoryview:
+    def _patched(
+        self, tree: native.Tree, first: int, head: int, data: memoryview, wait: bool
+    ) -> memoryview:
         """``data`` widened to whole blocks with what the file has there now."""
         blocks = -(-(head + len(data)) // BLOCK_BYTES)
         whole = memoryview(bytearray(blocks * BLOCK_BYTES))
         read = self.pool.core.read_into
         if head:
-            read(tree, first * BLOCK_BYTES, whole[:BLOCK_BYTES])
+            read(tree, first * BLOCK_BYTES, whole[:BLOCK_BYTES], wait)
         if (head + len(data)) % BLOCK_BYTES and (blocks > 1 or not head):
-            read(tree, (first + blocks - 1) * BLOCK_BYTES, whole[-BLOCK_BYTES:])
+            read(tree, (first + blocks - 1) * BLOCK_BYTES, whole[-BLOCK_BYTES:], wait)
         whole[head : head + len(data)] = data
         return whole
 

@@ -179,6 +179,12 @@ class Meta:
             raise KeyError(node_id)
         return raw
 
+    def warm_node(self, node_id: int) -> None:
+        """Have a node's pages read; any thread, while ``readers`` counts it.  Tells of no error:
+        who loads the node afterwards meets it."""
+        with contextlib.suppress(KeyError, lmdb.Error):
+            self.read_node(node_id)
+
     def write(
         self,
         nodes: Iterable[tuple[int, "bytes | memoryview"]],

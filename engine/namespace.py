@@ -43,7 +43,7 @@ class Namespace(InodeTable):
         value = self.tree.get(keys.name_key(parent, name))
         if value is None:
             self.directory(parent)
-            raise errors.NotFound(f"no file {name.decode(errors='replace')!r} here")
+            raise _not_here(name)
         return self.inode(keys.unpack_by_name(name, value).ino)
 
     def readdir(self, ino: int, cookie: int = 0, limit: int = 1024) -> list[DirEntry]:
@@ -290,7 +290,7 @@ class Namespace(InodeTable):
     def _must_find(self, directory: Inode, name: bytes) -> tuple[DirEntry, Inode]:
         entry = self.entry(directory.ino, name)
         if entry is None:
-            raise errors.NotFound(f"no file {name.decode(errors='replace')!r} here")
+            raise _not_here(name)
         inode = self.inode(entry.ino)
         self._check_counts(directory, inode)
         self._load_of_entry(directory, entry, inode)
@@ -364,8 +364,8 @@ class Namespace(InodeTable):
 
     def _drop_link(self, inode: Inode) -> None:
         inode.nlink -= 1
-        inode.ctime_ns = now_ns()
         if inode.nlink:
+            inode.ctime_ns = now_ns()
             self.touch(inode)
             self.pool.notify(self.id, inode.ino, "attr")
         else:
@@ -375,6 +375,7 @@ class Namespace(InodeTable):
         """No name is left: delete the inode, or keep it as an orphan while it is held."""
         ino = inode.ino
         inode.nlink = 0
+        inode.ctime_ns = now_ns()
         if inode.is_symlink:
             self._delete_range(keys.target_prefix(ino))
         self._delete_range(keys.xattr_prefix(ino))
@@ -455,3 +456,10 @@ class Namespace(InodeTable):
                 self.mark_dirty(new)
             moved.ctime_ns = now_ns()
             self.touch(moved)
+
+
+def _not_here(name: bytes) -> errors.RametError:
+    """Why a name is not found: of one that no directory may hold, the user is told that."""
+    if len(name) > keys.NAME_MAX:
+        return errors.NameTooLong(f"name of {len(name)} bytes; the limit is {keys.NAME_MAX}")
+    return errors.NotFound(f"no file {name.decode(errors='replace')!r} here")

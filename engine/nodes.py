@@ -21,7 +21,7 @@ from collections.abc import Callable
 import xxhash
 
 from engine import errors
-from native import HEADER_BYTES, NODE_BYTES
+from native import HEADER_BYTES, NODE_BYTES, Cold
 
 MAGIC = 0x4E4D5452  # 'RTMN'
 KIND_NAMESPACE = 2
@@ -140,6 +140,8 @@ class NodeCache:
         self._take_id = take_id
         self._seed = seed
         self._limit = limit
+        self.waits = True  # False: Cold for a node that no thread has just had read (``warmed``)
+        self.warmed: set[int] = set()
         self._nodes: OrderedDict[int, Node] = OrderedDict()
         self.epoch = 1
         self.dirty: dict[int, Node] = {}
@@ -149,6 +151,9 @@ class NodeCache:
     def get(self, node_id: int) -> Node:
         node = self._nodes.get(node_id)
         if node is None:
+            if not self.waits and node_id not in self.warmed:
+                raise Cold(node=node_id)
+            self.warmed.discard(node_id)
             try:
                 raw = self._load(node_id)
             except KeyError:

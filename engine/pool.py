@@ -83,6 +83,7 @@ class Pool:
         self.nodes = NodeCache(
             meta.read_node, self.core.take_node_id, superblock.hash_seed, nodes_max // 16
         )
+        self.nodes.warmed = self.core.warmed
         self.listeners: list[Callable[[Change], None]] = []
         self.after_write: Callable[[int], None] | None = None  # so many blocks, at most, are new
         self.puts: dict[tuple[str, bytes], bytes] = {}
@@ -175,20 +176,25 @@ class Pool:
             self.nodes.dirty or self.nodes.dead or self.puts or self.deletes or self.core.dirty
         )
 
-    def write_blocks(self, tree: native.Tree, first_block: int, data: memoryview) -> None:
-        """Write whole blocks; adds a slab when the free slots run out."""
+    def write_blocks(
+        self, tree: native.Tree, first_block: int, data: memoryview, *, wait: bool = True
+    ) -> None:
+        """Write whole blocks; adds a slab when the free slots run out.
+
+        Cold, without ``wait``, while nothing is written yet.
+        """
         step = MAP_CALL_BYTES
         for start in range(0, len(data), step):
             piece = data[start : start + step]
             block = first_block + start // self.superblock.block_bytes
-            self._write_piece(tree, block, piece)
+            self._write_piece(tree, block, piece, wait or start > 0)
 
-    def _write_piece(self, tree: native.Tree, block: int, piece: memoryview) -> None:
+    def _write_piece(self, tree: native.Tree, block: int, piece: memoryview, wait: bool) -> None:
         """On a full disk, once more from the lowest free slots: those may be on disk already."""
         rewound = False
         while True:
             try:
-                self.core.write(tree, block, piece)
+                self.core.write(tree, block, piece, wait=wait)
             except native.NeedSlab:
                 self.add_slab()
             except OSError as error:

@@ -277,6 +277,9 @@ def _share(
         for at, size in ((0, head), (length - tail, tail)):
             if size:
                 draft.write(target_offset + at, source.read(inode.ino, source_offset + at, size))
+        if not (into.size or source_offset or target_offset):  # cp begins a clone so
+            into.origin_volume, into.origin_ino = source.id, inode.ino
+            into.cloned_ns = now_ns()
         draft.publish(target_offset + length)
     return length
 

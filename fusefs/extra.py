@@ -1,20 +1,24 @@
-"""copy_file_range, fallocate and lseek for pyfuse3, which binds none of them.
+"""copy_file_range, fallocate and lseek for pyfuse3, which binds none of them, and arguments that
+it drops.
 
 Importing this module loads ``extra_ops.so`` in front of libfuse; it must come before the first
 import of pyfuse3, and ``fusefs/__init__.py`` sees to that.
 
 The requests come inside a task of pyfuse3 that cannot wait for us.  lseek changes nothing and is
 answered there and then.  copy_file_range and fallocate wait for room among the dirty nodes like
-every change: each goes on in a task of its own and is answered from there.  The file handles stay
-valid meanwhile, because the kernel releases a file only after its requests were answered.
+every change, and until what they patch is in memory: each goes on in a task of its own and is
+answered from there.  The file handles stay valid meanwhile, because the kernel releases a file only
+after its requests were answered.
 """
 
+import contextlib
 import ctypes
 import errno
 from collections.abc import Awaitable, Callable
 
 import trio
 
+from engine.errors import RametError
 from fusefs.build import LIBRARY
 
 _COPY = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_uint64] * 5)
@@ -28,14 +32,22 @@ _answer_copy.argtypes = _answer_allocate.argtypes = [ctypes.c_void_p, ctypes.c_i
 _answer_copy.restype = _answer_allocate.restype = None
 _kept: list[object] = []
 
+statfs_inode: Callable[[], int] = _library.ramet_statfs_inode
+_library.ramet_statfs_inode.argtypes = _library.ramet_setxattr_flags.argtypes = []
+_library.ramet_statfs_inode.restype = ctypes.c_uint64
+setxattr_flags: Callable[[], int] = _library.ramet_setxattr_flags
+"""Of the request whose handler is about to begin; another's after its first ``await``."""
+
 Answer = Callable[[int, int], None]
+Before = Callable[..., Awaitable[None]]
 
 
 class Calls:
     """Who answers the three requests of a mount.
 
     ``copy``, ``allocate`` and ``seek`` return their result or a negative errno and raise nothing;
-    the first two run after ``admit``, in ``nursery``, which the mount opens and cancels at its end.
+    the first two run after ``admit`` and what comes ``before`` them (copy, allocate), in
+    ``nursery``, which the mount opens and cancels at its end.
     """
 
     def __init__(
@@ -44,22 +56,25 @@ class Calls:
         copy: Callable[..., int],
         allocate: Callable[..., int],
         seek: Callable[..., int],
+        before: tuple[Before, Before],
     ) -> None:
         self._admit = admit
         self.nursery: trio.Nursery | None = None
         calls = (
-            _COPY(self._later(copy, _answer_copy)),
-            _ALLOCATE(self._later(allocate, _answer_allocate)),
+            _COPY(self._later(copy, before[0], _answer_copy)),
+            _ALLOCATE(self._later(allocate, before[1], _answer_allocate)),
             _SEEK(seek),
         )
         _kept[:] = calls
         _library.ramet_set_calls(*calls)
 
-    def _later(self, call: Callable[..., int], answer: Answer) -> Callable[..., int]:
+    def _later(
+        self, call: Callable[..., int], before: Before, answer: Answer
+    ) -> Callable[..., int]:  # fmt: skip
         def start(request: int, *arguments: int) -> int:
             try:
                 assert self.nursery is not None
-                self.nursery.start_soon(self._finish, call, arguments, answer, request)
+                self.nursery.start_soon(self._finish, call, before, arguments, answer, request)
             except Exception:  # the mount ends; nothing may be raised into C
                 return -errno.EIO
             return 0
@@ -67,11 +82,14 @@ class Calls:
         return start
 
     async def _finish(
-        self, call: Callable[..., int], arguments: tuple[int, ...], answer: Answer, request: int
-    ) -> None:
+        self, call: Callable[..., int], before: Before, arguments: tuple[int, ...],
+        answer: Answer, request: int,
+    ) -> None:  # fmt: skip
         result = -errno.EIO  # told to end while it waits
         try:
             await self._admit()
+            with contextlib.suppress(RametError, OSError):  # the call says what is wrong
+                await before(*arguments)
             result = call(*arguments)
         finally:
             answer(request, result)

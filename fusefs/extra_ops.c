@@ -6,6 +6,10 @@
  * something may have to wait for room, so their calls take the request along and answer it later,
  * once, with ramet_answer_*. The callbacks are the one piece of global state: a process has one
  * interposed symbol, whatever number of mounts.
+ *
+ * Two arguments that pyfuse3 drops are put aside for its handler, which begins in the same step of
+ * its thread: which inode a statfs is about, and the flags of a setxattr. (pyfuse3 looks for the
+ * attribute itself, before a handler that may wait; with the flags, the engine does in one step.)
  */
 #define _GNU_SOURCE
 #define FUSE_USE_VERSION 35
@@ -30,6 +34,17 @@ static struct {
   allocate_call allocate;
   seek_call seek;
 } calls;
+
+static struct {
+  uint64_t statfs_inode;
+  int setxattr_flags;
+} aside;
+
+static struct fuse_lowlevel_ops bound; /* what pyfuse3 handed over */
+
+uint64_t ramet_statfs_inode(void) { return aside.statfs_inode; }
+
+int ramet_setxattr_flags(void) { return aside.setxattr_flags; }
 
 void ramet_set_calls(copy_call copy, allocate_call allocate, seek_call seek) {
   calls.copy = copy;
@@ -89,15 +104,29 @@ static void on_seek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
     fuse_reply_lseek(req, found);
 }
 
+static void on_statfs(fuse_req_t req, fuse_ino_t ino) {
+  aside.statfs_inode = ino;
+  bound.statfs(req, ino);
+}
+
+static void on_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value,
+                        size_t size, int flags) {
+  aside.setxattr_flags = flags;
+  bound.setxattr(req, ino, name, value, size, 0);
+}
+
 #undef fuse_session_new
 struct fuse_session *fuse_session_new(struct fuse_args *args,
                                       const struct fuse_lowlevel_ops *operations, size_t size,
                                       void *userdata) {
   typedef struct fuse_session *(*function)(struct fuse_args *, const struct fuse_lowlevel_ops *,
                                            size_t, void *);
-  struct fuse_lowlevel_ops extended = {0};
-  memcpy(&extended, operations, size < sizeof extended ? size : sizeof extended);
+  memset(&bound, 0, sizeof bound);
+  memcpy(&bound, operations, size < sizeof bound ? size : sizeof bound);
+  struct fuse_lowlevel_ops extended = bound;
   if (calls.copy) {
+    extended.statfs = on_statfs;
+    extended.setxattr = on_setxattr;
     extended.copy_file_range = on_copy;
     extended.fallocate = on_allocate;
     extended.lseek = on_seek;

@@ -20,7 +20,7 @@ from functools import partial
 import pyfuse3
 import trio
 
-from engine import Change, Store, numbers
+from engine import Change, Store, Volume, numbers
 from engine.keys import ROOT_INO
 from fusefs.known import Known
 
@@ -98,6 +98,8 @@ class Invalidator:
         number = self._number_of(change.volume_id, change.ino)
         if change.what == "entry" and change.name is not None:
             parent = self._number_of(change.volume_id, change.parent)
+            if parent == numbers.ROOT:
+                self.known.names_at_root.discard(change.name)
             if parent in self.known and number in self.known:
                 self._send(partial(pyfuse3.invalidate_entry, parent, change.name))
             if self.known.outdated(parent):  # its times; pages of directories are not kept
@@ -108,9 +110,13 @@ class Invalidator:
             self._send(partial(pyfuse3.invalidate_inode, number))
 
     def _volumes_changed(self, change: Change) -> None:
-        self._send(partial(pyfuse3.invalidate_inode, self._number_of(change.volume_id, ROOT_INO)))
-        if change.name is not None:  # all names below it go with it
-            self._send(partial(pyfuse3.invalidate_entry, numbers.ROOT, change.name))
+        root = self._number_of(change.volume_id, ROOT_INO)
+        self._send(partial(pyfuse3.invalidate_inode, root))
+        gone = {change.name} if change.name is not None else set()
+        if root == numbers.ROOT:  # of a mount of one volume
+            gone, self.known.names_at_root = self.known.names_at_root, set()
+        for name in gone:  # all names below it go with it
+            self._send(partial(pyfuse3.invalidate_entry, numbers.ROOT, name))
 
     def _send(self, notice: Notice) -> None:
         self._sent += 1
@@ -134,3 +140,13 @@ class Invalidator:
 def all_volumes(volume_id: int, ino: int) -> int:
     """The inode numbers of a mount that shows all volumes."""
     return numbers.join(volume_id, ino)
+
+
+def one_volume(volume: Volume) -> Callable[[int, int], int]:
+    """Those of a mount that shows one."""
+
+    def number(volume_id: int, ino: int) -> int:
+        at_root = ino == ROOT_INO and volume_id == volume.id
+        return numbers.ROOT if at_root else numbers.join(volume_id, ino)
+
+    return number

@@ -9,11 +9,15 @@ often, never too seldom.
 
 What the kernel keeps of an inode - attributes, pages - it has from answers since the last notice:
 after one, there is nothing to tell until it has asked again.  A name is kept as long as its inode.
+Names right below the root are noted as well: there is no name above them to be invalidated.
+
+The kernel has an inode after its last name as well, and without a file handle: a working directory,
+what was opened with O_PATH.  What the inode was is kept here, to be told until it is forgotten.
 """
 
 from collections.abc import Iterable
 
-from engine import numbers
+from engine import Inode, numbers
 
 _ONCE, _TOLD = 2, 1  # a lookup; the bit below: answered since the last notice
 
@@ -23,6 +27,8 @@ class Known:
 
     def __init__(self) -> None:
         self._inodes = {numbers.ROOT: _ONCE | _TOLD}  # the root is never forgotten
+        self.names_at_root: set[bytes] = set()  # told since somebody emptied it
+        self.departed: dict[int, Inode] = {}
 
     def __contains__(self, number: int) -> bool:
         """Whether the kernel may have a name, or anything else, of an inode."""
@@ -51,6 +57,11 @@ class Known:
             self._inodes[number] = count & ~_TOLD
         return bool(count & _TOLD)
 
+    def departs(self, number: int, inode: Inode) -> None:
+        """An inode that may have lost its last name."""
+        if not inode.nlink and number in self._inodes:
+            self.departed[number] = inode
+
     def forget(self, forgotten: Iterable[tuple[int, int]]) -> None:
         """(inode, lookups) that the kernel takes back."""
         for number, lookups in forgotten:
@@ -59,3 +70,4 @@ class Known:
                 self._inodes[number] = count
             elif number != numbers.ROOT:
                 self._inodes.pop(number, None)
+                self.departed.pop(number, None)

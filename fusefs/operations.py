@@ -1,15 +1,14 @@
 """The requests of a mount, straight on the engine.
 
 Engine calls are synchronous and short, so each request is one atomic step on the loop's thread; an
-``await`` stands only where a request waits for durability or for room among the dirty nodes.  A
-file handle remembers the era of its volume: a forced restore makes it stale, even where the same
-inode is there again, so that no program goes on writing into a past it has not seen.
+``await`` stands only where a request waits for durability, for room among the dirty nodes, or on a
+thread for what is not in memory (cold_requests.py).  places.py says which file a request is about;
+ranges.py, xattrs.py and space.py have requests of their own.
 
 The kernel may keep attributes and names for a second.  What it is told is noted (known.py), so that
 it hears of what other doors change.
 """
 
-import json
 import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,26 +16,29 @@ from collections.abc import Awaitable, Callable, Sequence
 import pyfuse3
 
 from engine import DirEntry, Inode, Store, Volume, errors, numbers
+from engine.cold import Cold
 from engine.keys import ROOT_INO, SNAPSHOT_DIR
-from fusefs.errnos import mapped, plain
+from engine.namespace import RENAME_EXCHANGE
+from fusefs.cold_requests import OnThread
+from fusefs.errnos import mapped
 from fusefs.known import Known
+from fusefs.ranges import Ranges
+from fusefs.space import Statfs
+from fusefs.xattrs import Xattrs
 
 BLOCK_BYTES = 4096
 READ_BYTES_MAX = 1 << 20
 PREFERRED_IO_BYTES = 1 << 17
 ATTR_TIMEOUT_S = 1.0
-FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
-SEEK_DATA, SEEK_HOLE = 3, 4
-STATS_XATTR = b"user.ramet.stats"
-VIRTUAL_PREFIX = b"user.ramet."
 
 
-class Operations(pyfuse3.Operations):  # type: ignore[misc]
+class Operations(Xattrs, Ranges, Statfs):
     """One mount: of all volumes, or of one.
 
     ``durable`` returns when all that was done before it is on disk; ``admit`` when there is room
-    for another change.  ``real_blocks`` makes st_blocks the mapped blocks instead of the size
-    (coreutils' cp then takes sparse-looking files for sparse and does not clone them).
+    for another change; ``on_thread`` runs what waits for the disk to read.  ``real_blocks`` makes
+    st_blocks the mapped blocks instead of the size (coreutils' cp then takes sparse-looking files
+    for sparse and does not clone them).
     """
 
     enable_writeback_cache = False
@@ -49,57 +51,29 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         volume: Volume | None,
         durable: Callable[[], Awaitable[None]],
         admit: Callable[[], Awaitable[None]],
+        on_thread: OnThread,
         real_blocks: bool = False,
         known: Known | None = None,
     ) -> None:
-        super().__init__()
-        self.store = store
-        self.single = volume
-        self.durable = durable
-        self.admit = admit
-        self.real_blocks = real_blocks
-        self.known = known or Known()
-        self.writes = 0
-        self.shared_ranges = 0
-        self._handles: dict[int, tuple[Volume, int, int, int]] = {}  # volume, inode, era, number
-        self._next_handle = 1
+        super().__init__(
+            store, volume=volume, durable=durable, admit=admit, on_thread=on_thread,
+            real_blocks=real_blocks, known=known,
+        )  # fmt: skip
         self._scratch = memoryview(bytearray(READ_BYTES_MAX))
 
-    # --- which volume, which inode
-
-    def _locate(self, number: int) -> tuple[Volume, int]:
-        if number == numbers.ROOT:
-            if self.single is None:
-                raise errors.NotPermitted("the mount's root holds volumes; use `ramet volume`")
-            return self.single, ROOT_INO
-        if numbers.is_snapshots(number):
-            raise errors.ReadOnly(".snapshots changes by `ramet snapshot` only")
-        volume_id, ino = numbers.split(number)
-        return self.store.volume_by_id(volume_id), ino
-
-    def _hold(self, volume: Volume, ino: int) -> pyfuse3.FileInfo:
-        volume.hold(ino)
-        handle = self._next_handle
-        self._next_handle = handle + 1
-        self._handles[handle] = (volume, ino, volume.era, self._number(volume, ino))
-        return pyfuse3.FileInfo(fh=handle)
-
-    def _opened(self, handle: int) -> tuple[Volume, int]:
-        volume, ino, era, number = self._handles[handle]
-        self.known.told(number)  # the answer to a read or write stays in the kernel's pages
-        if era != volume.era:
-            raise errors.Stale("the volume was restored or removed; open the file again")
-        return volume, ino
-
-    def _number(self, volume: Volume, ino: int) -> int:
-        if ino == ROOT_INO and volume is self.single:
-            return numbers.ROOT
-        return numbers.join(volume.id, ino)
-
-    def _named(self, entry: pyfuse3.EntryAttributes) -> pyfuse3.EntryAttributes:
-        """What the kernel gets as an inode of its own, until it forgets it."""
+    def _named(
+        self, entry: pyfuse3.EntryAttributes, parent: int, name: bytes
+    ) -> pyfuse3.EntryAttributes:
+        """What the kernel gets as an inode of its own, until it forgets it, and as a name."""
         self.known.named(entry.st_ino)
+        if parent == numbers.ROOT:
+            self.known.names_at_root.add(name)
         return entry
+
+    def _unnamed(self, parent: int, name: bytes) -> None:
+        """The kernel knows that a name is gone: it is who asked."""
+        if parent == numbers.ROOT:
+            self.known.names_at_root.discard(name)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         self.known.forget(inode_list)
@@ -133,11 +107,17 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         return entry
 
     def _attributes_of(self, number: int) -> pyfuse3.EntryAttributes:
-        if numbers.is_snapshots(number) or (number == numbers.ROOT and self.single is None):
+        if self._is_unstored(number):
             return self._directory(number)
         volume, ino = self._locate(number)
         self.known.told(number)
-        return self._attributes(volume, volume.inode(ino))
+        try:
+            inode = volume.inode(ino)
+        except errors.Stale:
+            if number not in self.known.departed:
+                raise
+            inode = self.known.departed[number]
+        return self._attributes(volume, inode)
 
     # --- names
 
@@ -145,7 +125,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     async def lookup(
         self, parent: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        return self._named(self._looked_up(parent, name))
+        found = await self.cold.found(self._looked_up, parent, name)
+        return self._named(found, parent, name)
 
     def _looked_up(self, parent: int, name: bytes) -> pyfuse3.EntryAttributes:
         if name == b".":
@@ -177,7 +158,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @mapped
     async def getattr(self, number: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return self._attributes_of(number)
+        return await self.cold.found(self._attributes_of, number)
 
     @mapped
     async def setattr(
@@ -185,6 +166,8 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         fh: int | None, ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:  # fmt: skip
         await self.admit()
+        if fields.update_size and fh is not None:
+            await self.cold.edges(fh, attr.st_size)
         volume, ino = self._locate(number) if fh is None else self._opened(fh)
         inode = volume.setattr(
             ino,
@@ -201,7 +184,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     @mapped
     async def readlink(self, number: int, ctx: pyfuse3.RequestContext) -> bytes:
         volume, ino = self._locate(number)
-        return volume.readlink(ino)
+        return await self.cold.found(volume.readlink, ino)
 
     @mapped
     async def mknod(
@@ -211,7 +194,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         volume, ino = self._locate(parent)
         mode &= ~ctx.umask
         inode = volume.create(ino, name, mode, ctx.uid, ctx.gid, rdev=rdev)
-        return self._named(self._attributes(volume, inode))
+        return self._named(self._attributes(volume, inode), parent, name)
 
     @mapped
     async def mkdir(
@@ -220,7 +203,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         await self.admit()
         volume, ino = self._locate(parent)
         inode = volume.mkdir(ino, name, mode & ~ctx.umask, ctx.uid, ctx.gid)
-        return self._named(self._attributes(volume, inode))
+        return self._named(self._attributes(volume, inode), parent, name)
 
     @mapped
     async def symlink(
@@ -229,7 +212,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         await self.admit()
         volume, ino = self._locate(parent)
         inode = volume.symlink(ino, name, target, ctx.uid, ctx.gid)
-        return self._named(self._attributes(volume, inode))
+        return self._named(self._attributes(volume, inode), parent, name)
 
     @mapped
     async def link(
@@ -240,19 +223,26 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         into, directory = self._locate(parent)
         if into is not volume:
             raise errors.CrossVolume("a link stays in its volume; clone the file instead")
-        return self._named(self._attributes(volume, volume.link(ino, directory, name)))
+        inode = volume.link(ino, directory, name)
+        return self._named(self._attributes(volume, inode), parent, name)
 
     @mapped
     async def unlink(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         await self.admit()
         volume, ino = self._locate(parent)
+        inode = volume.lookup(ino, name)
         volume.unlink(ino, name)
+        self._unnamed(parent, name)
+        self.known.departs(self._number(volume, inode.ino), inode)
 
     @mapped
     async def rmdir(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         await self.admit()
         volume, ino = self._locate(parent)
+        inode = volume.lookup(ino, name)
         volume.rmdir(ino, name)
+        self._unnamed(parent, name)
+        self.known.departs(self._number(volume, inode.ino), inode)
 
     @mapped
     async def rename(
@@ -264,7 +254,15 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         into, directory = self._locate(new_parent)
         if into is not volume:
             raise errors.CrossVolume("a rename stays in its volume; clone the file instead")
+        target = volume.entry(directory, new_name)
+        replaced = volume.inode(target.ino) if target else None
         volume.rename(ino, name, directory, new_name, flags)
+        if not flags & RENAME_EXCHANGE:
+            self._unnamed(parent, name)
+        if new_parent == numbers.ROOT:
+            self.known.names_at_root.add(new_name)
+        if replaced:
+            self.known.departs(self._number(volume, replaced.ino), replaced)
 
     # --- directories
 
@@ -281,16 +279,25 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
                 number = fh if cookie == 1 else self._parent(fh)
                 if not pyfuse3.readdir_reply(token, name, self._attributes_of(number), cookie):
                     return
-        if numbers.is_snapshots(fh) or (fh == numbers.ROOT and self.single is None):
+        if self._is_unstored(fh):
             self._list_volumes(fh, start_id, token)
             return
         volume, ino = self._locate(fh)
         cookie = max(start_id, 2)
-        while entries := volume.readdir(ino, cookie, 256):
+        while entries := await self.cold.found(self._listed, volume, ino, cookie):
             for entry in entries:
+                if fh == numbers.ROOT:
+                    self.known.names_at_root.add(entry.name)
                 if not self._reply_entry(volume, entry, token):
                     return
             cookie = entries[-1].cookie
+
+    def _listed(self, volume: Volume, ino: int, cookie: int) -> list[DirEntry]:
+        """A page of entries, whose inodes are in memory."""
+        entries = volume.readdir(ino, cookie, 256)
+        for entry in entries:
+            self._gone(volume, entry)
+        return entries
 
     @staticmethod
     def _gone(volume: Volume, entry: DirEntry) -> Inode | None:
@@ -338,7 +345,9 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         await self.admit()
         volume, ino = self._locate(parent)
         inode = volume.create(ino, name, mode & ~ctx.umask, ctx.uid, ctx.gid)
-        return self._hold(volume, inode.ino), self._named(self._attributes(volume, inode))
+        return self._hold(volume, inode.ino), self._named(
+            self._attributes(volume, inode), parent, name
+        )
 
     @mapped
     async def open(
@@ -351,7 +360,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         if flags & os.O_TRUNC:
             await self.admit()
             volume.setattr(ino, size=0)
-        return self._hold(volume, ino)
+        return await self.cold.found(self._hold, volume, ino)
 
     @mapped
     async def release(self, fh: int) -> None:
@@ -368,14 +377,24 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
             buffer = self._scratch[:size]
         else:
             buffer = memoryview(bytearray(size))
-        return buffer[: volume.read_into(ino, offset, buffer)]
+        try:
+            return buffer[: volume.read_into(ino, offset, buffer, wait=False)]
+        except Cold:
+            pass
+        data = await self.cold.read(fh, offset, size)
+        self.known.told(self._handles[fh][3])  # a notice may have gone out since it began
+        return data
 
     @mapped
     async def write(self, fh: int, offset: int, data: bytes) -> int:
         await self.admit()
         volume, ino = self._opened(fh)
         self.writes += 1
-        return volume.write(ino, offset, data)
+        try:
+            return volume.write(ino, offset, data, wait=False)
+        except Cold:
+            pass
+        return await self.cold.write(fh, offset, data)
 
     async def flush(self, fh: int) -> None:
         """close(2) promises nothing about the disk."""
@@ -388,103 +407,3 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     @mapped
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         await self.durable()
-
-    @mapped
-    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        space = self.store.space()
-        data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = BLOCK_BYTES
-        data.f_blocks = (space.physical_bytes + space.free_bytes) // BLOCK_BYTES
-        data.f_bfree = data.f_bavail = space.free_bytes // BLOCK_BYTES
-        data.f_files = 1 << 40
-        data.f_ffree = data.f_favail = (1 << 40) - space.files
-        data.f_namemax = 255
-        return data
-
-    # --- extended attributes
-
-    def _virtual(self, number: int) -> dict[bytes, bytes]:
-        """Attributes that Ramet computes; read-only."""
-        if number == numbers.ROOT:
-            stats = {"writes": self.writes, "shared_ranges": self.shared_ranges}
-            return {STATS_XATTR: json.dumps(stats).encode()}
-        volume, ino = self._locate(number)
-        inode = volume.inode(ino)
-        found = {VIRTUAL_PREFIX + b"referenced_bytes": b"%d" % (inode.blocks * BLOCK_BYTES)}
-        if inode.cloned_ns:
-            origin = f"{inode.origin_volume}:{inode.origin_ino}"
-            found[VIRTUAL_PREFIX + b"cloned_from"] = origin.encode()
-        return found
-
-    @mapped
-    async def getxattr(self, number: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        if name.startswith(VIRTUAL_PREFIX):
-            value = self._virtual(number).get(name)
-            if value is None:
-                raise errors.NoAttribute(f"no attribute {name!r}")
-            return value
-        if numbers.is_snapshots(number) or (number == numbers.ROOT and self.single is None):
-            raise errors.NoAttribute(f"no attribute {name!r}")
-        volume, ino = self._locate(number)
-        return volume.get_xattr(ino, name)
-
-    @mapped
-    async def listxattr(self, number: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
-        if numbers.is_snapshots(number) or (number == numbers.ROOT and self.single is None):
-            return []
-        volume, ino = self._locate(number)
-        return volume.list_xattrs(ino)
-
-    @mapped
-    async def setxattr(
-        self, number: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
-    ) -> None:
-        await self.admit()
-        volume, ino = self._locate(number)
-        if name.startswith(VIRTUAL_PREFIX):
-            raise errors.NotPermitted(f"{name!r} is computed; choose another name")
-        if name.startswith(b"system.posix_acl"):
-            raise errors.Unsupported("no ACLs here; use modes")
-        volume.set_xattr(ino, name, value)
-
-    @mapped
-    async def removexattr(self, number: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        volume, ino = self._locate(number)
-        volume.remove_xattr(ino, name)
-
-    # --- what pyfuse3 does not bind (fusefs/extra.py)
-
-    def callbacks(self) -> tuple[Callable[..., int], Callable[..., int], Callable[..., int]]:
-        return plain(self.copy_range), plain(self.allocate), plain(self.seek)
-
-    def copy_range(
-        self, fh: int, offset: int, into: int, into_offset: int, length: int
-    ) -> int:  # fmt: skip
-        """copy_file_range(2) is a range clone."""
-        source, source_ino = self._opened(fh)
-        target, target_ino = self._opened(into)
-        self.shared_ranges += 1
-        return self.store.clone_range(
-            source, source_ino, offset, target, target_ino, into_offset, length
-        )
-
-    def allocate(self, fh: int, mode: int, offset: int, length: int) -> int:
-        """fallocate(2): punch and zero are holes; plain allocation only sets the size."""
-        volume, ino = self._opened(fh)
-        if mode & ~(FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
-            raise errors.Unsupported("collapse and insert are not supported")
-        if mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
-            volume.punch(ino, offset, length)
-        if not mode & FALLOC_KEEP_SIZE and offset + length > volume.file(ino).size:
-            volume.setattr(ino, size=offset + length)
-        return 0
-
-    def seek(self, fh: int, offset: int, whence: int) -> int:
-        volume, ino = self._opened(fh)
-        if whence not in (SEEK_DATA, SEEK_HOLE):
-            raise errors.InvalidArgument(f"whence {whence}")
-        call = volume.seek_data if whence == SEEK_DATA else volume.seek_hole
-        found = call(ino, offset)
-        if found is None:
-            raise OSError(6, "no data after the offset")  # ENXIO
-        return found

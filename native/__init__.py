@@ -2,7 +2,7 @@
 
 ``cache.py`` has nodes, ``extents.py`` maps and blocks on top of it, and here come slots, reclaim,
 gc and fingerprints.  All methods run on the engine thread, except ``run_read`` of a ``ReadPlan``,
-``SealedNodes.nodes`` and ``Marks``.
+``warm``, ``SealedNodes.nodes`` and ``Marks``.
 """
 
 import os
@@ -18,15 +18,15 @@ from native.cache import (
     NODE_BYTES,
     SealedNodes,
 )
-from native.errors import CorruptBlock, CorruptNode, NativeError, NeedSlab
+from native.errors import Cold, CorruptBlock, CorruptNode, NativeError, NeedSlab
 from native.extents import Extent, ExtentMaps, ReadPlan, Tree, WriteResult
 from native.marks import VISIT_NODES_MAX, Marks
 from native.owners import Owners
 
 __all__ = [
-    "BLOCK_BYTES", "EXTENT_FANOUT", "HEADER_BYTES", "HOLE", "NODE_BYTES", "VISIT_NODES_MAX", "Core",
-    "CorruptBlock", "CorruptNode", "Cut", "Extent", "Marks", "NativeError", "NeedSlab", "Owners",
-    "ReadPlan", "SealedNodes", "Tree", "WriteResult", "allocate", "overwrites_in_place",
+    "BLOCK_BYTES", "EXTENT_FANOUT", "HEADER_BYTES", "HOLE", "NODE_BYTES", "VISIT_NODES_MAX", "Cold",
+    "Core", "CorruptBlock", "CorruptNode", "Cut", "Extent", "Marks", "NativeError", "NeedSlab",
+    "Owners", "ReadPlan", "SealedNodes", "Tree", "WriteResult", "allocate", "overwrites_in_place",
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from native._core import ffi, lib
-from native.errors import CorruptBlock, CorruptNode, NeedSlab
+from native.errors import Cold, CorruptBlock, CorruptNode, NeedSlab
 
 BLOCK_BYTES: int = lib.RMT_BLOCK
 EXTENT_FANOUT: int = lib.RMT_FANOUT_MAX
@@ -71,6 +71,8 @@ class CachedNodes:
         self._number = ffi.new("uint64_t *")
         self._children: tuple[Any, Any] | None = None
         self._sealed: list[SealedNodes] = []
+        self.waits = True  # False: no call loads a node unless a thread has just had it read
+        self.warmed: set[int] = set()  # those
 
     def close(self) -> None:
         if self._core is not None:
@@ -87,10 +89,21 @@ class CachedNodes:
 
     # --- the retry loop
 
-    def _again(self, status: int) -> None:
-        """Load the node that a call missed, or raise what its status says."""
+    def _again(self, status: int, *, wait: bool = True) -> None:
+        """Load the node that a call missed, or raise what its status says.
+
+        Not to ``wait`` for a node is not to load it, unless a thread has just had it read.
+        """
         if status == lib.RMT_MISSING:
-            self._load(self._state.missing)
+            missing = self._state.missing
+            if not (wait and self.waits) and missing not in self.warmed:
+                raise Cold(node=missing)
+            self.warmed.discard(missing)
+            self._load(missing)
+        elif status == lib.RMT_COLD:
+            slots = ffi.new("uint64_t[]", self._state.cold)
+            lib.rmt_cold(self._core, slots)
+            raise Cold(list(slots))
         elif status == lib.RMT_NEED_SLAB:
             raise NeedSlab("too few free slots")
         elif status == lib.RMT_CORRUPT_BLOCK:

@@ -43,7 +43,7 @@ typedef struct {
   uint8_t *chunk_dirty;
   int fd;
   uint32_t free;
-  bool present, written;
+  bool present, written, nowait; /* nowait: its file system can say that a page is cold */
 } slab;
 
 typedef struct {
@@ -81,6 +81,7 @@ struct rmt_core {
   uint64_t cut_capacity;
   bool armed;
   struct index_parts *index; /* index.h */
+  uint64_t cold[RMT_CALL_BLOCKS_MAX];
 };
 
 /* Flags of an entry that a copy of it, in another node, does not have. */
@@ -139,6 +140,9 @@ bool slots_take_run(rmt_core *core, uint32_t want, uint64_t *address, uint32_t *
 void slots_give_back(rmt_core *core, uint64_t address); /* undo a take: nobody has seen it */
 void slots_free(rmt_core *core, uint64_t address);      /* for reuse after the commit */
 void slots_share(rmt_core *core, uint64_t address);
+
+/* io.c */
+bool io_nowait(int fd);
 
 /* gc.c */
 typedef struct {

@@ -1,5 +1,7 @@
 """What the hot path reports, besides OSError, MemoryError and ValueError."""
 
+from collections.abc import Sequence
+
 
 class NativeError(Exception):
     """Base of what the hot path reports, besides OSError and MemoryError."""
@@ -24,3 +26,16 @@ class CorruptBlock(NativeError):
 
 class NeedSlab(NativeError):
     """Too few free slots: add a slab and call again.  Nothing was changed."""
+
+
+class Cold(Exception):
+    """What a call needs is not in memory, and it was told not to wait.  Nothing was changed.
+
+    Have a thread wait for it (``Core.warm`` for slots, LMDB for a node), then call again.  No
+    NativeError: it says nothing about the store, and who does not expect it must not handle it.
+    """
+
+    def __init__(self, slots: Sequence[int] = (), node: int = 0) -> None:
+        super().__init__(f"cold: node {node}" if node else f"cold: {len(slots)} slots")
+        self.slots = slots
+        self.node = node

@@ -1,9 +1,12 @@
 """Extent maps and the blocks that they lead to: the facade of ``map.c`` and ``io.c``.
 
 A call is whole or changes nothing, as far as one call of C goes; ranges longer than that are done a
-piece at a time.  All runs on the engine thread but ``run_read``.
+piece at a time.  All runs on the engine thread but ``run_read`` and ``warm``.
+
+With ``wait=False`` a call waits for no disk to read: it raises Cold and changes nothing.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from native._core import ffi, lib
@@ -108,36 +111,36 @@ class ExtentMaps(CachedNodes):
             self._again(status)
         return self._number[0]  # type: ignore[no-any-return]
 
-    def mapped(self, tree: Tree, first: int, end: int) -> int:
+    def mapped(self, tree: Tree, first: int, end: int, *, wait: bool = True) -> int:
         """How many blocks of a range are mapped, in O(height)."""
         counts = []
         for block in (first, end):
             while status := lib.rmt_mapped_before(self._core, tree.c, block, self._number):
-                self._again(status)
+                self._again(status, wait=wait)
             counts.append(self._number[0])
         return counts[1] - counts[0]  # type: ignore[no-any-return]
 
-    def read_into(self, tree: Tree, offset: int, buffer: Buffer) -> None:
-        """Fill the buffer from a byte offset.  CorruptBlock, CorruptNode, OSError."""
+    def read_into(self, tree: Tree, offset: int, buffer: Buffer, wait: bool = True) -> None:
+        """Fill the buffer from a byte offset.  CorruptBlock, CorruptNode, OSError, Cold."""
         view = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
         core, c, length, failure = self._core, tree.c, len(view), self._failure
         step = (self._call_blocks - 1) * BLOCK_BYTES
         try:
             for at in range(0, length, step):
                 size = min(step, length - at)
-                while status := lib.rmt_read(core, c, offset + at, view + at, size, failure):
-                    self._again(status)
+                while status := lib.rmt_read(core, c, offset + at, view + at, size, wait, failure):
+                    self._again(status, wait=wait)
         except BaseException:
             ffi.release(view)  # see ``write``
             raise
 
-    def plan_read(self, tree: Tree, first: int, count: int) -> ReadPlan:
+    def plan_read(self, tree: Tree, first: int, count: int, *, wait: bool = True) -> ReadPlan:
         """Resolve a range of blocks, to be fetched by ``run_read``."""
         plan = ReadPlan(first, count, ffi.new("uint64_t[]", count), ffi.new("uint64_t[]", count))
         while status := lib.rmt_resolve(
             self._core, tree.c, first, count, plan.addresses, plan.checksums
         ):
-            self._again(status)
+            self._again(status, wait=wait)
         return plan
 
     def run_read(self, plan: ReadPlan, offset: int, buffer: Buffer) -> None:
@@ -147,9 +150,11 @@ class ExtentMaps(CachedNodes):
         skipped = offset // BLOCK_BYTES - plan.first
         assert skipped >= 0
         assert offset + len(view) <= (plan.first + plan.count) * BLOCK_BYTES
+        if plan.count > 1:
+            lib.rmt_ask(self._core, plan.addresses, plan.count)
         status = lib.rmt_fetch(
             self._core, plan.addresses + skipped, plan.checksums + skipped, plan.first + skipped,
-            plan.count - skipped, offset % BLOCK_BYTES, view, len(view), failure,
+            plan.count - skipped, offset % BLOCK_BYTES, view, len(view), True, failure,
         )  # fmt: skip
         if status:
             ffi.release(view)  # see ``write``
@@ -158,10 +163,16 @@ class ExtentMaps(CachedNodes):
         if status:
             raise OSError(failure.error, "reading a slab failed")
 
+    def warm(self, slots: Sequence[int]) -> None:
+        """Wait until slots are in the page cache; any thread.  Tells of no error."""
+        addresses = ffi.new("uint64_t[]", list(slots))
+        lib.rmt_warm(self._core, addresses, len(addresses))
+
     def write(
-        self, tree: Tree, first_block: int, data: Buffer, *, dedup: bool = True
+        self, tree: Tree, first_block: int, data: Buffer, *, dedup: bool = True, wait: bool = True
     ) -> WriteResult:
-        """Write whole blocks.  NeedSlab, OSError, CorruptNode: nothing changed by that piece."""
+        """Write whole blocks.  NeedSlab, OSError, CorruptNode, Cold: nothing changed by that
+        piece."""
         view = ffi.from_buffer("uint8_t[]", data)
         blocks, rest = divmod(len(view), BLOCK_BYTES)
         assert not rest, "whole blocks only"
@@ -172,10 +183,10 @@ class ExtentMaps(CachedNodes):
                 count = min(blocks - done, self._call_blocks)
                 status = lib.rmt_write(
                     self._core, tree.c, first_block + done, count, view + done * BLOCK_BYTES,
-                    dedup, written, self._failure,
+                    dedup, wait or done > 0, written, self._failure,
                 )  # fmt: skip
                 if status:
-                    self._again(status)
+                    self._again(status, wait=wait or done > 0)
                 else:
                     done += count
         except BaseException:

@@ -4,12 +4,17 @@
  * classify each block (zero, same, duplicate, fresh), take slots and write the fresh ones, change
  * the map.
  *
+ * Without `wait` nothing here waits for a disk to read (RWF_NOWAIT): what is not in the page cache
+ * is RMT_COLD, and nothing has changed. The kernel has begun to read it by then. A file system
+ * that cannot tell (tmpfs, which is always warm; FUSE) is waited for all the same.
+ *
  * The order inside a write is what keeps data alive: duplicates are compared byte for byte and
  * marked shared before anything that the write replaces is freed.
  */
 #include "core.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -22,12 +27,27 @@ static bool in_a_slab(const rmt_core *core, uint64_t address) {
   return number < RMT_SLABS_MAX && core->slabs[number].present;
 }
 
-static int read_slots(const rmt_core *core, uint64_t address, uint8_t *out, size_t length) {
+static ssize_t read_nowait(int fd, uint8_t *out, size_t length, off_t at) {
+  struct iovec whole = {out, length};
+  return preadv2(fd, &whole, 1, at, RWF_NOWAIT);
+}
+
+/* Past the end of any file there is nothing to read, or to begin to read. */
+bool io_nowait(int fd) {
+  uint8_t byte;
+  return read_nowait(fd, &byte, 1, (off_t)1 << 60) == 0;
+}
+
+/* 0 or an errno; EAGAIN: it is cold. */
+static int read_slots(const rmt_core *core, uint64_t address, uint8_t *out, size_t length,
+                      bool wait) {
   uint64_t number = address / core->slab_slots;
   if (!in_a_slab(core, address)) return EIO;
+  const slab *s = &core->slabs[number];
   off_t at = (off_t)(address % core->slab_slots) * RMT_BLOCK;
+  wait |= !s->nowait;
   while (length) {
-    ssize_t got = pread(core->slabs[number].fd, out, length, at);
+    ssize_t got = wait ? pread(s->fd, out, length, at) : read_nowait(s->fd, out, length, at);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return errno;
     if (got == 0) { /* past the end of a slab file that was cut: the check will fail */
@@ -41,6 +61,10 @@ static int read_slots(const rmt_core *core, uint64_t address, uint8_t *out, size
   return 0;
 }
 
+static int read_failed(const rmt_failure *failure) {
+  return failure->error == EAGAIN ? RMT_COLD : RMT_IO;
+}
+
 static int check_block(const rmt_core *core, const uint8_t *data, uint64_t checksum, uint64_t block,
                        uint64_t address, rmt_failure *failure) {
   if (rmt_hash(core, data, RMT_BLOCK) == checksum) return RMT_OK;
@@ -51,10 +75,10 @@ static int check_block(const rmt_core *core, const uint8_t *data, uint64_t check
 
 /* One block of which only a part is wanted. */
 static int fetch_part(const rmt_core *core, uint64_t address, uint64_t checksum, uint64_t block,
-                      size_t skip, uint8_t *out, size_t length, rmt_failure *failure) {
+                      size_t skip, uint8_t *out, size_t length, bool wait, rmt_failure *failure) {
   uint8_t scratch[RMT_BLOCK];
-  failure->error = read_slots(core, address, scratch, RMT_BLOCK);
-  if (failure->error) return RMT_IO;
+  failure->error = read_slots(core, address, scratch, RMT_BLOCK, wait);
+  if (failure->error) return read_failed(failure);
   int status = check_block(core, scratch, checksum, block, address, failure);
   if (status == RMT_OK) memcpy(out, scratch + skip, length);
   return status;
@@ -62,7 +86,7 @@ static int fetch_part(const rmt_core *core, uint64_t address, uint64_t checksum,
 
 int rmt_fetch(const rmt_core *core, const uint64_t *addresses, const uint64_t *checksums,
               uint64_t first, uint64_t count, uint64_t skip, uint8_t *buffer, size_t length,
-              rmt_failure *failure) {
+              int wait, rmt_failure *failure) {
   uint64_t i = 0;
   while (length && i < count) {
     size_t part = RMT_BLOCK - skip < length ? RMT_BLOCK - skip : length;
@@ -79,7 +103,8 @@ int rmt_fetch(const rmt_core *core, const uint64_t *addresses, const uint64_t *c
       failure->address = addresses[i];
       status = RMT_CORRUPT_BLOCK;
     } else if (part < RMT_BLOCK) {
-      status = fetch_part(core, addresses[i], checksums[i], first + i, skip, buffer, part, failure);
+      status = fetch_part(core, addresses[i], checksums[i], first + i, skip, buffer, part, wait,
+                          failure);
     } else {
       uint64_t room = core->slab_slots - addresses[i] % core->slab_slots;
       while (i + run < count && run < room && addresses[i + run] == addresses[i] + run &&
@@ -87,8 +112,8 @@ int rmt_fetch(const rmt_core *core, const uint64_t *addresses, const uint64_t *c
         size += RMT_BLOCK;
         run++;
       }
-      failure->error = read_slots(core, addresses[i], buffer, size);
-      if (failure->error) return RMT_IO;
+      failure->error = read_slots(core, addresses[i], buffer, size, wait);
+      if (failure->error) return read_failed(failure);
       for (uint64_t b = 0; b < run && status == RMT_OK; b++)
         status = check_block(core, buffer + b * RMT_BLOCK, checksums[i + b], first + i + b,
                              addresses[i + b], failure);
@@ -102,8 +127,40 @@ int rmt_fetch(const rmt_core *core, const uint64_t *addresses, const uint64_t *c
   return RMT_OK;
 }
 
+static void note_cold(rmt_core *core, uint64_t address) {
+  if (address != RMT_HOLE) core->cold[core->state.cold++] = address;
+}
+
+void rmt_cold(const rmt_core *core, uint64_t *out) {
+  memcpy(out, core->cold, core->state.cold * sizeof *out);
+}
+
+static uint64_t run_of_slots(const rmt_core *core, const uint64_t *addresses, uint64_t count) {
+  uint64_t room = core->slab_slots - addresses[0] % core->slab_slots, run = 1;
+  while (run < count && run < room && addresses[run] == addresses[0] + run) run++;
+  return run;
+}
+
+void rmt_ask(const rmt_core *core, const uint64_t *addresses, uint64_t count) {
+  for (uint64_t i = 0, run = 1; i < count; i += run, run = 1) {
+    if (addresses[i] == RMT_HOLE || !in_a_slab(core, addresses[i])) continue;
+    run = run_of_slots(core, addresses + i, count - i);
+    int fd = core->slabs[addresses[i] / core->slab_slots].fd;
+    off_t at = (off_t)(addresses[i] % core->slab_slots) * RMT_BLOCK;
+    (void)posix_fadvise(fd, at, (off_t)run * RMT_BLOCK, POSIX_FADV_WILLNEED); /* advice only */
+  }
+}
+
+/* What fails, or is another block's by now, is no matter: nobody looks at what is read here. */
+void rmt_warm(const rmt_core *core, const uint64_t *addresses, uint64_t count) {
+  uint8_t scratch[RMT_BLOCK];
+  rmt_ask(core, addresses, count);
+  for (uint64_t i = 0; i < count; i++)
+    if (addresses[i] != RMT_HOLE) (void)read_slots(core, addresses[i], scratch, RMT_BLOCK, true);
+}
+
 int rmt_read(rmt_core *core, const rmt_tree *tree, uint64_t offset, uint8_t *buffer, size_t length,
-             rmt_failure *failure) {
+             int wait, rmt_failure *failure) {
   uint64_t addresses[FETCH_BLOCKS], checksums[FETCH_BLOCKS];
   while (length) {
     uint64_t first = offset / RMT_BLOCK, skip = offset % RMT_BLOCK;
@@ -112,7 +169,12 @@ int rmt_read(rmt_core *core, const rmt_tree *tree, uint64_t offset, uint8_t *buf
     size_t size = count * RMT_BLOCK - skip < length ? count * RMT_BLOCK - skip : length;
     int status = rmt_resolve(core, tree, first, count, addresses, checksums);
     if (status == RMT_OK)
-      status = rmt_fetch(core, addresses, checksums, first, count, skip, buffer, size, failure);
+      status =
+          rmt_fetch(core, addresses, checksums, first, count, skip, buffer, size, wait, failure);
+    if (status == RMT_COLD) {
+      core->state.cold = 0;
+      for (uint64_t i = 0; i < count; i++) note_cold(core, addresses[i]);
+    }
     if (status != RMT_OK) return status;
     offset += size;
     buffer += size;
@@ -138,6 +200,7 @@ typedef struct {
   uint32_t table_mask, fresh;
   const uint8_t *data;
   uint64_t count;
+  bool wait;
 } batch;
 
 static int batch_new(batch *b, const uint8_t *data, uint64_t count) {
@@ -164,10 +227,13 @@ static bool is_zero(const uint8_t *data) {
   return !first && !memcmp(data, data + sizeof first, RMT_BLOCK - sizeof first);
 }
 
-/* Whether a slot holds exactly these bytes. A slot that cannot be read is not equal. */
-static bool slot_equals(const rmt_core *core, uint64_t address, const uint8_t *data) {
+/* Whether a slot holds exactly these bytes. A slot that cannot be read is not equal; one that is
+ * cold is noted, and the write will not go on. */
+static bool slot_equals(rmt_core *core, uint64_t address, const uint8_t *data, bool wait) {
   uint8_t scratch[RMT_BLOCK];
-  return !read_slots(core, address, scratch, RMT_BLOCK) && !memcmp(scratch, data, RMT_BLOCK);
+  int error = read_slots(core, address, scratch, RMT_BLOCK, wait);
+  if (error == EAGAIN) note_cold(core, address);
+  return error ? error == EAGAIN : !memcmp(scratch, data, RMT_BLOCK);
 }
 
 static bool find_twin(batch *b, uint32_t i) {
@@ -195,17 +261,17 @@ static void digest(const rmt_core *core, batch *b, uint32_t i, bool dedup) {
   if (dedup) rmt_index_prefetch(core, index_key(b->domain, w->fingerprint));
 }
 
-static void classify(const rmt_core *core, batch *b, uint32_t i, bool dedup) {
+static void classify(rmt_core *core, batch *b, uint32_t i, bool dedup) {
   block *w = &b->blocks[i];
   const uint8_t *data = b->data + (size_t)i * RMT_BLOCK;
   uint64_t candidate;
   w->old_address = b->old_addresses[i];
   if (w->kind == ZERO) return;
   if (w->old_address != RMT_HOLE && b->old_checksums[i] == w->fingerprint &&
-      rmt_is_allocated(core, w->old_address) && slot_equals(core, w->old_address, data)) {
+      rmt_is_allocated(core, w->old_address) && slot_equals(core, w->old_address, data, b->wait)) {
     w->kind = SAME;
   } else if (dedup && rmt_index_lookup(core, index_key(b->domain, w->fingerprint), &candidate) &&
-             rmt_is_allocated(core, candidate) && slot_equals(core, candidate, data)) {
+             rmt_is_allocated(core, candidate) && slot_equals(core, candidate, data, b->wait)) {
     w->kind = DUPLICATE; /* of its old slot as well: the checksum there was another one */
     w->address = candidate;
   } else if (dedup && find_twin(b, i)) {
@@ -337,11 +403,13 @@ static int write_batch(rmt_core *core, rmt_tree *tree, uint64_t first, batch *b,
   int status = rmt_resolve(core, tree, first, b->count, b->old_addresses, b->old_checksums);
   if (status == RMT_OK) status = map_ensure(core, tree, first, b->count);
   if (status != RMT_OK) return status;
+  core->state.cold = 0;
   for (uint32_t at = 0; at < b->count; at += DIGEST_BLOCKS) {
     uint32_t end = b->count - at < DIGEST_BLOCKS ? (uint32_t)b->count : at + DIGEST_BLOCKS;
     for (uint32_t i = at; i < end; i++) digest(core, b, i, dedup);
     for (uint32_t i = at; i < end; i++) classify(core, b, i, dedup);
   }
+  if (core->state.cold) return RMT_COLD;
   if (b->fresh > core->state.total - core->state.busy) return RMT_NEED_SLAB;
   if (cache_reserve(core, map_nodes_bound(core, b->count)) != RMT_OK ||
       slots_reserve_freed(core, b->count) != RMT_OK || cuts_reserve(core, RMT_LEVELS_MAX) != RMT_OK)
@@ -358,13 +426,14 @@ static int write_batch(rmt_core *core, rmt_tree *tree, uint64_t first, batch *b,
 }
 
 int rmt_write(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count, const uint8_t *data,
-              int dedup, rmt_written *written, rmt_failure *failure) {
+              int dedup, int wait, rmt_written *written, rmt_failure *failure) {
   if (count > rmt_call_blocks(core) || first >= RMT_BLOCKS_MAX || count > RMT_BLOCKS_MAX - first)
     return RMT_RANGE;
   if (!map_may_change(core, tree)) return RMT_CORRUPT_NODE;
   batch b;
   int status = batch_new(&b, data, count);
   b.domain = tree->domain;
+  b.wait = wait != 0;
   if (status == RMT_OK) status = write_batch(core, tree, first, &b, dedup != 0, written, failure);
   batch_free(&b);
   return status;

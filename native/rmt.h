@@ -2,13 +2,14 @@
  * Ramet's hot path: extent maps, slots, fingerprints, block reads and writes.
  *
  * One rmt_core holds what one store needs; there are no globals. Only the engine thread changes a
- * core. Other threads may call rmt_fetch, rmt_sealed_node and what gc.c says, which touch nothing
- * that the engine thread changes. No function returns a pointer into a core except rmt_sealed_node,
- * whose buffer lives until rmt_release.
+ * core. Other threads may call rmt_fetch, rmt_ask, rmt_warm, rmt_sealed_node and what gc.c says,
+ * which touch nothing that the engine thread changes. No function returns a pointer into a core
+ * except rmt_sealed_node, whose buffer lives until rmt_release.
  *
  * Every call that can fail changes nothing when it returns RMT_MISSING (load the node named in
- * core->missing, insert it, call again), RMT_NEED_SLAB, RMT_NOMEM or RMT_IO; punch and share work
- * in steps, each of which is whole. docs/FORMAT.md describes what is stored.
+ * core->missing, insert it, call again), RMT_COLD (only without `wait`: slots are not in the page
+ * cache; have a thread rmt_warm them, call again), RMT_NEED_SLAB, RMT_NOMEM or RMT_IO; punch and
+ * share work in steps, each of which is whole. docs/FORMAT.md describes what is stored.
  */
 #ifndef RMT_H
 #define RMT_H
@@ -42,7 +43,8 @@ enum rmt_status {
   RMT_UNKNOWN = 8,
   RMT_SEEN = 9,
   RMT_DONE = 10,
-  RMT_RECLAIMED = 11
+  RMT_RECLAIMED = 11,
+  RMT_COLD = 12
 };
 
 #define RMT_MAPPED 1ull
@@ -100,6 +102,7 @@ typedef struct {
   uint64_t dirty_chunks;
   uint64_t taken;        /* slots taken since the core was made */
   uint64_t index_frozen; /* tables of the index that wait to be written */
+  uint64_t cold;         /* with RMT_COLD: how many slots rmt_cold gives */
 } rmt_shared;
 
 rmt_core *rmt_new(uint32_t fanout, uint32_t slab_slots, uint64_t seed, uint64_t cache_nodes,
@@ -235,12 +238,17 @@ int rmt_overwrites_in_place(int fd); /* writing again takes no new space */
 
 /* io.c */
 int rmt_read(rmt_core *core, const rmt_tree *tree, uint64_t offset, uint8_t *buffer, size_t length,
-             rmt_failure *failure);
+             int wait, rmt_failure *failure);
 int rmt_fetch(const rmt_core *core, const uint64_t *addresses, const uint64_t *checksums,
               uint64_t first, uint64_t count, uint64_t skip, uint8_t *buffer, size_t length,
-              rmt_failure *failure);
+              int wait, rmt_failure *failure);
 int rmt_write(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count, const uint8_t *data,
-              int dedup, rmt_written *written, rmt_failure *failure);
+              int dedup, int wait, rmt_written *written, rmt_failure *failure);
+void rmt_cold(const rmt_core *core, uint64_t *out); /* the slots of the last RMT_COLD */
+/* On any thread: have slots read, all at once, and go on; or wait until they are in the page cache.
+ */
+void rmt_ask(const rmt_core *core, const uint64_t *addresses, uint64_t count);
+void rmt_warm(const rmt_core *core, const uint64_t *addresses, uint64_t count);
 
 /* audit.c: passes over a whole store. All but the last three: any thread. */
 typedef struct {

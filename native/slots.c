@@ -47,6 +47,7 @@ int rmt_add_slab(rmt_core *core, uint32_t number, int fd) {
   s->busy = s->shared + core->slab_words;
   s->hole = s->busy + core->slab_words;
   s->fd = fd;
+  s->nowait = io_nowait(fd);
   s->free = core->slab_slots;
   s->present = true;
   core->state.total += core->slab_slots;

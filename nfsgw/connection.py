@@ -1,25 +1,30 @@
 """One client's connection: calls in, answers out, neither without bound.
 
 The loop receives what is there, serves all whole records in it, sends their answers together, and
-lets others have their turn: a turn ends after TURN_S.  Answers of calls that had to wait are sent
-by their tasks, in whatever order they end.  A client that does not read its answers is not read
-from either once OUT_BYTES_MAX wait for it, or anything while OUT_TOTAL_MAX wait for all clients
-together (``Outgoing``), nor is one with IN_FLIGHT_MAX calls under way; one that
-neither reads nor finishes a record for STALLED_S is let go.  An idle connection may stay: TCP's
-keepalive finds out when nobody is there.
+lets others have their turn: a turn ends after TURN_S.  Calls of one turn that wait for the disk
+wait together, without a task, and are answered together; what else waits has a task, which answers
+when it ends.  A client that does not read its answers is not read from either once OUT_BYTES_MAX
+wait for it, or anything while OUT_TOTAL_MAX wait for all clients together (``Waiting``), nor is
+one with IN_FLIGHT_MAX calls under way, or any while the small records of all such calls are
+IN_TOTAL_MAX (large ones have their own bound: record.Buffers); one that neither reads nor finishes
+a record for STALLED_S is let go.  An idle connection may stay: TCP's keepalive finds out when
+nobody is there.
 """
 
 import contextlib
 import ipaddress
 import socket
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from time import perf_counter
+from typing import Any
 
 import trio
 
 from nfsgw.dispatch import Dispatcher, Running
+from nfsgw.gate import Notice
 from nfsgw.record import Buffers, Record, RecordReader, marked
 from nfsgw.rpc import Address
 from nfsgw.xdr import Garbage, Part
@@ -28,6 +33,7 @@ TURN_S = 0.001
 IN_FLIGHT_MAX = 64
 OUT_BYTES_MAX = 4 << 20
 OUT_TOTAL_MAX = 256 << 20
+IN_TOTAL_MAX = 64 << 20
 STALLED_S = 60.0
 LINGER_S = 5.0
 PARTS_MAX = 512  # a sendmsg; the kernel takes 1024
@@ -35,11 +41,15 @@ KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_
 
 
 @dataclass
-class Outgoing:
-    """Bytes of answers that wait for any client; past ``most``, one for each connection at most."""
+class Waiting:
+    """Bytes of all connections that wait; past ``most``, one record of each connection at most."""
 
-    most: int = OUT_TOTAL_MAX
+    most: int
     count: int = 0
+
+    @property
+    def full(self) -> bool:
+        return self.count >= self.most
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,9 @@ class Common:
     dispatcher: Dispatcher
     buffers: Buffers
     nursery: trio.Nursery
+    incoming: Waiting  # small records whose calls are under way
+    outgoing: Waiting  # answers that were not sent yet
     stalled_s: float = STALLED_S
-    outgoing: Outgoing = field(default_factory=Outgoing)
 
 
 class Connection:
@@ -70,12 +81,14 @@ class Connection:
         self._out: deque[Part] = deque()
         self._out_bytes = 0
         self._in_flight = 0
+        self._told: dict[Notice, list[tuple[Running, Record]]] = {}  # calls of this turn
         self.active_s = perf_counter()  # when it last had something
         self._sending = False
         self._deadline: float | None = None  # of a record that has begun and not ended
         self._relief = trio.Event()  # something has ended or was sent
         self._reading = trio.CancelScope()
         self.closed = False
+        self.memo: dict[bytes, Any] = {}  # the programs'
 
     def stop(self) -> None:
         """Read no more; answer what was begun."""
@@ -113,6 +126,7 @@ class Connection:
         busy = False
         while True:
             served, more = self._turn()
+            self._await_notices()
             self._flush()
             if more:
                 await trio.lowlevel.checkpoint()
@@ -130,11 +144,12 @@ class Connection:
 
     @property
     def _full(self) -> bool:
-        outgoing, mine = self._common.outgoing, self._out_bytes
+        calls, unsent = self._in_flight, self._out_bytes
         return (
-            self._in_flight >= IN_FLIGHT_MAX
-            or mine >= OUT_BYTES_MAX
-            or (mine > 0 and outgoing.count >= outgoing.most)
+            calls >= IN_FLIGHT_MAX
+            or unsent >= OUT_BYTES_MAX
+            or (unsent > 0 and self._common.outgoing.full)
+            or (calls > 0 and self._common.incoming.full)
         )
 
     def _turn(self) -> tuple[int, bool]:
@@ -158,7 +173,9 @@ class Connection:
         started = self._common.dispatcher.start(record.view, self)
         if isinstance(started, Running):
             self._in_flight += 1
-            self._common.nursery.start_soon(self._finish, started, record)
+            if record.buffer is None:
+                self._common.incoming.count += len(record.view)
+            self._wait(started, record)
             return
         if started is not None:
             self._put(started)
@@ -193,20 +210,58 @@ class Connection:
             else:
                 await trio.lowlevel.wait_readable(self._socket)
 
-    # --- out
+    # --- calls that wait
+
+    def _wait(self, running: Running, record: Record) -> None:
+        if isinstance(running.wait, Notice):
+            self._told.setdefault(running.wait, []).append((running, record))
+        else:
+            self._common.nursery.start_soon(self._finish, running, record)
+
+    def _await_notices(self) -> None:
+        """Ask for what the calls of this turn wait for, now that it has them all."""
+        while self._told:
+            notice, calls = self._told.popitem()
+            notice.tell(partial(self._go_on, calls))
+
+    def _go_on(self, calls: list[tuple[Running, Record]], problem: Exception | None) -> None:
+        """What they have waited for has come, or failed."""
+        for running, record in calls:
+            self._common.dispatcher.advance(running, problem)
+            if running.wait is None:
+                self._ended(running, record)
+            else:
+                self._wait(running, record)
+        self._await_notices()
+        self._flush()
 
     async def _finish(self, running: Running, record: Record) -> None:
-        asker: object = self
         try:
-            answer = await self._common.dispatcher.finish(running)
-            if running.entry is not None:
-                asker = running.entry.asker
-        finally:
-            self._in_flight -= 1
-            self._relief.set()
-            self._give_back(record)
-        if isinstance(asker, Connection) and not asker.closed:
-            asker.send(answer)
+            await self._common.dispatcher.finish(running)
+        except BaseException:
+            self._over(record)
+            raise
+        self._ended(running, record)
+        self._flush()
+
+    def _over(self, record: Record) -> None:
+        """A call is not under way any more."""
+        self._in_flight -= 1
+        self._relief.set()
+        if record.buffer is None:
+            self._common.incoming.count -= len(record.view)
+        self._give_back(record)
+
+    def _ended(self, running: Running, record: Record) -> None:
+        """Have its answer sent to who has asked last."""
+        self._over(record)
+        asker = self if running.entry is None else running.entry.asker
+        if asker is self:
+            self._put(running.answer)
+        elif isinstance(asker, Connection):
+            asker.send(running.answer)
+
+    # --- out
 
     def send(self, answer: list[Part]) -> None:
         """Send an answer, now as far as the socket takes it."""
@@ -214,6 +269,8 @@ class Connection:
         self._flush()
 
     def _put(self, answer: list[Part]) -> None:
+        if self.closed:
+            return
         for part in marked(answer):
             self._out.append(part)
             self._out_bytes += len(part)

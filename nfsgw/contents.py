@@ -48,8 +48,8 @@ def allocate(files: Files, place: Place, offset: int, length: int) -> None:
     check_writes(place.who)
     with files.gate.foreign():
         place.volume.check_writable()
+        files.drop_privilege(place)  # in a file that is large enough already, too
         if end > place.inode.size:
-            files.drop_privilege(place)
             place.volume.setattr(place.inode.ino, size=end)
 
 

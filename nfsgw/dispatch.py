@@ -1,10 +1,12 @@
 """From a record to its answer: which program, begun in place, what went wrong as RPC says it.
 
 A call that ends at once never sees the trio loop.  One that has to wait is a ``Running``, which its
-connection finishes in a task; once begun it is carried to its end even when the connection is gone,
-for the client will send it again and must get this answer (replay.py).
+connection finishes in a task, or when it is told (gate.Notice); once begun it is carried to its end
+even when the connection is gone, for the client will send it again and must get this answer
+(replay.py).
 """
 
+import struct
 from collections.abc import Callable, Generator, Iterable
 
 from nfsgw.gate import Wait
@@ -12,6 +14,8 @@ from nfsgw.replay import Entry, ReplayCache
 from nfsgw.rpc import (
     CALL,
     PROG_UNAVAIL,
+    RPC_VERSION,
+    Again,
     AuthFailed,
     Peer,
     ProcedureUnavailable,
@@ -24,6 +28,8 @@ from nfsgw.rpc import (
 from nfsgw.xdr import Garbage, Packer, Part, Unpacker
 
 _HEAD_BYTES_MIN = 8
+_BEGIN = struct.Struct(">5I")
+_BEGINS, _BEGAN = 4, 4 + _BEGIN.size
 _REFUSALS = (Garbage, ProcedureUnavailable, AuthFailed, VersionMismatch)
 
 
@@ -53,8 +59,12 @@ class Dispatcher:
     ) -> None:  # fmt: skip
         self._programs: dict[tuple[int, int], Program] = {}
         self._versions: dict[int, list[int]] = {}
+        self._again: dict[bytes, Again] = {}  # by how such calls begin, after their xid
         for program in programs:
             for version in program.versions:
+                for procedure, again in program.again.items():
+                    begin = CALL, RPC_VERSION, program.number, version, procedure
+                    self._again[_BEGIN.pack(*begin)] = again
                 self._programs[program.number, version] = program
                 self._versions.setdefault(program.number, []).append(version)
         self._replay = replay
@@ -65,6 +75,11 @@ class Dispatcher:
 
         Garbage for a record that is no call: nothing can be said to that.
         """
+        again = self._again.get(bytes(record[_BEGINS:_BEGAN]))
+        if again is not None:
+            answer = again(record, peer)
+            if answer is not None:
+                return answer
         args = Unpacker(record)
         if len(record) < _HEAD_BYTES_MIN:
             raise Garbage("no call")
@@ -96,11 +111,11 @@ class Dispatcher:
             running = Running(xid, out, outcome, entry)
         except Exception as error:
             return self._ended(self._refused(xid, error), entry)
-        self._advance(running, None)
+        self.advance(running, None)
         return running if running.wait is not None else running.answer
 
-    async def finish(self, running: Running) -> list[Part]:
-        """Wait for what it waits for, as often as it does; its answer."""
+    async def finish(self, running: Running) -> None:
+        """Wait for what it waits for, as often as it does."""
         try:
             while running.wait is not None:
                 problem = None
@@ -108,16 +123,15 @@ class Dispatcher:
                     await running.wait()
                 except Exception as error:
                     problem = error
-                self._advance(running, problem)
+                self.advance(running, problem)
         except BaseException:  # cancelled: the server ends
             running.outcome.close()
             if running.entry is not None:
                 self._replay.forget(running.entry)
             raise
-        return running.answer
 
-    def _advance(self, running: Running, problem: Exception | None) -> None:
-        """On to the next wait, or to the end."""
+    def advance(self, running: Running, problem: Exception | None) -> None:
+        """On to the next wait, or to the end, after what it waited for has come or failed."""
         outcome = running.outcome
         try:
             running.wait = outcome.throw(problem) if problem else next(outcome)

@@ -8,9 +8,11 @@ A place carries the client's rights with it, looked up anew for each call.
 """
 
 import stat
+from collections.abc import Callable, Generator
 from typing import NamedTuple
 
 from engine import Change, DirEntry, Inode, Store, Volume, errors, numbers
+from engine.cold import Reading, finished, hasty, until_warm
 from engine.inode import FILE_BYTES_MAX
 from engine.keys import ROOT_INO, SNAPSHOT_DIR
 from engine.pool import now_ns
@@ -29,7 +31,7 @@ from nfsgw.access import (
 )
 from nfsgw.buffers import Buffers
 from nfsgw.exports import Export, Exports
-from nfsgw.gate import Gate
+from nfsgw.gate import Gate, Wait, Waits
 from nfsgw.handles import BadHandle, Handle, Handles, Kind
 from nfsgw.rpc import Address, Call, Credential, Peer
 from nfsgw.verifier import WriteVerifier
@@ -73,6 +75,7 @@ class Files:
         self.exports = exports
         self.handles = handles
         self.store: Store = gate.store
+        self._core = gate.store.pool.core
         self.verifier = WriteVerifier(gate.store)
         self._known: dict[Address, dict[tuple[int, Credential | None], Who]] = {}
         self._known_of = -1  # exports.changed_ns of what is known
@@ -426,23 +429,61 @@ class Files:
         check_contents(inode, who, WRITE)
 
     def read(self, place: Place, offset: int, size: int) -> tuple[memoryview, bool]:
-        """Up to READ_BYTES_MAX bytes, and whether they reach the end of the file."""
-        inode = place.inode
-        size = max(min(size, READ_BYTES_MAX, inode.size - offset), 0)
+        """Up to READ_BYTES_MAX bytes, and whether they reach the end of the file.
+
+        Cold when it may not wait (``hasty``) and the disk has to be asked: then it is a
+        ``cold_read``.
+        """
+        size = self.readable(place, offset, size)
         buffer = self._buffers.take(size)
         if size:
-            place.volume.read_into(inode.ino, offset, buffer)
-        return buffer, offset + size >= inode.size
+            self.read_into(place, offset, buffer, wait=self._core.waits)
+        return buffer, offset + size >= place.inode.size
 
-    def write(self, place: Place, offset: int, data: memoryview) -> None:
-        """All of it, or an error."""
+    @staticmethod
+    def readable(place: Place, offset: int, size: int) -> int:
+        """As many of these bytes as a READ may have."""
+        left = place.inode.size - offset
+        size = min(size, READ_BYTES_MAX)
+        return size if size <= left else max(left, 0)
+
+    @staticmethod
+    def read_into(place: Place, offset: int, buffer: memoryview, *, wait: bool) -> None:
+        """Bytes that there are; without ``wait`` perhaps Cold."""
+        place.volume.read_into(place.inode.ino, offset, buffer, wait=wait)
+
+    def cold_read(
+        self, found: Callable[[], Place], offset: int, size: int
+    ) -> Generator[Wait, None, tuple[Place, memoryview, bool]]:
+        """The same, on a thread.  ``found`` looks for the file and the right to read it anew."""
+        place, end = None, False
+        buffer = self._buffers.take(min(size, READ_BYTES_MAX))
+
+        def begin(wait: bool) -> Reading:
+            nonlocal place, end
+            place = hasty(self.store.pool, found, wait)
+            end = offset + len(buffer) >= place.inode.size
+            return Reading(self.store, place.volume, place.inode.ino, offset, buffer, wait=wait)
+
+        data = yield from self.gate.driven(finished(self.store.pool, begin))
+        assert place is not None
+        return place, data, end
+
+    def write(
+        self, place: Place, offset: int, data: memoryview, *, wait: bool = True
+    ) -> None:  # fmt: skip
+        """All of it, or an error; without ``wait`` perhaps Cold."""
         try:
             with self.gate.foreign():
                 self.drop_privilege(place)
-                place.volume.write(place.inode.ino, offset, data)
+                place.volume.write(place.inode.ino, offset, data, wait=wait)
         except (errors.StoreFailed, OSError):  # the disk; a quota that is reached loses nothing
             self.verifier.renew()
             raise
+
+    def patient(self, attempt: Callable[[bool], None]) -> Waits:
+        """A change that was Cold, again: as often as a thread has to read something for it."""
+        return self.gate.driven(until_warm(self.store.pool, attempt))
 
     @staticmethod
     def drop_privilege(place: Place) -> None:

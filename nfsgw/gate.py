@@ -2,19 +2,44 @@
 
 A procedure is an ordinary function, run on the loop's thread between other requests, or a generator
 that yields what has to be awaited before it goes on: ``durable`` (all that was done before is on
-disk), ``admit`` (there is room for another change), ``settled`` (the mount shows what was changed).
+disk), ``admit`` (there is room for another change), ``settled`` (the mount shows what was changed),
+``on_thread`` (a thread has had read what is not in memory; engine/cold.py).
 The server runs it in place until it yields, and beside other requests from there on.
 """
 
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import trio
 
 from engine import Store
+from engine.cold import Steps, Work
 
 Wait = Callable[[], Awaitable[None]]
+Told = Callable[[Exception | None], object]
 Waits = Generator[Wait, None, None]
 Outcome = Waits | None
+T = TypeVar("T")
+
+
+async def on_thread(work: Work) -> None:
+    """Where nobody else has threads to spare."""
+    await trio.to_thread.run_sync(work)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A wait that needs no task: ``tell`` calls back, once, on the loop's thread, perhaps at once,
+    with None or with what ``wait`` would have raised."""
+
+    wait: Wait
+    tell: Callable[[Told], None]
+
+    def __call__(self) -> Awaitable[None]:
+        return self.wait()
 
 
 @dataclass(frozen=True)
@@ -31,6 +56,17 @@ class Gate:
     foreign: Callable[[], AbstractContextManager[None]]
     settled: Wait
     unsettled: Callable[[], bool]
+    on_thread: Callable[[Work], Awaitable[None]] = on_thread
+
+    def driven(self, steps: Steps[T]) -> Generator[Wait, None, T]:
+        """Engine steps to their end, each of their waits on a thread."""
+        with closing(steps):
+            while True:
+                try:
+                    work = next(steps)
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]
+                yield partial(self.on_thread, work)
 
     def room(self) -> Waits:
         """Before a change enters the engine."""

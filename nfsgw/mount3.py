@@ -14,7 +14,7 @@ from nfsgw.files import Files, Place
 from nfsgw.gate import Outcome
 from nfsgw.nfs3.names import sound_name
 from nfsgw.nfs3.protocol import FAILURES, STATUS, Status
-from nfsgw.rpc import AUTH_NONE, AUTH_SYS, Address, Call, ProcedureUnavailable
+from nfsgw.rpc import AUTH_NONE, AUTH_SYS, NO_SHORT_WAYS, Address, Call, ProcedureUnavailable
 from nfsgw.xdr import Packer, Unpacker
 
 PROGRAM = 100_005
@@ -36,6 +36,7 @@ class Mount3:
 
     number = PROGRAM
     versions: tuple[int, ...] = (VERSION,)
+    again = NO_SHORT_WAYS
 
     def __init__(self, files: Files) -> None:
         self._files = files

@@ -9,12 +9,12 @@ but for DUMP's, a few hundred bytes.
 import ipaddress
 import socket
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import trio
 
 from nfsgw.dispatch import Dispatcher
-from nfsgw.rpc import Address, Call, ProcedureUnavailable
+from nfsgw.rpc import NO_SHORT_WAYS, Address, Call, ProcedureUnavailable
 from nfsgw.xdr import Garbage, Packer, Unpacker
 
 PROGRAM, VERSION, PORT = 100_000, 2, 111
@@ -47,6 +47,7 @@ class Portmap:
 
     number = PROGRAM
     versions = (VERSION,)
+    again = NO_SHORT_WAYS
 
     def __init__(self, mappings: list[Mapping]) -> None:
         own = [Mapping(PROGRAM, VERSION, protocol, PORT) for protocol in (TCP, UDP)]
@@ -86,6 +87,7 @@ class Portmap:
 class _Asker(NamedTuple):
     address: Address
     port: int
+    memo: dict[bytes, Any]
 
 
 async def serve_datagrams(bound: socket.socket, dispatcher: Dispatcher) -> None:
@@ -95,7 +97,7 @@ async def serve_datagrams(bound: socket.socket, dispatcher: Dispatcher) -> None:
             await trio.lowlevel.wait_readable(bound)
             try:
                 data, sender = bound.recvfrom(DATAGRAM_BYTES_MAX)
-                asker = _Asker(ipaddress.ip_address(sender[0].partition("%")[0]), sender[1])
+                asker = _Asker(ipaddress.ip_address(sender[0].partition("%")[0]), sender[1], {})
                 answer = dispatcher.start(memoryview(data), asker)
                 if isinstance(answer, list):
                     bound.sendto(b"".join(answer), sender)

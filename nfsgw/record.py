@@ -204,8 +204,14 @@ class RecordReader:
             self._pieces = None
 
 
+class Marked(list[Part]):
+    """An answer that is one fragment already, with its mark."""
+
+
 def marked(parts: Iterable[Part]) -> list[Part]:
     """An answer as one fragment: small parts joined, large ones as they are."""
+    if isinstance(parts, Marked):
+        return parts
     found: list[Part] = []
     small: list[Part] = [b""]
     length = 0

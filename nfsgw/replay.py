@@ -7,13 +7,13 @@ that asked last; one of a finished call gets the same answer again.  (Juszczak, 
 Performance and Correctness of an NFS Server", USENIX 1989.)
 
 An entry is known by who calls (an address: ports change), xid, procedure, and length and checksum
-of the record's head, since clients behind one address do not agree on xids.  Bounded by count and
-bytes; the oldest finished entries go first.
+of the whole record, since clients behind one address do not agree on xids: two WRITEs that differ
+in their last byte are two.  Bounded by count and bytes; the oldest finished entries go first.
 """
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,6 @@ from nfsgw.xdr import Part
 
 ENTRIES_MAX = 4096
 BYTES_MAX = 4 << 20
-CHECKED_BYTES = 512
 
 
 @dataclass(slots=True)
@@ -38,17 +37,20 @@ class Entry:
 class ReplayCache:
     """The calls of all connections of a server."""
 
-    def __init__(self, entries_max: int = ENTRIES_MAX, bytes_max: int = BYTES_MAX) -> None:
+    def __init__(
+        self, checksum: Callable[[memoryview], int] = zlib.crc32,
+        entries_max: int = ENTRIES_MAX, bytes_max: int = BYTES_MAX,
+    ) -> None:  # fmt: skip
+        self._checksum = checksum
         self._entries_max, self._bytes_max = entries_max, bytes_max
         self._bytes = 0
         self._running: dict[Hashable, Entry] = {}
         self._finished: OrderedDict[Hashable, Entry] = OrderedDict()
 
-    @staticmethod
-    def key(call: Call, record: memoryview) -> Hashable:
+    def key(self, call: Call, record: memoryview) -> Hashable:
         return (
             call.peer.address.packed, call.xid, call.program, call.version, call.procedure,
-            len(record), zlib.crc32(record[:CHECKED_BYTES]),
+            len(record), self._checksum(record),
         )  # fmt: skip
 
     def find(self, key: Hashable) -> Entry | None:

@@ -2,12 +2,13 @@
 
 import ipaddress
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from nfsgw.gate import Outcome
-from nfsgw.xdr import Garbage, Packer, Unpacker
+from nfsgw.xdr import Garbage, Packer, Part, Unpacker
 
 RPC_VERSION = 2
 CALL, REPLY = 0, 1
@@ -55,7 +56,11 @@ class Credential(NamedTuple):
 
 
 class Peer(Protocol):
-    """The other end of a connection; programs may hang state of their own on it by identity."""
+    """The other end of a connection; programs may hang state of their own on it by identity.
+    ``memo`` is one's of them (nfs3/again.py), who keeps it small; it goes with the connection."""
+
+    @property
+    def memo(self) -> dict[bytes, Any]: ...
 
     @property
     def address(self) -> Address: ...
@@ -76,6 +81,10 @@ class Call:
     peer: Peer
 
 
+Again = Callable[[memoryview, Peer], list[Part] | None]  # of a record; None: go the long way
+NO_SHORT_WAYS: dict[int, Again] = {}
+
+
 class Program(Protocol):
     """A program that the server offers.
 
@@ -90,6 +99,11 @@ class Program(Protocol):
 
     @property
     def versions(self) -> tuple[int, ...]: ...
+
+    @property
+    def again(self) -> dict[int, Again]:
+        """Short ways for some procedures, by their numbers."""
+        ...
 
     def cached(self, call: Call) -> bool:
         """Whether a duplicate of the call must not be carried out again (replay.py)."""

@@ -9,6 +9,7 @@ begun is answered: what a call waits for has to work until then.
 
 import errno
 import socket
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -16,7 +17,15 @@ from dataclasses import replace
 import trio
 
 from engine import errors
-from nfsgw.connection import LINGER_S, OUT_TOTAL_MAX, STALLED_S, Common, Connection, Outgoing
+from nfsgw.connection import (
+    IN_TOTAL_MAX,
+    LINGER_S,
+    OUT_TOTAL_MAX,
+    STALLED_S,
+    Common,
+    Connection,
+    Waiting,
+)
 from nfsgw.dispatch import Dispatcher
 from nfsgw.record import Buffers
 from nfsgw.replay import ReplayCache
@@ -61,17 +70,19 @@ def listening(host: str, port: int, kind: int = socket.SOCK_STREAM) -> socket.so
 
 
 class Server:
-    """Programs behind sockets.  ``failed`` is told, in an except clause, of bugs in them."""
+    """Programs behind sockets.  ``failed`` is told, in an except clause, of bugs in them;
+    ``checksum`` is what duplicate requests are known by."""
 
     def __init__(
         self, programs: Iterable[Program], *, failed: Callable[[], None] = lambda: None,
         connections_max: int = CONNECTIONS_MAX, address_max: int = ADDRESS_MAX,
         stalled_s: float = STALLED_S, out_total_max: int = OUT_TOTAL_MAX,
+        in_total_max: int = IN_TOTAL_MAX, checksum: Callable[[memoryview], int] = zlib.crc32,
     ) -> None:  # fmt: skip
-        self.dispatcher = Dispatcher(programs, ReplayCache(), failed)
+        self.dispatcher = Dispatcher(programs, ReplayCache(checksum), failed)
         self.failed = failed
         self._buffers = Buffers()
-        self.outgoing = Outgoing(out_total_max)
+        self.incoming, self.outgoing = Waiting(in_total_max), Waiting(out_total_max)
         self._stalled_s = stalled_s
         self._connections_max, self._address_max = connections_max, address_max
         self._by_address: Counter[str] = Counter()
@@ -103,7 +114,8 @@ class Server:
         with calls:
             async with trio.open_nursery() as nursery:
                 self._common = Common(
-                    self.dispatcher, self._buffers, nursery, self._stalled_s, self.outgoing
+                    self.dispatcher, self._buffers, nursery, self.incoming, self.outgoing,
+                    self._stalled_s,
                 )  # fmt: skip
                 task_status.started()
                 await trio.sleep_forever()

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from engine import errors
+from service.mount_options import MountOptions
 from service.rpc import Client
 
 LOG = Path("run") / "daemon.log"
 
 
-def start(store: str, mountpoint: str) -> None:
+def start(store: str, mountpoint: str, options: MountOptions) -> None:
     """Serve and mount in a process of its own; returns when the mount answers."""
     root = Path(store)
     if not (root / "meta").is_dir():
@@ -24,7 +25,8 @@ def start(store: str, mountpoint: str) -> None:
     (root / LOG).parent.mkdir(mode=0o700, exist_ok=True)
     with open(root / LOG, "ab", opener=_owner_only) as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli", "--store", store, "serve", "--mount", mountpoint],
+            [sys.executable, "-m", "cli", "--store", store, "serve", "--mount", mountpoint,
+             "-o", ",".join(options.words())],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
         )  # fmt: skip

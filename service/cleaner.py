@@ -137,7 +137,7 @@ class Cleaner:
 
     async def _begin(self) -> Gc:
         """A run whose commit is durable; StoreFailed when that did not reach the disk."""
-        async with self._committer.alone:
+        async with self._committer.alone():
             gc, commit = self._store.start_gc()
             try:
                 await self._committer.write(commit)

@@ -1,49 +1,111 @@
 """Grouped commits: every fsync that waits when a commit starts is answered by it.
 
-The store is captured on the loop, written on a thread, finished on the loop.  A waiter that comes
-while a commit is being written waits for the next one, because its own change may not be in the
-one under way.  When a write fails the store takes no more changes, and every waiter is told.
+A commit is captured on the loop, written on a thread that does nothing else, and finished on the
+loop.  Who asks while none is under way has his captured in the same step of the loop; who asks
+while one is being written waits for the next, because his own change may not be in that one.
+The thread calls back into the loop, where one step finishes the commit, captures the next if
+anybody waits, and answers: between a disk and a guest there is no other turn of the loop.
+
+Invariants: one commit at a time; nobody is answered by a commit that was captured before he asked;
+when a write fails the store takes no more changes, and everyone is told.
 """
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from queue import SimpleQueue
 
 import trio
 
 from engine import Store, errors
 from engine.commit import Commit, failure
 from engine.pool import METADATA_ERRORS
+from service.log import log_exception
 from service.steps import DIRTY_NODES_MAX
 
 IDLE_COMMIT_S = 2.0
 EVICT_STEP = 128  # about 0.5 ms
+Told = Callable[[errors.RametError | None], object]
+
+
+class Writer:
+    """The thread that writes commits; what comes of each is told on the loop."""
+
+    def __init__(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._handed: SimpleQueue[tuple[Commit, Callable[[Exception | None], None]] | None] = (
+            SimpleQueue()
+        )
+        self._thread = threading.Thread(target=self._run, name="commits", daemon=True)
+        self._thread.start()
+
+    def hand(self, commit: Commit, written: Callable[[Exception | None], None]) -> None:
+        """Write it; ``written`` is called on the loop, with what went wrong."""
+        self._handed.put((commit, written))
+
+    def end(self) -> None:
+        """Nothing is under way, and nothing will be handed over."""
+        self._handed.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (handed := self._handed.get()) is not None:
+            commit, written = handed
+            problem: Exception | None = None
+            try:
+                commit.write()
+            except Exception as error:
+                problem = error
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(written, problem)
+            del handed, commit, written, problem  # else they stay until the next
 
 
 class Committer:
-    """Runs as one task (``run``); ``durable`` and ``admit`` are what front ends call."""
+    """Runs as one task (``run``); front ends call ``durable``, or ``tell``, and ``admit``."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._wanted = trio.Event()
-        self._waiters: list[trio.Event] = []
+        self._writer: Writer | None = None
+        self._waiting: list[Told] = []
+        self._wanted = False  # though nobody waits
+        self._busy = False  # a commit is under way, or somebody has it to himself
+        self._turns: deque[trio.Event] = deque()  # who wants it to himself
         self._room = trio.Event()
+        self._look = trio.Event()  # for ``run``: there is something to do
+        self._problem: Exception | None = None  # a mistake of ours: ``run`` raises it
         self._failure: errors.RametError | None = None
-        self._thread = trio.CapacityLimiter(1)  # never behind other threads' work
-        self.alone = trio.Lock()  # one commit at a time: ours, or the one that begins a gc
+
+    # --- what front ends call
+
+    def tell(self, told: Told) -> None:
+        """Have ``told`` called, on the loop, when all that was done before this call is on disk,
+        with None, or with why it is not.  It may be called at once, and must not raise."""
+        self._waiting.append(told)
+        self._begin()
 
     async def durable(self) -> None:
         """Return when all that was done before the call is on disk; StoreFailed if it cannot."""
         done = trio.Event()
-        self._waiters.append(done)
-        self._wanted.set()
+        problem: list[errors.RametError | None] = []
+
+        def told(error: errors.RametError | None) -> None:
+            problem.append(error)
+            done.set()
+
+        self.tell(told)
         await done.wait()
-        if self._failure is not None:
-            raise self._failure
-        if self._store.failed is not None:
-            raise errors.StoreFailed(f"not durable: {self._store.failed}; reopen the store")
+        if problem[0] is not None:
+            raise problem[0]
 
     async def admit(self) -> None:
         """Wait while too much is dirty: before a change enters the engine, never inside."""
         while self.full():
-            self._wanted.set()
-            await self._room.wait()
+            room = self._room
+            self._wanted = True
+            self._begin()
+            await room.wait()
 
     def full(self) -> bool:
         """Whether ``admit`` would wait."""
@@ -51,12 +113,62 @@ class Committer:
             self._store.dirty_nodes > DIRTY_NODES_MAX or self._store.strained
         )
 
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """No commit but the caller's own (``write``) is under way within: gc begins with one."""
+        if self._busy:
+            turn = trio.Event()
+            self._turns.append(turn)
+            try:
+                await turn.wait()
+            except trio.Cancelled:
+                if turn.is_set():
+                    self._go_on()
+                else:
+                    self._turns.remove(turn)
+                raise
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._go_on()
+
+    async def write(self, commit: Commit) -> None:
+        """Write a captured commit and finish it; the caller is ``alone``."""
+        assert self._writer is not None, "the committer runs"
+        done = trio.Event()
+
+        def written(problem: Exception | None) -> None:
+            self._finish(commit, problem)
+            done.set()
+
+        with trio.CancelScope(shield=True):
+            self._writer.hand(commit, written)
+            await done.wait()
+
+    # --- the task
+
     async def run(self) -> None:
-        while True:
-            with trio.move_on_after(IDLE_COMMIT_S):
-                await self._wanted.wait()
-            await self._commit()
-            await self._evict()
+        """Until cancelled; a commit under way is finished then."""
+        self._writer = Writer()
+        try:
+            self._begin()
+            while True:
+                with trio.move_on_after(IDLE_COMMIT_S) as idle:
+                    await self._look.wait()
+                if idle.cancelled_caught:
+                    self._wanted = True
+                    self._begin()
+                    continue
+                self._look = trio.Event()
+                if self._problem is not None:
+                    raise self._problem
+                await self._evict()
+        finally:
+            with trio.CancelScope(shield=True):
+                async with self.alone():
+                    self._writer.end()
+                    self._writer = None
 
     async def _evict(self) -> None:
         """A large commit leaves more nodes in memory than shall stay: they go in short steps."""
@@ -65,43 +177,71 @@ class Committer:
             nodes.evict(EVICT_STEP)
             await trio.lowlevel.checkpoint()
 
-    async def _commit(self) -> None:
-        self._wanted = trio.Event()
-        try:
-            async with self.alone:
-                waiters, self._waiters = self._waiters, []
-                try:
-                    if self._store.failed is None and not self._store.pool.read_only:
-                        await self._capture_and_write()
-                finally:
-                    for waiter in waiters:
-                        waiter.set()
-        finally:
-            self._room.set()
-            self._room = trio.Event()
+    # --- commits
 
-    async def _capture_and_write(self) -> None:
+    def _begin(self) -> None:
+        """Capture a commit for all who wait, now, unless one is under way."""
+        if self._busy or self._writer is None or not (self._waiting or self._wanted):
+            return
+        waiting, self._waiting = self._waiting, []
+        self._wanted = False
+        commit = self._capture()
+        if commit is None:
+            self._answer(waiting)
+            return
+        self._busy = True
+        self._writer.hand(commit, lambda problem: self._written(commit, waiting, problem))
+
+    def _capture(self) -> Commit | None:
         """What stands in the way of a capture stops the changes, not the reads, and no waiter is
         told that its change is safe."""
+        if self._store.failed is not None or self._store.pool.read_only:
+            return None
         try:
-            commit = self._store.capture()
+            return self._store.capture()
         except Exception as error:
             self._failed(f"what was changed cannot be stored ({error})")
-            return
-        if commit is not None:
-            await self.write(commit)
+            return None
 
-    async def write(self, commit: Commit) -> None:
-        """Write a captured commit on a thread and finish it; the caller holds ``alone``."""
+    def _written(self, commit: Commit, waiting: list[Told], problem: Exception | None) -> None:
+        """The commit's thread has done with it."""
         try:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(commit.write, limiter=self._thread)
-        except METADATA_ERRORS as error:
-            self._failure = failure(error, self._store.pool)
+            self._finish(commit, problem)
         except Exception as error:
-            self._failed(f"a commit could not be written ({error})")
-        finally:
-            self._store.finish(commit)
+            self._problem = error
+            self._failed(f"a commit could not be finished ({error})")
+            self._look.set()
+        self._go_on()  # first: the disk has nothing to do meanwhile
+        self._answer(waiting)
+
+    def _finish(self, commit: Commit, problem: Exception | None) -> None:
+        if isinstance(problem, METADATA_ERRORS):
+            self._failure = failure(problem, self._store.pool)
+        elif problem is not None:
+            self._failed(f"a commit could not be written ({problem})")
+        self._store.finish(commit)
+        if self._store.pool.nodes.crowded:
+            self._look.set()
+
+    def _go_on(self) -> None:
+        """Nothing is under way: who wants it to himself has his turn, or the next commit begins."""
+        self._busy = bool(self._turns)
+        if self._turns:
+            self._turns.popleft().set()
+        else:
+            self._begin()
+
+    def _answer(self, waiting: list[Told]) -> None:
+        problem = self._failure
+        if problem is None and self._store.failed is not None:
+            problem = errors.StoreFailed(f"not durable: {self._store.failed}; reopen the store")
+        for told in waiting:
+            try:
+                told(problem)
+            except Exception:  # ours, and the others' answers are still to be given
+                log_exception()
+        self._room.set()
+        self._room = trio.Event()
 
     def _failed(self, reason: str) -> None:
         self._store.fail(reason)

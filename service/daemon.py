@@ -23,10 +23,10 @@ import trio
 
 from engine import Store, errors
 from engine.accounting import Accounting
-from fusefs.invalidate import Invalidator, all_volumes
+from fusefs.invalidate import Invalidator, all_volumes, one_volume
 from fusefs.mount import check_mountpoint
 from fusefs.mount import serve as serve_mount
-from nfsgw.gate import Gate
+from nfsgw.gate import Gate, Notice
 from service import (
     clones,
     customizing,
@@ -47,15 +47,18 @@ from service import (
     vms,
     volume_maps,
 )
-from service.addresses import Context
+from service.addresses import Context, View, volume_named
 from service.beside import Beside
 from service.cleaner import Cleaner
 from service.commits import Committer
 from service.cycles import short_looks
+from service.disk_threads import on_thread
 from service.gateway import Gateway
 from service.indexer import Indexer
 from service.jobs import Job
 from service.log import log, log_exception
+from service.mount_options import MountOptions
+from service.mount_table import drop_binds
 from service.presenter import Presenter
 from service.rpc import OS_ERRORS, SOCKET, Answer, Request, body_length, decode_request, door, pack
 from service.runner import Runner, Tell
@@ -73,6 +76,7 @@ JOBS = {
 }
 ACCEPT_PAUSE_S = 0.1
 STOPS = (signal.SIGTERM, signal.SIGINT)
+ALL = MountOptions()
 NOWHERE = contextlib.nullcontext()  # there is no mount to be told
 SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and so a guest, waiting
 
@@ -80,13 +84,21 @@ SWITCH_INTERVAL_S = 0.0002  # how long a thread's Python may keep the loop, and 
 class Daemon:
     """One store, served."""
 
-    def __init__(self, store: Store, mountpoint: Path | None) -> None:
+    def __init__(
+        self, store: Store, mountpoint: Path | None, options: MountOptions = ALL
+    ) -> None:  # fmt: skip
         self.store = store
         self.mountpoint = mountpoint
+        self.options = options
+        self.shown = None if options.volume is None else volume_named(store, options.volume)
         self.committer = Committer(store)
-        self.presenter = None if mountpoint is None else Presenter(store, mountpoint)
+        whole = mountpoint if self.shown is None else None
+        view = View(mountpoint, self.shown) if mountpoint and self.shown else None
+        self.presenter = None if whole is None else Presenter(store, whole)
         self.gateway = Gateway(store, self._gate())
-        self.context = Context(store, mountpoint, presenter=self.presenter, gateway=self.gateway)
+        self.context = Context(
+            store, whole, view, presenter=self.presenter, gateway=self.gateway
+        )  # fmt: skip
         self.cleaner = Cleaner(store, self.committer)
         self.indexer = Indexer(store)
         self.invalidator: Invalidator | None = None
@@ -102,7 +114,7 @@ class Daemon:
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until told to stop; ``ready`` is called when every door is open."""
         if self.mountpoint is not None:
-            check_mountpoint(self.mountpoint)
+            check_mountpoint(self.mountpoint, nonempty=self.options.nonempty)
         with self._listen() as listener:
             async with trio.open_nursery() as commits:
                 commits.start_soon(self.committer.run)
@@ -182,13 +194,22 @@ class Daemon:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self.invalidator.close)
 
+    def _before_close(self) -> None:
+        assert self.invalidator is not None
+        assert self.mountpoint is not None
+        self.invalidator.close()
+        drop_binds(self.mountpoint)
+
     async def _mount(self, task_status: trio.TaskStatus[None]) -> None:
         assert self.mountpoint is not None
-        self.invalidator = Invalidator(self.store, all_volumes)
+        number = all_volumes if self.shown is None else one_volume(self.shown)
+        self.invalidator, options = Invalidator(self.store, number), self.options
         await serve_mount(
-            self.store, self.mountpoint, durable=self.committer.durable,
-            admit=self.committer.admit, known=self.invalidator.known,
-            before_close=self.invalidator.close,
+            self.store, self.mountpoint, volume=self.shown, durable=self.committer.durable,
+            admit=self.committer.admit, flags=options.flags, source=options.source,
+            real_blocks=options.real_blocks, nonempty=options.nonempty,
+            on_thread=on_thread, known=self.invalidator.known,
+            before_close=self._before_close,
             task_status=task_status,
         )  # fmt: skip
         self._scope.cancel()
@@ -300,8 +321,10 @@ class Daemon:
     def _gate(self) -> Gate:
         committer = self.committer
         return Gate(
-            self.store, committer.durable, committer.admit, committer.full, self._foreign,
-            self._shown, lambda: self.invalidator is not None and self.invalidator.unsettled(),
+            self.store, Notice(committer.durable, committer.tell), committer.admit, committer.full,
+            self._foreign, self._shown,
+            lambda: self.invalidator is not None and self.invalidator.unsettled(),
+            on_thread,
         )  # fmt: skip
 
     async def _settled(self) -> None:
@@ -322,6 +345,7 @@ class Daemon:
                 "pid": os.getpid(),
                 "store": str(self.store.path),
                 "mountpoint": str(self.mountpoint) if self.mountpoint else None,
+                "volume": None if self.shown is None else str(self.shown),
                 "failed": self.store.failed,
                 "dirty_nodes": self.store.dirty_nodes,
             }
@@ -354,7 +378,9 @@ async def _receive(stream: trio.SocketStream, count: int) -> bytes:
     return bytes(parts)
 
 
-def serve(store_path: str, mountpoint: str | None, ready: Callable[[], None]) -> None:
+def serve(
+    store_path: str, mountpoint: str | None, ready: Callable[[], None], options: MountOptions = ALL
+) -> None:
     """Own a store until told to stop.  NoSuchStore, StoreInUse, and what a mount refuses.
 
     StoreFailed when the last changes could not be stored.
@@ -365,7 +391,8 @@ def serve(store_path: str, mountpoint: str | None, ready: Callable[[], None]) ->
         with Store.open(store_path) as store:
             for leftover in (store.path / SOCKET).parent.glob("import-*"):
                 leftover.unlink()  # of a conversion that a crash cut short
-            daemon = Daemon(store, None if mountpoint is None else Path(mountpoint).absolute())
+            path = None if mountpoint is None else Path(mountpoint).absolute()
+            daemon = Daemon(store, path, options)
             _run(daemon, ready)
     except BaseException as error:
         if daemon is not None:

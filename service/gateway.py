@@ -298,17 +298,23 @@ class Gateway:
         files = Files(self._gate, self._exports, Handles(key))
         state = self._state = State(self._store)
         await self._gate.durable()
-        server = Server([Nfs3(files), Nfs4(files, state), Mount3(files)], failed=log_exception)
+        server = Server(
+            [Nfs3(files), Nfs4(files, state), Mount3(files)], failed=log_exception,
+            checksum=self._store.pool.core.hash,
+        )  # fmt: skip
         await nursery.start(server.run)
         nursery.start_soon(self._sweep, state)
         return server
 
-    @staticmethod
-    async def _sweep(state: State) -> None:
+    async def _sweep(self, state: State) -> None:
         while True:
             await trio.sleep(SWEEP_S)
             try:
-                state.sweep()
+                if state.sweep():
+                    await self._gate.durable()
+                    state.swept = False
+            except errors.RametError:
+                pass  # the store has failed: what others get waits for the disk, and fails
             except Exception:  # ours: clients go later, the mount stays
                 log_exception()
 

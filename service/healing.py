@@ -172,7 +172,7 @@ def scrub_repair(context: Context, address: str, good: str, everywhere: bool) ->
         inode = volume.hold(volume.file(volume.resolve(path).ino).ino)
         stack.callback(volume.release_of, volume.era, inode.ino)
         if good.startswith("/"):
-            yield partial(check_host_file, context.mountpoint, good)
+            yield partial(check_host_file, context.own_mount, good)
         copy = Copy(context, stack, good)
         work = Repair(context, volume, inode.ino, everywhere)
         stack.callback(work.scrub.close)

@@ -69,7 +69,7 @@ def scrub(context: Context, rate_mib_s: float) -> Steps[Result]:
         raise errors.Busy("a scrub runs already; see `ramet status`")
     run, begun = Scrub(pool), time.monotonic()
     context.running["scrub"] = run.result
-    pace = Pace(rate_mib_s, beside=context.mountpoint is not None)
+    pace = Pace(rate_mib_s, beside=context.own_mount is not None)
     try:
         yield durable
         while run.open():

@@ -76,7 +76,7 @@ def _inside(context: Context, directory: Directory, image: Image) -> Image:
 
 def _rows(context: Context, uri: str, images: list[Image]) -> Steps[list[Row]]:
     """A row an image; those it is based on follow, if the XML has not told them already."""
-    device = yield partial(device_of, context.mountpoint)
+    device = yield partial(device_of, context.own_mount)
     rows: list[Row] = []
     for image in images:
         pending: Image | None = image

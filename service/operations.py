@@ -226,7 +226,7 @@ def import_file(
     if volume.entry(parent.ino, name) is not None:
         raise errors.AlreadyExists(f"{address} exists; remove it first or choose another name")
     scratch = context.store.path / "run"
-    yield partial(check_host_file, context.mountpoint, path)
+    yield partial(check_host_file, context.own_mount, path)
     opened = yield lambda: images.open_raw(Path(path), form, scratch)
     with opened as image:
         size = os.fstat(image.fileno()).st_size
@@ -263,7 +263,7 @@ def export_file(context: Context, address: str, path: str) -> Steps[Result]:
 
     It is durable, its name too, when this returns.
     """
-    yield partial(check_new_file, context.mountpoint, path)
+    yield partial(check_new_file, context.own_mount, path)
     volume, source = parse(context, address)
     inode = volume.hold(volume.file(volume.resolve(source).ino).ino)
     era = volume.era

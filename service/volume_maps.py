@@ -101,7 +101,7 @@ def volume_domains(context: Context, name: str) -> Steps[Result]:
     One row a disk's image.
     """
     volume = parse_volume(context, name)
-    device = yield partial(device_of, context.mountpoint)
+    device = yield partial(device_of, context.own_mount)
     rows: list[Row] = []
     silent: list[str] = []
     for host in hosts.everyone(context.store):

@@ -7,8 +7,11 @@ not stored, by WRITE as by any other door: the engine makes them holes.
 
 import struct
 
+from engine.cold import Cold
 from nfsgw.access import AccessDenied
 from nfsgw.files import Files, Place
+from nfsgw.gate import Outcome, Waits
+from nfsgw.nfs3.again import remember
 from nfsgw.nfs3.answers import Change, Subject, changing, read_handle
 from nfsgw.nfs3.attributes import NOTHING, post_op
 from nfsgw.nfs3.protocol import FAILURES, IO_BYTES_MAX, OK, Stable, status_of
@@ -22,7 +25,7 @@ _WRITE_OK = struct.Struct(">2I")  # count, committed
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 
-def read(files: Files, call: Call, args: Unpacker, out: Packer) -> None:
+def read(files: Files, call: Call, args: Unpacker, out: Packer) -> Outcome:
     """3.3.6; fewer bytes than asked for at the end of the file only, and past IO_BYTES_MAX."""
     raw = read_handle(args)
     offset, count = args.take(_READ)
@@ -31,10 +34,41 @@ def read(files: Files, call: Call, args: Unpacker, out: Packer) -> None:
         place = files.place(call, raw)
         files.check_read(place)
         data, eof = files.read(place, offset, count)
+    except Cold:
+        if place is None:
+            raise
+        return _cold_read(files, call, raw, offset, count, out)
+    except FAILURES as error:
+        out.u32(status_of(error))
+        out.raw(NOTHING if place is None else post_op(place))
+        return None
+    if args.left == 0:
+        remember(files, call, args.data, place)
+    _answer(out, place, data, eof)
+    return None
+
+
+def _cold_read(
+    files: Files, call: Call, raw: bytes, offset: int, count: int, out: Packer
+) -> Waits:  # fmt: skip
+    place = None
+
+    def found() -> Place:
+        nonlocal place
+        place = files.place(call, raw)
+        files.check_read(place)
+        return place
+
+    try:
+        place, data, eof = yield from files.cold_read(found, offset, count)
     except FAILURES as error:
         out.u32(status_of(error))
         out.raw(NOTHING if place is None else post_op(place))
         return
+    _answer(out, place, data, eof)
+
+
+def _answer(out: Packer, place: Place, data: memoryview, eof: bool) -> None:
     size = len(data)
     out.raw(OK + post_op(place) + _READ_OK.pack(size, eof, size))
     if size:
@@ -54,9 +88,16 @@ def write(files: Files, call: Call, args: Unpacker, subject: Subject) -> Change:
     size = min(count, IO_BYTES_MAX)
     gate = files.gate
     yield from gate.room()
-    place = subject.meets(files.place(call, raw))
-    files.check_write(place)
-    files.write(place, offset, data[:size])
+
+    def attempt(wait: bool) -> None:
+        place = subject.meets(files.place(call, raw))
+        files.check_write(place)
+        files.write(place, offset, data[:size], wait=wait)
+
+    try:
+        attempt(False)
+    except Cold:
+        yield from files.patient(attempt)
     subject.changed()
     verifier = files.verifier.current()  # now: what follows may take a while and change it
     if stable == Stable.UNSTABLE:

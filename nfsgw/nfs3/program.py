@@ -1,11 +1,16 @@
 """The program: procedure numbers to procedures, and which of them must not be done twice."""
 
+from collections.abc import Callable
+from functools import partial
+
+from engine.cold import Cold, read_only
 from nfsgw.files import Files
-from nfsgw.gate import Outcome
+from nfsgw.gate import Outcome, Waits
 from nfsgw.nfs3 import contents, directories, names, objects
+from nfsgw.nfs3.again import read_again
 from nfsgw.nfs3.answers import Procedure as Answer
 from nfsgw.nfs3.protocol import PROGRAM, VERSION, Procedure
-from nfsgw.rpc import Call, ProcedureUnavailable
+from nfsgw.rpc import Again, Call, ProcedureUnavailable
 from nfsgw.xdr import Packer, Unpacker
 
 
@@ -55,6 +60,8 @@ class Nfs3:
 
     def __init__(self, files: Files) -> None:
         self._files = files
+        self.again: dict[int, Again] = {Procedure.READ: partial(read_again, files)}
+        self._pool = files.store.pool
 
     @staticmethod
     def cached(call: Call) -> bool:
@@ -65,4 +72,26 @@ class Nfs3:
         procedure = _PROCEDURES.get(call.procedure)
         if procedure is None:
             raise ProcedureUnavailable
-        return procedure(self._files, call, args, out)
+        if call.procedure in _ONCE:
+            return procedure(self._files, call, args, out)
+        at, mark = args.at, out.mark()
+        nodes, core = self._pool.nodes, self._pool.core
+        nodes.waits = core.waits = False  # what changes nothing can be asked again (engine/cold.py)
+        try:
+            return procedure(self._files, call, args, out)
+        except Cold:
+            pass
+        finally:
+            nodes.waits = core.waits = True
+
+        def again() -> Outcome:
+            args.at = at
+            out.rewind(mark)
+            return procedure(self._files, call, args, out)
+
+        return self._when_warm(again)
+
+    def _when_warm(self, again: Callable[[], Outcome]) -> Waits:
+        rest = yield from self._files.gate.driven(read_only(self._pool, again))
+        if rest is not None:
+            yield from rest

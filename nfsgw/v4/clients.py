@@ -6,10 +6,12 @@ may speak for it. A record becomes confirmed by CREATE_SESSION. Invariants:
   takes the other's place, with all that it had, when it is confirmed;
 - client ids are nothing that anybody can guess: the answer to a CREATE_SESSION that is sent again
   has the session's id, and whoever has that, and no right in any export, could destroy the session;
+  what others are told of a client is an ``alias``, the same each time and good for nothing else;
 - a lease that has run out takes nothing away by itself: that happens when somebody else needs it
   (courtesy), or after hours.
 """
 
+import hashlib
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING
 from nfsgw.rpc import Call
 from nfsgw.v4.limits import Limits
 from nfsgw.v4.protocol import Failed, Status
+from nfsgw.v4.recovery import Principal
 
 if TYPE_CHECKING:
     from nfsgw.v4.opens import LockState, Open
@@ -43,7 +46,7 @@ class Client:
     id: int
     owner: bytes
     verifier: bytes
-    principal: Hashable
+    principal: Principal
     renewed: float
     confirmed: bool = False
     reclaim_complete: bool = False
@@ -61,7 +64,7 @@ class Client:
         return not self.sessions and not self.states
 
 
-def principal_of(call: Call) -> Hashable:
+def principal_of(call: Call) -> Principal:
     """Who may speak for a client: the user it said it was."""
     return None if call.credential is None else call.credential.uid
 
@@ -75,6 +78,7 @@ class Clients:
         self._limits = limits
         self._clock = clock
         self._drop = drop
+        self._key = secrets.token_bytes(16)  # of aliases
         self._by_id: dict[int, Client] = {}
         self._confirmed: dict[bytes, Client] = {}
         self._unconfirmed: OrderedDict[bytes, Client] = OrderedDict()
@@ -92,6 +96,11 @@ class Clients:
             raise Failed(Status.STALE_CLIENTID)
         return client
 
+    def alias(self, client_id: int) -> int:
+        """What others may call a client."""
+        digest = hashlib.blake2s(client_id.to_bytes(8, "big"), key=self._key, digest_size=8)
+        return int.from_bytes(digest.digest(), "big")
+
     def expired(self, client: Client, over_s: float = 0) -> bool:
         """Whether the lease ran out, ``over_s`` seconds ago or more."""
         quiet_s = self._clock() - client.renewed
@@ -102,7 +111,7 @@ class Clients:
 
     # --- EXCHANGE_ID, by the cases of RFC 8881, 18.35.4
 
-    def introduce(self, owner: bytes, verifier: bytes, principal: Hashable) -> Client:
+    def introduce(self, owner: bytes, verifier: bytes, principal: Principal) -> Client:
         """A client says who it is: its confirmed record, or a new one.  CLID_INUSE, DELAY."""
         known = self._confirmed.get(owner)
         if known is not None and known.principal != principal:
@@ -120,7 +129,7 @@ class Clients:
         self._by_id[client.id] = self._unconfirmed[owner] = client
         return client
 
-    def update(self, owner: bytes, verifier: bytes, principal: Hashable) -> Client:
+    def update(self, owner: bytes, verifier: bytes, principal: Principal) -> Client:
         """A client changes what it has said before.  NOENT, NOT_SAME, PERM (cases 6 to 9)."""
         known = self._confirmed.get(owner)
         if known is None:
@@ -137,7 +146,7 @@ class Clients:
         if len(self._unconfirmed) >= self._limits.clients:
             self._forget(next(iter(self._unconfirmed.values())))
 
-    def check_confirm(self, client: Client, principal: Hashable) -> None:
+    def check_confirm(self, client: Client, principal: Principal) -> None:
         """Before CREATE_SESSION.  CLID_INUSE: somebody else's record; DELAY: too many clients."""
         if client.principal != principal and not client.confirmed:
             raise Failed(Status.CLID_INUSE)

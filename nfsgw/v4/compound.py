@@ -12,15 +12,16 @@ in its middle, with what came before done. Invariants:
 """
 
 import struct
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from time import perf_counter
 
 from engine import errors
+from engine.cold import Cold, read_only
 from nfsgw.contents import turn
 from nfsgw.files import Files
-from nfsgw.gate import Wait, Waits
+from nfsgw.gate import Outcome, Wait, Waits
 from nfsgw.rpc import Call
-from nfsgw.v4.current import Current
+from nfsgw.v4.current import Current, Operation
 from nfsgw.v4.limits import RESPONSE_BYTES_MAX, TAG_BYTES_MAX
 from nfsgw.v4.operations import FAILED_BODY, LAST_OP, OPERATIONS
 from nfsgw.v4.protocol import MINORS, Failed, Op, Status
@@ -41,6 +42,13 @@ CHANGING = frozenset(
         Op.DEALLOCATE, Op.DESTROY_CLIENTID, Op.DESTROY_SESSION, Op.EXCHANGE_ID, Op.FREE_STATEID,
         Op.LINK, Op.LOCK, Op.LOCKU, Op.OPEN, Op.OPEN_DOWNGRADE, Op.RECLAIM_COMPLETE, Op.REMOVE,
         Op.REMOVEXATTR, Op.RENAME, Op.SETATTR, Op.SETXATTR, Op.WRITE, Op.WRITE_SAME,
+    }
+)  # fmt: skip
+# They change nothing and may be begun again: what they find not in memory a thread has read first
+READING = frozenset(
+    {
+        Op.ACCESS, Op.GETATTR, Op.GETXATTR, Op.LISTXATTRS, Op.LOOKUP, Op.LOOKUPP, Op.NVERIFY,
+        Op.PUTFH, Op.READ, Op.READDIR, Op.READLINK, Op.READ_PLUS, Op.SEEK, Op.VERIFY,
     }
 )  # fmt: skip
 REPLY_HEAD_BYTES = 24
@@ -235,12 +243,40 @@ class Compound:
                 raise Failed(self._unknown(number))
             if number in _LOOKED_AT:
                 self._check_begin(number)
-            outcome = operation(current, self._args, out)
+            outcome = (
+                self._read(operation) if number in READING else operation(current, self._args, out)
+            )
         except _FAILURES as error:
             return self._failed(start, number, error)
         if outcome is not None:
             return self._rest(start, number, outcome)
         return self._succeeded(start, number)
+
+    def _read(self, operation: Operation) -> Outcome:
+        """What is to be waited for, if its nodes are not in memory (engine/cold.py)."""
+        current, args, out = self._current, self._args, self._out
+        at, mark = args.at, out.mark()
+        pool = current.files.store.pool
+        pool.nodes.waits = pool.core.waits = False
+        try:
+            return operation(current, args, out)
+        except Cold:
+            pass
+        finally:
+            pool.nodes.waits = pool.core.waits = True
+
+        def again() -> Outcome:
+            args.at = at
+            out.rewind(mark)
+            return operation(current, args, out)
+
+        return self._when_warm(again)
+
+    def _when_warm(self, again: Callable[[], Outcome]) -> Waits:
+        current = self._current
+        rest = yield from current.files.gate.driven(read_only(current.files.store.pool, again))
+        if rest is not None:
+            yield from rest
 
     def _rest(self, start: int, number: int, outcome: Waits) -> Generator[Wait, None, Status]:
         try:

@@ -5,12 +5,13 @@ that maps nothing: a block of zeroes, too, is one.
 """
 
 import struct
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
+from engine.cold import Cold
 from nfsgw import contents
 from nfsgw.access import READ, WRITE, check_writes
 from nfsgw.files import READ_BYTES_MAX, Place
-from nfsgw.gate import Wait, Waits
+from nfsgw.gate import Outcome, Wait, Waits
 from nfsgw.v4.current import Current, Operation
 from nfsgw.v4.fattr import pack_bitmap, read_bitmap
 from nfsgw.v4.places import file_here
@@ -45,11 +46,28 @@ def writable(current: Current, stateid: Stateid, place: Place) -> None:
         check_writes(place.who)
 
 
-def read(current: Current, args: Unpacker, out: Packer) -> None:
+def read(current: Current, args: Unpacker, out: Packer) -> Outcome:
     seqid, other, offset, count = args.take(_range32)
-    place = file_here(current)
-    readable(current, Stateid(seqid, other), place)
-    data, end = current.files.read(place, offset, count)
+
+    def found() -> Place:
+        place = file_here(current)
+        readable(current, Stateid(seqid, other), place)
+        return place
+
+    place = found()
+    try:
+        data, end = current.files.read(place, offset, count)
+    except Cold:
+        return _cold_read(current, found, offset, count, out)
+    out.raw(_two_u32(end, len(data)))
+    out.fixed(data)
+    return None
+
+
+def _cold_read(
+    current: Current, found: Callable[[], Place], offset: int, count: int, out: Packer
+) -> Waits:  # fmt: skip
+    _, data, end = yield from current.files.cold_read(found, offset, count)
     out.raw(_two_u32(end, len(data)))
     out.fixed(data)
 
@@ -61,10 +79,17 @@ def write(current: Current, args: Unpacker, out: Packer) -> Waits:
         raise Garbage(f"{how} is no stable_how4")
     files = current.files
     yield from files.gate.room()
-    place = file_here(current)
-    writable(current, Stateid(seqid, other), place)
-    if data:
-        files.write(place, offset, data)
+
+    def attempt(wait: bool) -> None:
+        place = file_here(current)
+        writable(current, Stateid(seqid, other), place)
+        if data:
+            files.write(place, offset, data, wait=wait)
+
+    try:
+        attempt(False)
+    except Cold:
+        yield from files.patient(attempt)
     if how == UNSTABLE:
         current.must_show = True
     else:

@@ -73,11 +73,11 @@ class OpenFiles:
                 place.volume.hold(place.inode.ino)
                 file = OpenFile(place.volume, place.volume.era, place.inode.ino)
                 self._files[key] = file
-            held = Open(client, owner, file, place.who.uid, self._other())
+            held = Open(client, owner, file, self._other())
             file.opens[held] = None
             client.opens[owner, key] = client.states[held.other] = held
             self.opens += 1
-        held.widen(access, deny)
+        held.widen(place.who.uid, access, deny)
         return held
 
     def close(self, held: Open) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from engine import errors
-from nfsgw.access import EXECUTE, READ, WRITE, check, check_writes, may
+from nfsgw.access import EXECUTE, READ, WRITE, check, check_contents, check_writes, may
 from nfsgw.files import Place
 from nfsgw.gate import Wait
 from nfsgw.v4.attributes import pack_bitmap, pack_change, supported
@@ -191,6 +191,7 @@ def _check_open(current: Current, wish: Wish, place: Place, *, made: bool = Fals
 
     ``made``: the client has made it just now.
     """
+    _check_deny(place, wish.deny)
     state, files, client = current.state, current.files, client_of(current)
     reclaim = wish.claim == PREVIOUS
     if made or reclaim:
@@ -211,6 +212,15 @@ def _check_open(current: Current, wish: Wish, place: Place, *, made: bool = Fals
         state.room_for_open(current)
     if reclaim:
         state.recovery.reclaimed()
+
+
+def _check_deny(place: Place, deny: int) -> None:
+    """Who keeps others from reading must be able to write, as knfsd has it; who may only read an
+    export keeps nobody out of anything."""
+    if deny:
+        check_writes(place.who)
+    if deny & SHARE_READ:
+        check_contents(place.inode, place.who, WRITE)
 
 
 def _check_rights(place: Place, access: int) -> None:

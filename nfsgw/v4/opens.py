@@ -19,6 +19,7 @@ from nfsgw.v4.ranges import Holder, Range, Ranges
 from nfsgw.v4.stateids import Stateid
 
 SHARE_READ, SHARE_WRITE, SHARE_BOTH = 1, 2, 3
+USERS_MAX = 16  # of an open-owner, whose rights are remembered
 
 
 @dataclass(slots=True, eq=False)
@@ -49,16 +50,17 @@ class OpenFile:
 
 @dataclass(slots=True, eq=False)
 class Open:
-    """A file that an open-owner has open.  ``uid``: who was found to be allowed to."""
+    """A file that an open-owner has open.  ``rights``: which user was found to be allowed which
+    access; an open-owner may speak for several, each of whom has what he was granted."""
 
     client: Client
     owner: bytes
     file: OpenFile
-    uid: int
     other: bytes
     seqid: int = 0
     access: int = 0
     deny: int = 0
+    rights: dict[int, int] = field(default_factory=dict)
     asked: set[tuple[int, int]] = field(default_factory=set)  # access and deny of each OPEN
     locks: "dict[LockState, None]" = field(default_factory=dict)
 
@@ -66,8 +68,11 @@ class Open:
     def stateid(self) -> Stateid:
         return Stateid(self.seqid, self.other)
 
-    def widen(self, access: int, deny: int) -> None:
-        """Another OPEN by the same owner."""
+    def widen(self, uid: int, access: int, deny: int) -> None:
+        """Another OPEN by the same owner, for a user."""
+        if uid not in self.rights and len(self.rights) >= USERS_MAX:
+            del self.rights[next(iter(self.rights))]  # whose rights are looked at again each time
+        self.rights[uid] = self.rights.get(uid, 0) | access
         self.asked.add((access, deny))
         self.access |= access
         self.deny |= deny
@@ -83,6 +88,7 @@ class Open:
         if (accesses, denies) != (access, deny):
             return False
         self.asked, self.access, self.deny = left, access, deny
+        self.rights = {uid: rights & access for uid, rights in self.rights.items()}
         self._change()
         return True
 

@@ -5,7 +5,7 @@ Retries are the sessions' business (RFC 8881, 2.10.6), not the duplicate-request
 
 from nfsgw.files import Files
 from nfsgw.gate import Outcome
-from nfsgw.rpc import Call, ProcedureUnavailable
+from nfsgw.rpc import NO_SHORT_WAYS, Call, ProcedureUnavailable
 from nfsgw.v4.compound import Compound
 from nfsgw.v4.protocol import PROGRAM, VERSION
 from nfsgw.v4.state import State
@@ -19,6 +19,7 @@ class Nfs4:
 
     number = PROGRAM
     versions = (VERSION,)
+    again = NO_SHORT_WAYS
 
     def __init__(self, files: Files, state: State) -> None:
         self.files = files

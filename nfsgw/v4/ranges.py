@@ -8,6 +8,8 @@ owners, one may hold what the other holds only when both hold it shared.
 from bisect import bisect_left
 from typing import NamedTuple
 
+from nfsgw.v4.range_index import RangeIndex
+
 END_MAX = (1 << 64) - 1  # the last byte there can be: a lock to there grows with the file
 Holder = tuple[int, bytes]  # a client's id, and one of its lock-owners
 
@@ -21,12 +23,15 @@ class Range(NamedTuple):
 
 
 class Ranges:
-    """The locks of a file."""
+    """The locks of a file.  ``_all`` and ``_exclusive`` have every owner's ranges, and those that
+    stand against shared ones too, to find what is in the way without asking each owner."""
 
-    __slots__ = ("_of",)
+    __slots__ = ("_all", "_exclusive", "_of")
 
     def __init__(self) -> None:
         self._of: dict[Holder, list[Range]] = {}
+        self._all: RangeIndex[Holder] = RangeIndex()
+        self._exclusive: RangeIndex[Holder] = RangeIndex()
 
     def __bool__(self) -> bool:
         return bool(self._of)
@@ -37,40 +42,40 @@ class Ranges:
 
     def conflict(self, owner: Holder, wanted: Range) -> tuple[Holder, Range] | None:
         """A lock of somebody else that stands against ``wanted``, and whose it is."""
-        for other, ranges in self._of.items():
-            if other == owner:
-                continue
-            at = _first(ranges, wanted.start)
-            while at < len(ranges) and ranges[at].start <= wanted.end:
-                if wanted.exclusive or ranges[at].exclusive:
-                    return other, ranges[at]
-                at += 1
-        return None
+        index = self._all if wanted.exclusive else self._exclusive
+        found = index.meeting(wanted.start, wanted.end, owner)
+        if found is None:
+            return None
+        ranges = self._of[found.holder]
+        return found.holder, ranges[_first(ranges, found.end)]
 
     def put(self, owner: Holder, new: Range) -> int:
         """Lock; the caller has looked for conflicts.  How many more ranges the owner has now."""
         ranges = self._of.setdefault(owner, [])
-        before = len(ranges)
-        at = _cut(ranges, new.start, new.end)
+        first, last, left, right = _cut(ranges, new.start, new.end)
         start, end, exclusive = new
-        if at < len(ranges) and ranges[at].exclusive == exclusive and ranges[at].start == end + 1:
-            end = ranges.pop(at).end
-        if at and ranges[at - 1].exclusive == exclusive and ranges[at - 1].end == start - 1:
-            at -= 1
-            start = ranges.pop(at).start
-        ranges.insert(at, Range(start, end, exclusive))
-        return len(ranges) - before
+        if not left and first and ranges[first - 1].end == start - 1:
+            first -= 1
+            left = [ranges[first]]
+        if not right and last < len(ranges) and ranges[last].start == end + 1:
+            right = [ranges[last]]
+            last += 1
+        if left and left[0].exclusive == exclusive:
+            start, left = left[0].start, []
+        if right and right[0].exclusive == exclusive:
+            end, right = right[0].end, []
+        return self._replace(owner, first, last, [*left, Range(start, end, exclusive), *right])
 
     def clear(self, owner: Holder, start: int, end: int) -> int:
         """Unlock; how many more ranges the owner has now (fewer: below zero)."""
         ranges = self._of.get(owner)
         if ranges is None:
             return 0
-        before = len(ranges)
-        _cut(ranges, start, end)
+        first, last, left, right = _cut(ranges, start, end)
+        more = self._replace(owner, first, last, left + right)
         if not ranges:
             del self._of[owner]
-        return len(ranges) - before
+        return more
 
     def splits(self, owner: Holder, start: int, end: int) -> bool:
         """Whether ``clear`` would make two ranges of one."""
@@ -80,7 +85,24 @@ class Ranges:
 
     def forget(self, owner: Holder) -> int:
         """Unlock all that an owner has; how many ranges that were."""
-        return len(self._of.pop(owner, ()))
+        ranges = self._of.pop(owner, [])
+        self._all.forget(owner, [each[:2] for each in ranges])
+        self._exclusive.forget(owner, [each[:2] for each in ranges if each.exclusive])
+        return len(ranges)
+
+    def _replace(self, owner: Holder, first: int, last: int, new: list[Range]) -> int:
+        """Some of an owner's ranges by others, in the indexes too; how many more."""
+        ranges = self._of[owner]
+        for each in ranges[first:last]:
+            self._all.remove(each.start, each.end, owner)
+            if each.exclusive:
+                self._exclusive.remove(each.start, each.end, owner)
+        for each in new:
+            self._all.add(each.start, each.end, owner)
+            if each.exclusive:
+                self._exclusive.add(each.start, each.end, owner)
+        ranges[first:last] = new
+        return len(new) - (last - first)
 
 
 def _first(ranges: list[Range], byte: int) -> int:
@@ -88,8 +110,8 @@ def _first(ranges: list[Range], byte: int) -> int:
     return bisect_left(ranges, byte, key=lambda each: each.end)
 
 
-def _cut(ranges: list[Range], start: int, end: int) -> int:
-    """Take bytes out; the place where a range of them belongs."""
+def _cut(ranges: list[Range], start: int, end: int) -> tuple[int, int, list[Range], list[Range]]:
+    """Which ranges have one of these bytes (from, to), and what is left and right of the bytes."""
     first = last = _first(ranges, start)
     left: list[Range] = []
     right: list[Range] = []
@@ -100,5 +122,4 @@ def _cut(ranges: list[Range], start: int, end: int) -> int:
         if each.end > end:
             right = [Range(end + 1, each.end, each.exclusive)]
         last += 1
-    ranges[first:last] = left + right
-    return first + len(left)
+    return first, last, left, right

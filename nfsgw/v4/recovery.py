@@ -4,6 +4,8 @@ Opens and locks live in memory; who had them is recorded in the store under ``nf
 a restart the recorded clients may reclaim, and nobody may take anything new that they might have,
 until all have said RECLAIM_COMPLETE or the grace period is over (RFC 8881, 8.4.2). Invariants:
 - a client is recorded, durably, before it can have anything (its RECLAIM_COMPLETE is answered);
+- it is recorded with its principal: until it has come back, or the grace period is over, nobody
+  else has its name. A record of the first form has none, and is anybody's who has the name;
 - whose state was given to others, or may be from now on, has no record any more: he who slept
   through one grace period may not reclaim in the next one (8.4.2.1). Commits are in order, so a
   crash that keeps what others have done since keeps that too.
@@ -11,6 +13,7 @@ until all have said RECLAIM_COMPLETE or the grace period is over (RFC 8881, 8.4.
 
 import contextlib
 import hashlib
+import struct
 from collections.abc import Callable
 
 from engine import Store, errors
@@ -19,8 +22,28 @@ BOOT_KEY = "nfs4/boot"
 CLIENT_PREFIX = "nfs4/client/"
 
 
+Principal = int | None  # a user, as he says; None: AUTH_NONE
+ANYBODY, _NOBODY = -1, -2  # who has a record of the first form; who has none
+_FORM, _HEAD = 1, struct.Struct(">BBI")  # form, whether there is a user, the user; then the owner
+
+
 def _key(owner: bytes) -> str:
     return CLIENT_PREFIX + hashlib.blake2b(owner, digest_size=16).hexdigest()
+
+
+def _packed(owner: bytes, principal: Principal) -> bytes:
+    return _HEAD.pack(_FORM, principal is not None, principal or 0) + owner
+
+
+def read_record(key: str, value: bytes) -> tuple[bytes, Principal] | None:
+    """The owner and principal of a record; None for what is none.  Its key tells the forms apart:
+    it is made of the owner, which is all that the first form has."""
+    if key == _key(value):
+        return value, ANYBODY
+    if len(value) < _HEAD.size or key != _key(value[_HEAD.size :]):
+        return None
+    form, known, uid = _HEAD.unpack_from(value)
+    return (value[_HEAD.size :], uid if known else None) if form == _FORM else None
 
 
 class Recovery:
@@ -33,7 +56,8 @@ class Recovery:
         records = store.records
         self.boot = int.from_bytes(records.get(BOOT_KEY) or b"\0", "big") + 1 & 0xFFFFFFFF
         records.put_admitted(BOOT_KEY, self.boot.to_bytes(4, "big"))
-        self._waiting = {owner for _, owner in records.items(CLIENT_PREFIX)}
+        found = (read_record(*each) for each in records.items(CLIENT_PREFIX))
+        self._waiting: dict[bytes, Principal] = dict(each for each in found if each is not None)
         self._started = clock()
         self._ends = self._started + grace_s if self._waiting else None
 
@@ -41,9 +65,14 @@ class Recovery:
     def in_grace(self) -> bool:
         return self._ends is not None
 
-    def may_reclaim(self, owner: bytes) -> bool:
+    def may_reclaim(self, owner: bytes, principal: Principal) -> bool:
         """Whether a client had something when the server went down, and has not taken it back."""
-        return self._ends is not None and owner in self._waiting
+        return self.in_grace and self._waiting.get(owner, _NOBODY) in (principal, ANYBODY)
+
+    def is_anothers(self, owner: bytes, principal: Principal) -> bool:
+        """Whether a client is expected back that has this name, and is somebody else's."""
+        known = self._waiting.get(owner, ANYBODY)
+        return self.in_grace and known not in (principal, ANYBODY)
 
     def reclaimed(self) -> None:
         """Somebody is at it: he gets half a period more, all in all twice a period."""
@@ -51,10 +80,10 @@ class Recovery:
             more = max(self._ends, self._clock() + self._grace_s / 2)
             self._ends = min(more, self._started + 2 * self._grace_s)
 
-    def record(self, owner: bytes) -> None:
+    def record(self, owner: bytes, principal: Principal) -> None:
         """RECLAIM_COMPLETE: the client has taken back what it wants.  Must be stored."""
-        self._store.records.put_admitted(_key(owner), owner)
-        self._waiting.discard(owner)
+        self._store.records.put_admitted(_key(owner), _packed(owner, principal))
+        self._waiting.pop(owner, None)
         if not self._waiting:
             self._ends = None
 
@@ -62,7 +91,7 @@ class Recovery:
         """The client has nothing any more.  Must be stored before anybody else gets it."""
         with contextlib.suppress(errors.StoreFailed):  # then nothing can be stored any more
             self._store.records.delete(_key(owner))
-        self._waiting.discard(owner)
+        self._waiting.pop(owner, None)
         if not self._waiting:
             self._ends = None
 

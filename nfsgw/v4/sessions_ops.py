@@ -42,6 +42,8 @@ def exchange_id(current: Current, args: Unpacker, out: Packer) -> None:
     if flags & ~known:
         raise Failed(Status.INVAL)
     clients, principal = current.state.clients, principal_of(current.call)
+    if current.state.recovery.is_anothers(owner, principal):
+        raise Failed(Status.CLID_INUSE)
     if flags & UPDATE:
         client = clients.update(owner, verifier, principal)
     else:
@@ -174,7 +176,7 @@ def reclaim_complete(current: Current, args: Unpacker, out: Packer) -> None:
         return
     if client.reclaim_complete:
         raise Failed(Status.COMPLETE_ALREADY)
-    current.state.recovery.record(client.owner)
+    current.state.recovery.record(client.owner, client.principal)
     client.reclaim_complete = True
     current.must_store = True
 

@@ -41,6 +41,7 @@ class State:
         self.sessions: dict[bytes, Session] = {}
         self.slots = 0
         self.open_files = OpenFiles(self.recovery.boot, self.limits)
+        self.swept = False  # clients' records are gone, though not on disk yet
 
     # --- sessions
 
@@ -86,8 +87,8 @@ class State:
 
     def in_grace(self, current: "Current") -> bool:
         """Whether it is grace; it ends here when its time has come."""
-        if self.recovery.end_if_over():
-            current.must_store = True
+        if self.recovery.end_if_over() or self.swept:
+            current.must_store = True  # others rely on what is gone
         return self.recovery.in_grace
 
     def expire(self, current: "Current", clients: Iterable[Client]) -> bool:
@@ -119,9 +120,12 @@ class State:
             check(client)
 
     def sweep(self) -> int:
-        """What nobody has asked for in hours; to be called now and then.  Clients removed."""
+        """What nobody has asked for in hours; to be called now and then.  Clients removed: until
+        that is on disk, and ``swept`` is unset, whoever takes anything waits for the disk."""
         self.open_files.close_stale()
-        return self.clients.expire(self.limits.courtesy_s)
+        removed = self.clients.expire(self.limits.courtesy_s)
+        self.swept = self.swept or removed > 0
+        return removed
 
     # --- stateids
 
@@ -173,9 +177,8 @@ class State:
         held = found.open if isinstance(found, LockState) else found
         if wanted == WRITE and not held.access & SHARE_WRITE:
             raise Failed(Status.OPENMODE)
-        if held.uid != place.who.uid or (wanted == READ and not held.access & SHARE_READ):
-            return None
-        return held
+        access = SHARE_READ if wanted == READ else SHARE_WRITE
+        return held if held.rights.get(place.who.uid, 0) & access else None
 
     def _check_special(
         self, current: "Current", stateid: Stateid, place: Place, wanted: int

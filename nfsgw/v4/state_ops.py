@@ -115,11 +115,13 @@ def _check_free(
             continue
         if reclaim:
             raise Failed(Status.RECLAIM_CONFLICT)
+        if client_id != holder[0]:
+            client_id = clients.alias(client_id)
         raise Failed(Status.DENIED, _denied(client_id, owner, range_))
 
 
 def _denied(client_id: int, owner: bytes, held: Range) -> bytes:
-    """LOCK4denied."""
+    """LOCK4denied.  A client learns its own id in it, and of another's who it is not."""
     body = Packer()
     body.u64(held.start)
     body.u64(END_MAX if held.end == END_MAX else held.end - held.start + 1)
@@ -160,7 +162,7 @@ def check_grace(current: Current, reclaim: bool) -> None:
             raise Failed(Status.GRACE)
     elif client.reclaim_complete or not grace:
         raise Failed(Status.NO_GRACE)
-    elif not current.state.recovery.may_reclaim(client.owner):
+    elif not current.state.recovery.may_reclaim(client.owner, client.principal):
         raise Failed(Status.RECLAIM_BAD)
 
 

@@ -20,9 +20,10 @@ import libvirt
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "guest")]
 
-import build  # noqa: E402
 import libvirtd  # noqa: E402
 from guests import DidNotBoot, Guest  # noqa: E402
+
+from bench.guest import build  # noqa: E402
 
 RAMET = str(ROOT / ".venv" / "bin" / "ramet")
 CLONES = 20

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from engine import ROOT_INO, Store, Volume, errors, fsck
 from engine.block_range import BlockRange
+from engine.cold import Reading
 from engine.commit import Commit
 from engine.gc import Gc
 from engine.trim import Run, Trim
@@ -96,6 +97,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.gc_commit: Commit | None = None
         self.gc_stage = ""
         self.trimming: list[Run] = []
+        self.reading: list[tuple[Reading, bytes]] = []  # begun, and what it has to find
         self.handles = 0
         self.store.commit()
         self.durable = copy.deepcopy(self.model)
@@ -189,6 +191,28 @@ class EngineMachine(RuleBasedStateMachine):
         target = self.volume(volume)
         assert target.read(ino, 0, 1 << 30) == content
         target.release(ino)
+
+    # --- reads that a thread finishes, with anything else in between
+
+    @precondition(lambda self: len(self.reading) < 3)
+    @rule(volume=VOLUMES, name=NAMES, offset=OFFSETS, length=LENGTHS)
+    def begin_read(self, volume: str, name: bytes, offset: int, length: int) -> None:
+        content = self.model.volumes.get(volume, {}).get(name)
+        if content is None:
+            return
+        buffer = memoryview(bytearray(length))
+        reading = Reading(
+            self.store, self.volume(volume), self.ino(volume, name), offset, buffer, wait=True
+        )
+        self.reading.append((reading, bytes(content[offset : offset + length])))
+
+    @precondition(lambda self: self.reading)
+    @rule(pick=st.integers(0, 9))
+    def finish_read(self, pick: int) -> None:
+        reading, expected = self.reading.pop(pick % len(self.reading))
+        reading.fetch()
+        reading.end()
+        assert reading.result() == expected
 
     # --- clones
 
@@ -377,6 +401,10 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(clean=st.booleans())
     def crash(self, clean: bool) -> None:
+        if clean:
+            while self.reading:
+                self.finish_read(0)
+        self.reading.clear()
         if clean and self.commit is None:
             if self.gc is not None:
                 self.gc.close()

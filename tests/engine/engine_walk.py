@@ -14,6 +14,7 @@ from engine.block_range import BlockRange
 
 WEIGHTS = {
     "write": 30, "write_open": 8, "truncate": 4, "punch": 6, "unlink": 3, "rename": 2,
+    "begin_read": 6, "finish_read": 5,
     "open_file": 3, "close_file": 2, "clone_file": 10, "clone_from_snapshot": 5, "clone_range": 14,
     "clone_ranges": 10,
     "clone_volume": 3, "remove_volume": 1, "snapshot": 3, "remove_snapshot": 2, "restore": 3,

@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from mounted import Mount, serve
-
-from engine import ROOT_INO, Store
+from mounted import Mount
 
 BLOCK = 4096
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -250,19 +248,6 @@ def test_snapshots_are_reachable_hidden_and_read_only(mount: Mount) -> None:
         (mount.lab / ".snapshots" / "empty" / "b").touch()
     with pytest.raises(OSError, match="not permitted"):
         (mount.lab / "sub").mkdir() or os.rename(mount.lab / "sub", mount.lab / ".snapshots")
-
-
-def test_a_directory_of_many_entries_is_complete(mount: Mount) -> None:
-    mount.stop()
-    with Store.open(mount.store) as store:
-        lab = store.volume("lab")
-        for n in range(100_000):
-            lab.create(ROOT_INO, b"%06d" % n, 0o644, 0, 0)
-    again = serve(mount.store, mount.root)
-    try:
-        assert sorted(os.listdir(again.lab)) == [f"{n:06d}" for n in range(100_000)]
-    finally:
-        again.stop()
 
 
 def test_mkfs_and_qemu_img_work_on_the_mount(mount: Mount, tmp_path: Path) -> None:

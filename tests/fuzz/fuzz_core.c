@@ -214,7 +214,7 @@ static bool same_tree(const rmt_tree *a, const rmt_tree *b) {
 static int read_blocks(world *w, const rmt_tree *t, uint64_t offset, uint8_t *out, size_t length) {
   rmt_failure failure = {0};
   int status, loads = 0;
-  do status = rmt_read(w->core, t, offset, out, length, &failure);
+  do status = rmt_read(w->core, t, offset, out, length, 1, &failure);
   while (again(w, status, &loads));
   return status;
 }
@@ -229,7 +229,7 @@ static void write_blocks(world *w, rmt_tree *t, input *in) {
   rmt_written written = {0};
   rmt_failure failure = {0};
   int status, loads = 0;
-  do status = rmt_write(w->core, t, first, count, data, dedup & 1, &written, &failure);
+  do status = rmt_write(w->core, t, first, count, data, dedup & 1, 1, &written, &failure);
   while (again(w, status, &loads));
   if (status != RMT_OK) {
     CHECK(same_tree(t, &before));

@@ -20,6 +20,7 @@ from nfsgw.exports import Right, Rule
 from nfsgw.gate import Outcome
 from nfsgw.mount3 import Mount3
 from nfsgw.nfs3.program import Nfs3
+from nfsgw.record import Marked
 from nfsgw.replay import ReplayCache
 from nfsgw.rpc import AuthFailed, Call, Credential, ProcedureUnavailable
 from nfsgw.v4.program import COMPOUND, Nfs4
@@ -137,13 +138,16 @@ def _drive(outcome: Outcome) -> None:
 
 
 def rpc_record(data: bytes) -> None:
-    """A record as it comes from the network: only what is no call at all is not answered."""
+    """A record as it comes from the network, twice, for what is said again may go a short way: only
+    what is no call at all is not answered."""
     here = ground()
     programs = (here.nfs3, here.mount, here.gateway.program)
     dispatcher = Dispatcher(programs, ReplayCache(), _fail)
-    for record in (data, struct.pack(">6I", 7, 0, 2, 100003, 3, 1) + data):
+    read = struct.pack(">6I", 7, 0, 2, 100003, 3, 6) + data
+    peer = Peer()
+    for record in (data, struct.pack(">6I", 7, 0, 2, 100003, 3, 1) + data, read, read):
         try:
-            found = dispatcher.start(memoryview(record), Peer())
+            found = dispatcher.start(memoryview(record), peer)
         except Garbage:
             assert len(record) < 8 or record[4:8] != bytes(4)
             continue
@@ -151,7 +155,8 @@ def rpc_record(data: bytes) -> None:
             _drive(found.outcome)
             found = found.out.parts
         assert found
-        assert b"".join(found)[:8] == record[:4] + b"\0\0\0\1"
+        at = 4 if isinstance(found, Marked) else 0
+        assert b"".join(found)[at : at + 8] == record[:4] + b"\0\0\0\1"
     here.again()
 
 

@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import build
+from bench.guest import build
 
 HERE = Path(__file__).parent
 PACKAGES = ("open-iscsi", "libopeniscsiusr", "libisns0")

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import build
+from bench.guest import build
 
 PACKAGES = (
     "busybox-static", "cloud-guest-utils", "cloud-init", "dbus", "e2fsprogs", "fdisk", "iproute2",

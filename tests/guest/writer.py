@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import build
+from bench.guest import build
 
 WORD = "RAMET-WROTE"
 MODULES = ("virtio_pci", "virtio_blk")
@@ -38,24 +38,30 @@ while :; do sleep 60; done
 def make(out: Path, cache: Path, pattern: bytes, places: list[int]) -> tuple[Path, Path]:
     """(kernel, initrd): block n of the pattern goes to block ``places[n]`` of /dev/vda."""
     assert len(pattern) == BLOCK * len(places)
+    files = {"pattern": pattern, "places": " ".join(map(str, places)).encode()}
+    return image(out, cache, INIT, MODULES, files)
+
+
+def image(
+    out: Path, cache: Path, init: str, modules: tuple[str, ...], files: dict[str, bytes]
+) -> tuple[Path, Path]:
+    """(kernel, initrd) in ``out``: busybox, modules with what they need, files, and the script."""
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         root, tree = Path(scratch, "root"), Path(scratch, "tree")
         root.mkdir()
         version = build.make_root(root, build.download(cache))
-        modules = tree / "lib/modules" / version
-        for folder in ("bin", "proc", "sys", "dev"):
+        into = tree / "lib/modules" / version
+        for folder in ("bin", "proc", "sys", "dev", "mnt"):
             (tree / folder).mkdir(parents=True)
         shutil.copy(root / "bin/busybox", tree / "bin/busybox")
-        for path in build.module_files(root, version, MODULES):
-            (modules / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(root / "lib/modules" / version / path, modules / path)
-        for name in ("modules.order", "modules.builtin"):
-            shutil.copy(root / "lib/modules" / version / name, modules / name)
+        for path in build.module_files(root, version, modules):
+            (into / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / "lib/modules" / version / path, into / path)
         build.run("depmod", "-b", tree, version)
-        (tree / "init").write_text(INIT)
+        (tree / "init").write_text(init)
         (tree / "init").chmod(0o755)
-        (tree / "pattern").write_bytes(pattern)
-        (tree / "places").write_text(" ".join(map(str, places)))
+        for name, data in files.items():
+            (tree / name).write_bytes(data)
         names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
         archive = subprocess.run(
             ["cpio", "-o", "-H", "newc", "--quiet", "-R", "0:0"],

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import build
 import libvirt
 import libvirtd
 import pytest
 from command import Ramet
 from fleet import Fleet
+
+from bench.guest import build
 
 BASE_XML = Path(__file__).parents[1] / "guest" / "golden.xml"
 

@@ -21,7 +21,7 @@ from nfs3_client import (
     Users,
     failed,
 )
-from rpc_client import RpcError
+from rpc_client import RpcError, call_record, marked
 
 from engine.inode import FILE_BYTES_MAX
 
@@ -101,6 +101,28 @@ def test_only_what_is_promised_waits_for_the_disk(
         assert world.durable_waits == waits
     root.commit(handle)
     assert world.durable_waits == waits + 1
+
+
+def test_calls_that_come_together_wait_for_the_disk_together(
+    world: Exported, root: Nfs3Client, top: bytes
+) -> None:
+    handle = root.create(top, b"f").handle
+    waits, rpc = world.durable_waits, root.rpc
+    stable = [FILE_SYNC, UNSTABLE, FILE_SYNC, FILE_SYNC]
+    calls = [
+        call_record(
+            1000 + at, NFS, 3, 7,
+            b"".join(root.write_arguments(handle, at, b"%d" % at, each).parts), rpc.credential,
+        )
+        for at, each in enumerate(stable)
+    ]  # fmt: skip
+    rpc.socket.sendall(b"".join(map(marked, calls)))
+    for at in range(4):
+        reply = rpc.receive(1000 + at)
+        assert reply.u32() == 0
+        assert root.written(reply).count == 1
+    assert world.durable_waits == waits + 1
+    assert root.read(handle, 0, 4) == (b"0123", True)
 
 
 def test_each_change_of_names_and_attributes_is_on_disk_before_its_answer(

@@ -15,7 +15,7 @@ from rpc_server import Hosted, hosting
 from engine import errors
 from nfsgw.gate import Outcome, Wait
 from nfsgw.record import BUFFER_BYTES, RECORD_BYTES_MAX
-from nfsgw.rpc import Call, ProcedureUnavailable
+from nfsgw.rpc import NO_SHORT_WAYS, Call, ProcedureUnavailable
 from nfsgw.server import listening
 from nfsgw.xdr import Packer, Unpacker
 
@@ -28,6 +28,7 @@ class Echo:
 
     number = PROGRAM
     versions = (VERSION, VERSION + 2)
+    again = NO_SHORT_WAYS
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -247,7 +248,10 @@ def test_duplicates_are_carried_out_once(client: RpcClient, hosted: Hosted, echo
         assert reconnected.receive(77).u32() == 1
         reconnected.send(PROGRAM, VERSION, COUNT, b"else", xid=77)  # another call, by chance
         assert reconnected.receive(77).u32() == 2
-    assert echo.counted == 2
+        for end in (b"a", b"b"):  # two long ones that differ in their last bytes
+            reconnected.send(PROGRAM, VERSION, COUNT, bytes(100_000) + end * 4, xid=78)
+            reconnected.receive(78)
+    assert echo.counted == 4
 
 
 def test_a_duplicate_of_a_call_in_progress_gets_its_answer(hosted: Hosted, echo: Echo) -> None:
@@ -299,6 +303,30 @@ def test_answers_that_nobody_reads_are_bounded_together(echo: Echo) -> None:
         while hosted.do(lambda: hosted.server.connections) > many:
             assert echoed(client, b"on it goes") == b"on it goes"
         assert hosted.do(lambda: hosted.server.outgoing.count) == 0
+
+
+def test_small_records_that_wait_are_bounded_together(echo: Echo) -> None:
+    most, calls, many, data = 1 << 18, 12, 6, bytes(1 << 15)
+    with hosting([echo], in_total_max=most) as hosted, contextlib.ExitStack() as undo:
+        client = undo.enter_context(RpcClient(hosted.address))
+        greedy = [undo.enter_context(RpcClient(hosted.address)) for _ in range(many)]
+        for each in greedy:
+            for n in range(calls):
+                each.send(PROGRAM, VERSION, LATER, opaque(data), xid=n)
+        while hosted.do(lambda: hosted.server.incoming.count) < most:
+            assert echoed(client, b"others are served") == b"others are served"
+        for _ in range(100):
+            assert echoed(client, b"others are served") == b"others are served"
+            waiting = hosted.do(lambda: hosted.server.incoming.count)
+            assert waiting < most + (many + 1) * (len(data) + 200)
+        greedy[0].close()
+        echo.gate.set()
+        for each in greedy[1:]:
+            for n in range(calls):
+                assert each.receive(n).opaque(RECORD_BYTES_MAX) == data
+        while hosted.do(lambda: hosted.server.connections) > many:
+            assert echoed(client, b"on it goes") == b"on it goes"
+        assert hosted.do(lambda: hosted.server.incoming.count) == 0
 
 
 def test_a_client_that_resets_leaves_no_trace(client: RpcClient, hosted: Hosted) -> None:

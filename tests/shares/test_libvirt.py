@@ -4,11 +4,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import build
 import libvirt
 import pytest
 from guests import Guest, network_domain
 from presented import Presented
+
+from bench.guest import build
 
 POOL = """
 <pool type='iscsi-direct'><name>{name}</name><source>

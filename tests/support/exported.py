@@ -17,7 +17,7 @@ from rpc_server import Hosted, hosting
 from engine import Change, Store, Volume
 from nfsgw.exports import Export, Exports, Right, Rule
 from nfsgw.files import Files
-from nfsgw.gate import Gate
+from nfsgw.gate import Gate, Notice, Told
 from nfsgw.handles import Handles
 from nfsgw.mount3 import Mount3
 from nfsgw.nfs3.program import Nfs3
@@ -52,8 +52,12 @@ class Exported:
             self.durable_waits += 1
             await self.committer.durable()
 
+        def tell(told: Told) -> None:
+            self.durable_waits += 1
+            self.committer.tell(told)
+
         return Gate(
-            self.store, durable, self.committer.admit, lambda: self.store.strained,
+            self.store, Notice(durable, tell), self.committer.admit, lambda: self.store.strained,
             self._enclosed, settled, lambda: False,
         )  # fmt: skip
 

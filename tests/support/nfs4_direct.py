@@ -37,6 +37,7 @@ class Peer:
     def __init__(self, address: str = "127.0.0.1") -> None:
         self.address = ipaddress.ip_address(address)
         self.port = 1000
+        self.memo: dict[bytes, object] = {}
 
 
 class Gateway:

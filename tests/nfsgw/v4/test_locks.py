@@ -40,7 +40,7 @@ def test_two_clients_and_one_range(served: World) -> None:
     assert held.seqid == 1
     wanted = calls.lock_new(theirs, b"you", READ_LOCK, 0, TO_END)
     answer = other.attempt(*on_disk(wanted))
-    told = Denied(10, 10, WRITE_LOCK, one.client_id, b"me")
+    told = Denied(10, 10, WRITE_LOCK, served.state.clients.alias(one.client_id), b"me")
     assert (answer.status, answer.value) == (Status.DENIED, told)
     tested = other.attempt(*on_disk(calls.lock_test(b"you", READ_LOCK, 19, 1)))
     assert (tested.status, tested.value) == (Status.DENIED, told)
@@ -50,8 +50,24 @@ def test_two_clients_and_one_range(served: World) -> None:
     other.run(*on_disk(wanted))
     served.now += 1
     assert one.attempt(*on_disk(calls.lock_test(b"me"))).value == Denied(
-        0, TO_END, READ_LOCK, other.client_id, b"you"
+        0, TO_END, READ_LOCK, served.state.clients.alias(other.client_id), b"you"
     )
+
+
+def test_a_client_does_not_learn_the_ids_of_others(served: World) -> None:
+    """Who knows one could ask for its session, and end that."""
+    ids = []
+    for session in (served.session(), served.session()):
+        state = opened(session)
+        session.run(*on_disk(calls.lock_new(state, b"me", WRITE_LOCK, len(ids) * 10, 10)))
+        ids.append(session.client_id)
+    asker = served.session()
+    told = [
+        asker.attempt(*on_disk(calls.lock_test(b"me", WRITE_LOCK, offset, 10))).value.client_id
+        for offset in (0, 10, 0, 10)
+    ]
+    assert told[:2] == told[2:]  # it can tell them apart
+    assert len({*told, *ids, asker.client_id}) == 5
 
 
 def test_owners_of_one_client_are_others_too(served: World) -> None:
@@ -216,6 +232,12 @@ actions = st.lists(
 )
 
 
+def known_as(served: World, sessions: list[Session], who: int, other: int) -> int:
+    """What a client is told of another, or of itself."""
+    number = sessions[other].client_id
+    return number if who == other else served.state.clients.alias(number)
+
+
 def test_locks_as_a_model_has_them(served: World) -> None:
     """The model knows for each byte who has locked it, and how."""
     sessions = [served.session(), served.session()]
@@ -238,7 +260,7 @@ def test_locks_as_a_model_has_them(served: World) -> None:
                 continue
             kind = WRITE_LOCK if what == "write" else READ_LOCK
             against = {
-                (sessions[other[0]].client_id, other[1])
+                (known_as(served, sessions, who[0], other[0]), other[1])
                 for other, held in model.items() if other != who
                 for byte in span if byte in held and (what == "write" or held[byte])
             }  # fmt: skip

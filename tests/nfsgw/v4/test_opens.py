@@ -1,5 +1,6 @@
 """OPEN, CLOSE, OPEN_DOWNGRADE: what is opened and made, share reservations, what stateids allow."""
 
+import ipaddress
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from nfs4_client import Session
 from nfs4_world import World, at, lab, world
 
 from engine import ROOT_INO, Inode, errors
+from nfsgw.exports import Right, Rule
 from nfsgw.v4.limits import Limits
 from nfsgw.v4.protocol import LEASE_S, Op, Status
 from nfsgw.v4.stateids import ANONYMOUS, BYPASS, INVALID, Stateid
@@ -214,6 +216,51 @@ def test_a_stateid_is_good_for_the_user_who_has_opened(served: World) -> None:
     session.connection = served.client(1001)
     assert session.status(*at(b"disk"), calls.read(opened.stateid)) == Status.ACCESS
     assert session.status(*at(b"disk"), calls.write(opened.stateid, 0, b"x")) == Status.ACCESS
+
+
+def test_an_open_that_another_user_widens_gives_the_first_no_more(served: World) -> None:
+    served.file(b"disk", b"contents", mode=0o644, uid=1001)
+    session = served.session(1000)
+    session.run(*lab(), calls.open_name(b"disk", READ))
+    session.connection = served.client(1001)
+    state = session.run(*lab(), calls.open_name(b"disk", WRITE)).stateid
+    served.lab.setattr(inode(served, "/disk").ino, mode=0)
+    session.run(*at(b"disk"), calls.write(state, 0, b"C"))
+    session.connection = served.client(1000)
+    assert session.status(*at(b"disk"), calls.write(state, 0, b"x")) == Status.ACCESS
+    assert session.run(*at(b"disk"), calls.read(state)) == (True, b"Contents")
+    state = session.run(*at(b"disk"), calls.downgrade(state, WRITE))
+    assert session.status(*at(b"disk"), calls.read(state)) == Status.ACCESS
+
+
+def test_only_so_many_users_of_an_open_are_remembered(served: World) -> None:
+    served.file(b"disk", b"contents", mode=0o666)
+    session = served.session(1)
+    for uid in range(1, 30):
+        session.connection = served.client(uid)
+        state = session.run(*lab(), calls.open_name(b"disk", READ)).stateid
+    served.lab.setattr(inode(served, "/disk").ino, mode=0)
+    assert session.run(*at(b"disk"), calls.read(state)) == (True, b"contents")
+    session.connection = served.client(1)
+    assert session.status(*at(b"disk"), calls.read(state)) == Status.ACCESS
+
+
+def test_who_may_not_write_keeps_nobody_from_reading(served: World) -> None:
+    served.file(b"disk", b"contents", mode=0o644)
+    session = served.session(1000)
+    for deny in (READ, BOTH):
+        assert session.status(*lab(), calls.open_name(b"disk", READ, deny)) == Status.ACCESS
+    session.run(*lab(), calls.open_name(b"disk", READ, WRITE))
+
+
+def test_who_may_only_read_an_export_keeps_nobody_from_anything(served: World) -> None:
+    served.file(b"disk", b"contents")
+    rule = Rule(ipaddress.ip_network("127.0.0.0/8"), Right.READ)
+    served.gateway.export("lab", rule=rule)
+    session = served.session()
+    for deny in (READ, WRITE, BOTH):
+        assert session.status(*lab(), calls.open_name(b"disk", READ, deny)) == Status.ROFS
+    session.run(*lab(), calls.open_name(b"disk", READ))
 
 
 def test_a_snapshot_is_opened_for_reading(served: World, session: Session) -> None:

@@ -1,8 +1,10 @@
 """Byte ranges against a model that knows each byte's lock."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nfsgw.v4.range_index import RangeIndex
 from nfsgw.v4.ranges import END_MAX, Range, Ranges
 
 BYTES = 24
@@ -82,3 +84,67 @@ def test_the_last_byte_there_can_be() -> None:
     assert ranges.clear(one, 20, END_MAX) == 0
     assert ranges.held(one) == [Range(10, 19, True)]
     assert ranges.conflict(other, Range(20, END_MAX, True)) is None
+
+
+@given(st.data())
+@settings(max_examples=30)
+def test_an_index_of_many_as_a_list(data: st.DataObject) -> None:
+    """Small blocks, few holders, and ranges that start together and overlap."""
+    index: RangeIndex[int] = RangeIndex(4)
+    there: list[tuple[int, int, int]] = []
+    holders = st.integers(0, 2)
+    for _ in range(data.draw(st.integers(0, 60))):
+        if there and data.draw(st.booleans()):
+            index.remove(*there.pop(data.draw(st.integers(0, len(there) - 1))))
+        else:
+            start, length = data.draw(st.integers(0, 9)), data.draw(st.integers(0, 30))
+            there.append((start, start + length, data.draw(holders)))
+            index.add(*there[-1])
+    for holder in range(3):
+        for start in range(0, 42, 3):
+            for end in (start, start + 4, 50):
+                found = index.meeting(start, end, holder)
+                meeting = [
+                    each for each in there
+                    if each[2] != holder and each[0] <= end and each[1] >= start
+                ]  # fmt: skip
+                assert (found is None) == (not meeting)
+                assert found is None or found in meeting
+
+
+class Counted(int):
+    """A byte that counts how often one is compared."""
+
+    compared = 0
+
+    def __ge__(self, other: object) -> bool:
+        Counted.compared += 1
+        return int.__ge__(self, other)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("apart", [10, 0])
+def test_a_lock_does_not_look_at_every_owner(apart: int) -> None:
+    """Many share the file, each his part of it or all the same part."""
+    ranges, many = Ranges(), 20_000
+    for n in range(many):
+        ranges.put((n, b"me"), Range(n * apart, Counted(n * apart + 4), False))
+    last = (many - 1) * apart
+    Counted.compared = 0
+    assert ranges.conflict((0, b"you"), Range(last + 5, last + 9, True)) is None
+    assert ranges.conflict((0, b"you"), Range(last, last, False)) is None
+    assert ranges.conflict((0, b"you"), Range(last + 4, last + 9, True)) is not None
+    assert Counted.compared < many / 10
+    for n in range(many):
+        assert ranges.forget((n, b"me")) == 1
+    assert not ranges
+
+
+def test_an_owner_with_many_ranges_goes_at_once() -> None:
+    ranges, (one, other, _) = Ranges(), OWNERS
+    for n in range(2000):
+        ranges.put(one, Range(2 * n, 2 * n, n % 3 == 0))
+    for n in range(0, 2000, 400):
+        ranges.put(other, Range(2 * n + 1, 2 * n + 1, True))
+    assert ranges.forget(one) == 2000
+    assert ranges.conflict(one, Range(0, END_MAX, False)) == (other, Range(1, 1, True))
+    assert ranges.conflict(other, Range(0, END_MAX, True)) is None

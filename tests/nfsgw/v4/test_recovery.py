@@ -11,7 +11,7 @@ from nfs4_world import World, at, lab, world
 
 from engine import Store
 from nfsgw.v4.protocol import LEASE_S, Status
-from nfsgw.v4.recovery import CLIENT_PREFIX
+from nfsgw.v4.recovery import ANYBODY, CLIENT_PREFIX, read_record
 from nfsgw.v4.stateids import ANONYMOUS
 
 DISK = calls.open_name(b"disk")
@@ -33,7 +33,8 @@ def back(served: World, session: Session, owner: bytes, *, complete: bool = Fals
 
 
 def recorded(store: Store) -> list[bytes]:
-    return [owner for _, owner in store.records.items(CLIENT_PREFIX)]
+    found = (read_record(*each) for each in store.records.items(CLIENT_PREFIX))
+    return [each[0] for each in found if each is not None]
 
 
 def test_a_client_takes_back_what_it_had(served: World) -> None:
@@ -209,3 +210,67 @@ def test_a_file_that_was_made_and_not_answered_is_found_by_its_verifier(served: 
     served.restart()
     session = back(served, session, b"one", complete=True)
     assert session.run(*lab(), exclusive, calls.getfh()) == handle
+
+
+@pytest.mark.parametrize("uid", [1000, None])
+def test_nobody_else_takes_a_name_while_its_client_is_expected(
+    served: World, uid: int | None
+) -> None:
+    """RFC 8881, 18.35.4: whose client has something keeps its owner string."""
+    served.session(1000, owner=b"one")
+    served.client(None).session(b"two").run()
+    served.restart()
+    owner, other = (b"one", b"two") if uid == 1000 else (b"two", b"one")
+    thief = served.client(uid).compound(calls.exchange_id(other, b"verifier"))
+    assert thief.status == Status.CLID_INUSE
+    assert (
+        served.client(0).compound(calls.exchange_id(owner, b"verifier")).status == Status.CLID_INUSE
+    )
+    session = served.client(uid).session(owner, complete=False)
+    session.run(*at(b"disk"), calls.reopen(READ))
+    served.now += LEASE_S + 1
+    served.session(7).run(*lab(), calls.open_name(b"disk", READ))
+    served.client(7).session(other).run()  # it has not come: the name is free
+
+
+def test_a_record_of_the_first_form_is_anybodys_who_has_the_name(served: World) -> None:
+    served.session(1000, owner=b"one")
+    ((key, _),) = served.store.records.items(CLIENT_PREFIX)
+    served.store.records.put(key, b"one")
+    served.store.commit()
+    served.restart()
+    session = served.session(7, owner=b"one", complete=False)
+    session.run(*at(b"disk"), calls.reopen(READ))
+    session.run(calls.reclaim_complete())
+    served.restart()
+    assert (
+        served.client(8).compound(calls.exchange_id(b"one", b"verifier")).status
+        == Status.CLID_INUSE
+    )
+
+
+def test_what_is_no_record_is_nobodys(served: World) -> None:
+    served.session(1000, owner=b"one")
+    ((key, value),) = served.store.records.items(CLIENT_PREFIX)
+    assert read_record(key, value) == (b"one", 1000)
+    assert read_record(key, b"one") == (b"one", ANYBODY)
+    for damaged in (b"", b"two", value[1:], value + b"x", b"\2" + value[1:]):
+        assert read_record(key, damaged) is None
+    served.store.records.put(key, value + b"x")
+    served.store.commit()
+    served.restart()
+    served.session(7, owner=b"two").run(*lab(), DISK)  # there is no grace
+
+
+def test_what_a_sweep_has_taken_is_gone_for_good_before_others_have_it(served: World) -> None:
+    served.session(owner=b"one").run(*lab(), calls.open_name(b"disk", BOTH, BOTH))
+    other = served.session(owner=b"other")
+    served.now += 3000
+    other.run()
+    served.now += 700
+    assert served.state.sweep() == 1
+    served.gateway.waited.clear()
+    other.run(*lab(), DISK)
+    assert served.gateway.waited == ["durable"]
+    served.restart()
+    assert recorded(served.store) == [b"other"]

@@ -1,4 +1,4 @@
-"""A small real guest made of Debian packages: ``python tests/guest/build.py OUTDIR``.
+"""A small real guest made of Debian packages: ``python -m bench.guest.build OUTDIR``.
 
 The disk (MBR) has a FAT partition with syslinux, Debian's cloud kernel and an initramfs, and an
 ext4 root file system with libc, busybox, the kernel's modules and dropbear's key generator.  Its

@@ -1,0 +1,1 @@
+"""The small guest that boots in benchmarks and tests."""

@@ -1,0 +1,181 @@
+"""A chart as a picture, by matplotlib, which is asked for only here and may be absent.
+
+Okabe and Ito's colours, which colour-blind people tell apart, and a marker for each peer besides;
+the peers' names stand at their lines, so nobody has to look anything up.  The band is from the
+least to the greatest sample.  Ramet's lines are thicker, since it is they that one looks for.
+"""
+
+import io
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.harness.results import Chart
+from bench.harness.spread import Figure
+from bench.harness.tables import figures_at
+from bench.harness.words import place, quantity
+
+INSTALL = "no pictures: matplotlib is not installed; pip install 'ramet[bench]'"
+STYLES = {
+    "ramet": ("#0072B2", "o"), "ramet-cp": ("#56B4E9", "s"), "ramet-engine": ("#000000", "D"),
+    "xfs": ("#D55E00", "^"), "btrfs": ("#009E73", "v"), "btrfs-snapshot": ("#CC79A7", "<"),
+    "qcow2": ("#E69F00", ">"), "copy": ("#7F7F7F", "X"), "juicefs": ("#8B5A2B", "P"),
+}  # fmt: skip
+OTHERS = (("#5D3A9B", "h"), ("#A0A000", "*"), ("#40B0A6", "d"), ("#994F00", "p"))
+SIZE_INCHES = (8.6, 4.4)
+LABEL_POINTS = 12.5  # between two labels at least
+
+
+def available() -> bool:
+    try:
+        import matplotlib  # noqa: F401, PLC0415
+    except ImportError:
+        return False
+    return True
+
+
+def styles(peers: list[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker by peer: the same in every chart of a report."""
+    free = iter(OTHERS * (1 + len(peers) // len(OTHERS)))
+    return {peer: STYLES.get(peer) or next(free) for peer in peers}
+
+
+def draw(chart: Chart, heading: str, names: dict[str, str]) -> tuple[bytes, str]:
+    """A PNG and an SVG to stand in HTML."""
+    os.environ.setdefault("MPLCONFIGDIR", tempfile.gettempdir())
+    import matplotlib as mpl  # noqa: PLC0415
+
+    mpl.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    look: Any = {"svg.fonttype": "none", "svg.hashsalt": chart.name, "font.size": 10,
+            "axes.spines.top": False, "axes.spines.right": False}  # fmt: skip
+    with mpl.rc_context(look):
+        figure, axes = pyplot.subplots(figsize=SIZE_INCHES, layout="constrained")
+        try:
+            (_bars if _categorical(chart) else _lines)(figure, axes, chart, names)
+            axes.set_title(f"{heading}: {chart.title}", loc="left", fontsize=11)
+            png, svg = io.BytesIO(), io.StringIO()
+            figure.savefig(png, format="png", dpi=130)
+            figure.savefig(svg, format="svg", metadata={"Date": None})
+        finally:
+            pyplot.close(figure)
+    text = svg.getvalue()
+    return png.getvalue(), text[text.index("<svg") :]
+
+
+def _categorical(chart: Chart) -> bool:
+    """One place of the axis, or named ones: bars.  Else lines."""
+    return bool(chart.x_names) or len({p.x for line in chart.lines for p in line.points}) == 1
+
+
+def _lines(figure: Any, axes: Any, chart: Chart, names: dict[str, str]) -> None:
+    looks = styles(list(names))
+    ends = []
+    for line in chart.lines:
+        colour, marker = looks[line.peer]
+        points = sorted(line.points, key=lambda point: point.x)
+        figures = [Figure.of(point.samples) for point in points]
+        xs, ys = [point.x for point in points], [each.median for each in figures]
+        ours = line.peer.startswith("ramet")
+        axes.fill_between(xs, [each.least for each in figures], [each.most for each in figures],
+                          color=colour, alpha=0.1, linewidth=0)  # fmt: skip
+        axes.plot(xs, ys, color=colour, marker=marker, markersize=6,
+                  linewidth=2.6 if ours else 1.4)  # fmt: skip
+        ends.append((names[line.peer], colour, xs[-1], ys[-1]))
+    if chart.log_x:
+        axes.set_xscale("log", base=10)
+    if chart.log_y:
+        axes.set_yscale("log", base=10)
+    else:
+        axes.set_ylim(bottom=0)
+    places = sorted({point.x for line in chart.lines for point in line.points})
+    axes.set_xticks(places, [place(chart, x) for x in places])
+    axes.minorticks_off()
+    _dress(axes, chart)
+    _label(figure, axes, ends)
+
+
+def _dress(axes: Any, chart: Chart) -> None:
+    arrow = "less is better" if chart.better == "lower" else "more is better"
+    axes.set_xlabel(chart.x_label)
+    axes.set_ylabel(arrow)
+    axes.yaxis.set_major_formatter(
+        lambda value, _: quantity(value, chart.unit) if value >= 0 else ""
+    )
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def _label(figure: Any, axes: Any, ends: list[tuple[str, str, float, float]]) -> None:
+    """Names right of the axes, each as near to its line's end as its neighbours let it."""
+    figure.canvas.draw()
+    pixels = LABEL_POINTS * figure.dpi / 72
+    spots = sorted((axes.transData.transform((x, y))[1], name, colour, x, y)
+                   for name, colour, x, y in ends)  # fmt: skip
+    bottom, top = axes.transAxes.transform((0, 0))[1], axes.transAxes.transform((0, 1))[1]
+    heights = _apart([spot[0] for spot in spots], pixels, bottom, top)
+    for height, (_, name, colour, x, y) in zip(heights, spots, strict=True):
+        at = axes.transAxes.inverted().transform((0, height))[1]
+        axes.annotate(
+            name, xy=(x, y), xytext=(1.04, at), textcoords="axes fraction", color=colour,
+            va="center", fontsize=9, annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6},
+        )  # fmt: skip
+
+
+def _apart(wanted: list[float], gap: float, bottom: float, top: float) -> list[float]:
+    """The sorted heights moved as little as keeps them ``gap`` apart, within the axes if it can."""
+    placed: list[float] = []
+    for each in wanted:
+        placed.append(max(each, placed[-1] + gap) if placed else max(each, bottom))
+    limit = top
+    for number in range(len(placed) - 1, -1, -1):
+        placed[number] = min(placed[number], limit)
+        limit = placed[number] - gap
+    return placed
+
+
+def _bars(figure: Any, axes: Any, chart: Chart, names: dict[str, str]) -> None:
+    """A group of horizontal bars for each named place, the figure at its end."""
+    looks = styles(list(names))
+    places = sorted({point.x for line in chart.lines for point in line.points})
+    rows = [(x, peer, each) for x in places for peer, each in figures_at(chart, x).items()]
+    figure.set_size_inches(SIZE_INCHES[0], 1.1 + 0.3 * (len(rows) + len(places)))
+    at, ticks, labels = 0.0, [], []
+    most = max(each.most for _, _, each in rows)
+    for number, (x, peer, each) in enumerate(rows):
+        if number and x != rows[number - 1][0]:
+            at += 0.8
+        error = [[each.median - each.least], [each.most - each.median]]
+        axes.barh(at, each.median, color=looks[peer][0], height=0.8, xerr=error,
+                  error_kw={"linewidth": 0.9, "ecolor": "#444444"})  # fmt: skip
+        axes.annotate(quantity(each.median, chart.unit), (each.most, at), xytext=(5, 0),
+                      textcoords="offset points", va="center", fontsize=9)  # fmt: skip
+        ticks.append(at)
+        named = f"{place(chart, x)}: " if chart.x_names and len(places) > 1 else ""
+        labels.append(named + names[peer])
+        at += 1
+    if chart.log_y:
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(0, most * 1.15)
+    axes.set_yticks(ticks, labels)
+    axes.invert_yaxis()
+    arrow = "less is better" if chart.better == "lower" else "more is better"
+    axes.set_xlabel(arrow)
+    axes.xaxis.set_major_formatter(
+        lambda value, _: quantity(value, chart.unit) if value >= 0 else ""
+    )
+    axes.xaxis.set_minor_formatter(lambda *_: "")
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def write(chart: Chart, heading: str, names: dict[str, str], stem: Path) -> str:
+    """STEM.png and STEM.svg; returns the latter's text."""
+    png, svg = draw(chart, heading, names)
+    stem.with_suffix(".png").write_bytes(png)
+    stem.with_suffix(".svg").write_text(svg)
+    return svg

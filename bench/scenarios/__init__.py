@@ -1,0 +1,20 @@
+"""The questions, a module each, in the order they are asked."""
+
+from bench.harness.scenario import Scenario
+from bench.scenarios.boot import Boot
+from bench.scenarios.clone_size import CloneSize
+from bench.scenarios.command import Command
+from bench.scenarios.data_path import DataPath
+from bench.scenarios.datastore import Datastore
+from bench.scenarios.deleting import Deleting
+from bench.scenarios.fragmentation import Fragmentation
+from bench.scenarios.generation import Generation
+from bench.scenarios.growth import Growth
+from bench.scenarios.many import Batch, Concurrency
+from bench.scenarios.space import Dedup, Space
+from bench.scenarios.vms import Vms
+
+SCENARIOS: tuple[type[Scenario], ...] = (
+    CloneSize, Fragmentation, Generation, Batch, Concurrency, Command, Datastore, Space, Dedup,
+    DataPath, Deleting, Growth, Vms, Boot,
+)  # fmt: skip

@@ -1,0 +1,50 @@
+"""The kernel's table of mounts, read without asking any file system."""
+
+import ctypes
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+MNT_DETACH = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+TABLE = Path("/proc/self/mountinfo")
+
+
+class Mounted(NamedTuple):
+    """One line of it, as proc(5) tells."""
+
+    device: str  # MAJOR:MINOR, the same for all binds of one file system
+    root: str  # the directory of the file system that is seen here
+    path: Path
+    kind: str
+    source: str
+
+
+def mounts() -> list[Mounted]:
+    """In the order of mounting: of two at one path the later is seen."""
+    found = []
+    for line in TABLE.read_text(errors="surrogateescape").splitlines():
+        words = [_plain(word) for word in line.split(" ")]
+        tail = words.index("-", 6)
+        found.append(
+            Mounted(words[2], words[3], Path(words[4]), words[tail + 1], words[tail + 2])
+        )  # fmt: skip
+    return found
+
+
+def mount_at(path: Path) -> Mounted | None:
+    """What is seen at a path, if it is a mount point."""
+    return next((each for each in reversed(mounts()) if each.path == path), None)
+
+
+def drop_binds(mountpoint: Path) -> None:
+    """End what else the file system at a mount point is mounted at: soon nobody answers there."""
+    ours = mount_at(mountpoint)
+    for each in mounts() if ours is not None else []:
+        if ours is not None and each.device == ours.device and each.path != mountpoint:
+            _libc.umount2(os.fsencode(each.path), MNT_DETACH)
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), word)

@@ -1,0 +1,107 @@
+"""Directories: names of any length, listings that go on while names change, places in them."""
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from mounted import Mount, serve
+
+from engine import ROOT_INO, Store
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Entry(ctypes.Structure):
+    """struct dirent of Linux on 64 bits."""
+
+    _fields_ = [
+        ("ino", ctypes.c_uint64), ("off", ctypes.c_int64), ("reclen", ctypes.c_ushort),
+        ("type", ctypes.c_ubyte), ("name", ctypes.c_char * 256),
+    ]  # fmt: skip
+
+
+LIBC.opendir.restype = ctypes.c_void_p
+LIBC.readdir.restype = ctypes.POINTER(Entry)
+LIBC.telldir.restype = ctypes.c_long
+LIBC.seekdir.argtypes = [ctypes.c_void_p, ctypes.c_long]
+for call in (LIBC.readdir, LIBC.telldir, LIBC.rewinddir, LIBC.closedir):
+    call.argtypes = [ctypes.c_void_p]
+
+
+@contextmanager
+def listing(path: Path) -> Iterator[int]:
+    stream = LIBC.opendir(os.fsencode(path))
+    assert stream
+    yield stream
+    LIBC.closedir(stream)
+
+
+def following(stream: int, limit: int = 1 << 20) -> list[str]:
+    """Names from where the stream stands."""
+    found: list[str] = []
+    while len(found) < limit and (entry := LIBC.readdir(stream)):
+        name = entry.contents.name.decode()
+        if name not in (".", ".."):
+            found.append(name)
+    return found
+
+
+def test_names_of_255_bytes_and_not_of_256(shared: Mount) -> None:
+    longest = shared.lab / ("n" * 255)
+    longest.touch()
+    os.link(longest, shared.lab / ("l" * 255))
+    longest.rename(shared.lab / ("é" * 127 + "x"))
+    assert {"é" * 127 + "x", "l" * 255} <= set(os.listdir(shared.lab))
+    bad = shared.lab / ("n" * 256)
+    for refused in (
+        bad.touch, bad.mkdir, bad.stat, bad.unlink, bad.rmdir, lambda: bad.symlink_to("a"),
+        lambda: bad.rename(shared.lab / "a"), lambda: os.rename(shared.lab / ("l" * 255), bad),
+    ):  # fmt: skip
+        with pytest.raises(OSError) as caught:
+            refused()
+        assert caught.value.errno == errno.ENAMETOOLONG
+
+
+def test_a_place_in_a_directory_is_found_again(shared: Mount) -> None:
+    folder = shared.lab / "places"
+    folder.mkdir()
+    for n in range(1500):
+        (folder / f"{n:04}").touch()
+    with listing(folder) as stream:
+        first = following(stream, 700)
+        place = LIBC.telldir(stream)
+        rest = following(stream)
+        assert sorted(first + rest) == [f"{n:04}" for n in range(1500)]
+        for n in range(0, 1500, 3):
+            (folder / f"{n:04}").unlink()
+        LIBC.seekdir(stream, place)
+        assert following(stream) == [name for name in rest if int(name) % 3]
+        LIBC.rewinddir(stream)
+        assert following(stream) == [name for name in first + rest if int(name) % 3]
+
+
+def test_a_listing_of_100_000_names_has_each_that_stays_once(mount: Mount) -> None:
+    mount.stop()
+    with Store.open(mount.store) as store:
+        lab = store.volume("lab")
+        for n in range(100_000):
+            lab.create(ROOT_INO, b"%06d" % n, 0o644, 0, 0)
+    again = serve(mount.store, mount.root)
+    found: list[str] = []
+    with listing(again.lab) as stream:
+        for n in range(40):  # names come and go before and behind the place that it is at
+            found += following(stream, 2500)
+            (again.lab / f"{n * 2500 + 1:06}").unlink()
+            (again.lab / f"{99_999 - n:06}").unlink(missing_ok=True)
+            (again.lab / f"new{n}").touch()
+        found += following(stream)
+    gone = {f"{n * 2500 + 1:06}" for n in range(40)} | {f"{99_999 - n:06}" for n in range(40)}
+    stays = {f"{n:06}" for n in range(100_000)} - gone
+    assert len(found) == len(set(found))
+    assert stays <= set(found)
+    assert set(os.listdir(again.lab)) == stays | {f"new{n}" for n in range(40)}
+    again.stop()
