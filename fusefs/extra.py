@@ -26,7 +26,14 @@ _answer_copy = _library.ramet_answer_copy
 _answer_allocate = _library.ramet_answer_allocate
 _answer_copy.argtypes = _answer_allocate.argtypes = [ctypes.c_void_p, ctypes.c_int64]
 _answer_copy.restype = _answer_allocate.restype = None
+_writer = ctypes.c_uint32.in_dll(_library, "ramet_writer")
 _kept: list[object] = []
+
+
+def writer() -> int:
+    """The user who sent the request to write whose handler begins; ask before any ``await``."""
+    return _writer.value
+
 
 Answer = Callable[[int, int], None]
 
@@ -35,7 +42,8 @@ class Calls:
     """Who answers the three requests of a mount.
 
     ``copy``, ``allocate`` and ``seek`` return their result or a negative errno and raise nothing;
-    the first two run after ``admit``, in ``nursery``, which the mount opens and cancels at its end.
+    the first two are told last which user asks, and run after ``admit``, in ``nursery``, which the
+    mount opens and cancels at its end.
     """
 
     def __init__(
@@ -59,6 +67,7 @@ class Calls:
         def start(request: int, *arguments: int) -> int:
             try:
                 assert self.nursery is not None
+                arguments = (*arguments, writer())
                 self.nursery.start_soon(self._finish, call, arguments, answer, request)
             except Exception:  # the mount ends; nothing may be raised into C
                 return -errno.EIO

@@ -89,6 +89,8 @@ static void on_seek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
     fuse_reply_lseek(req, found);
 }
 
+void ramet_note_writers(struct fuse_lowlevel_ops *operations); /* privileges.c */
+
 #undef fuse_session_new
 struct fuse_session *fuse_session_new(struct fuse_args *args,
                                       const struct fuse_lowlevel_ops *operations, size_t size,
@@ -102,6 +104,7 @@ struct fuse_session *fuse_session_new(struct fuse_args *args,
     extended.fallocate = on_allocate;
     extended.lseek = on_seek;
   }
+  ramet_note_writers(&extended);
   function real = (function)dlvsym(RTLD_NEXT, "fuse_session_new", "FUSE_3.0");
   if (!real) {
     errno = ENOSYS;

@@ -19,7 +19,9 @@ import pyfuse3
 from engine import DirEntry, Inode, Store, Volume, errors, numbers
 from engine.keys import ROOT_INO, SNAPSHOT_DIR
 from fusefs.errnos import mapped, plain
+from fusefs.extra import writer
 from fusefs.known import Known
+from fusefs.privileges import strip, stripped
 
 BLOCK_BYTES = 4096
 READ_BYTES_MAX = 1 << 20
@@ -61,6 +63,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         self.known = known or Known()
         self.writes = 0
         self.shared_ranges = 0
+        self.attributes_asked = 0
         self._handles: dict[int, tuple[Volume, int, int, int]] = {}  # volume, inode, era, number
         self._next_handle = 1
         self._scratch = memoryview(bytearray(READ_BYTES_MAX))
@@ -186,9 +189,12 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     ) -> pyfuse3.EntryAttributes:  # fmt: skip
         await self.admit()
         volume, ino = self._locate(number) if fh is None else self._opened(fh)
+        mode = None
+        if fields.update_uid or fields.update_gid or (fields.update_size and ctx.uid):
+            mode = stripped(volume.inode(ino))
         inode = volume.setattr(
             ino,
-            mode=attr.st_mode if fields.update_mode else None,
+            mode=attr.st_mode if fields.update_mode else mode,
             uid=attr.st_uid if fields.update_uid else None,
             gid=attr.st_gid if fields.update_gid else None,
             size=attr.st_size if fields.update_size else None,
@@ -350,6 +356,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
             raise errors.ReadOnly("a snapshot is read-only; clone it")
         if flags & os.O_TRUNC:
             await self.admit()
+            strip(volume, ino, ctx.uid)
             volume.setattr(ino, size=0)
         return self._hold(volume, ino)
 
@@ -372,9 +379,12 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @mapped
     async def write(self, fh: int, offset: int, data: bytes) -> int:
+        uid = writer()
         await self.admit()
         volume, ino = self._opened(fh)
         self.writes += 1
+        if uid:
+            strip(volume, ino, uid)
         return volume.write(ino, offset, data)
 
     async def flush(self, fh: int) -> None:
@@ -406,7 +416,10 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
     def _virtual(self, number: int) -> dict[bytes, bytes]:
         """Attributes that Ramet computes; read-only."""
         if number == numbers.ROOT:
-            stats = {"writes": self.writes, "shared_ranges": self.shared_ranges}
+            stats = {
+                "writes": self.writes, "shared_ranges": self.shared_ranges,
+                "attributes_asked": self.attributes_asked,
+            }  # fmt: skip
             return {STATS_XATTR: json.dumps(stats).encode()}
         volume, ino = self._locate(number)
         inode = volume.inode(ino)
@@ -418,6 +431,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
 
     @mapped
     async def getxattr(self, number: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        self.attributes_asked += 1
         if name.startswith(VIRTUAL_PREFIX):
             value = self._virtual(number).get(name)
             if value is None:
@@ -458,21 +472,23 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         return plain(self.copy_range), plain(self.allocate), plain(self.seek)
 
     def copy_range(
-        self, fh: int, offset: int, into: int, into_offset: int, length: int
+        self, fh: int, offset: int, into: int, into_offset: int, length: int, uid: int
     ) -> int:  # fmt: skip
         """copy_file_range(2) is a range clone."""
         source, source_ino = self._opened(fh)
         target, target_ino = self._opened(into)
         self.shared_ranges += 1
+        strip(target, target_ino, uid)
         return self.store.clone_range(
             source, source_ino, offset, target, target_ino, into_offset, length
         )
 
-    def allocate(self, fh: int, mode: int, offset: int, length: int) -> int:
+    def allocate(self, fh: int, mode: int, offset: int, length: int, uid: int) -> int:
         """fallocate(2): punch and zero are holes; plain allocation only sets the size."""
         volume, ino = self._opened(fh)
         if mode & ~(FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
             raise errors.Unsupported("collapse and insert are not supported")
+        strip(volume, ino, uid)
         if mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
             volume.punch(ino, offset, length)
         if not mode & FALLOC_KEEP_SIZE and offset + length > volume.file(ino).size:
