@@ -54,7 +54,8 @@ class FileData(Attributes):
         if size <= 0:
             return 0
         try:
-            self.pool.core.read_into(self.data_tree(inode), offset, buffer[:size])
+            tree = inode.tree or self.data_tree(inode)  # which epoch it has is nothing to a read
+            self.pool.core.read_into(tree, offset, buffer[:size])
         except native.CorruptBlock as error:
             raise errors.Corrupt(self._name_block(inode, error)) from error
         except native.CorruptNode as error:

@@ -175,6 +175,9 @@ class Pool:
     def write_blocks(self, tree: native.Tree, first_block: int, data: memoryview) -> None:
         """Write whole blocks; adds a slab when the free slots run out."""
         step = MAP_CALL_BYTES
+        if len(data) <= step:
+            self._write_piece(tree, first_block, data)
+            return
         for start in range(0, len(data), step):
             piece = data[start : start + step]
             block = first_block + start // self.superblock.block_bytes

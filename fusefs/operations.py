@@ -18,7 +18,7 @@ import pyfuse3
 
 from engine import DirEntry, Inode, Store, Volume, errors, numbers
 from engine.keys import ROOT_INO, SNAPSHOT_DIR
-from fusefs.errnos import mapped, plain
+from fusefs.errnos import FAILURES, mapped, plain, refusal
 from fusefs.extra import writer
 from fusefs.known import Known
 from fusefs.privileges import strip, stripped
@@ -366,26 +366,33 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]
         if era == volume.era:
             volume.release(ino)
 
-    @mapped
+    # Reads and writes map their errors themselves: a wrapper is a coroutine more for each.
+
     async def read(  # type: ignore[override]
         self, fh: int, offset: int, size: int
     ) -> memoryview:  # fmt: skip
-        volume, ino = self._opened(fh)
-        if size <= READ_BYTES_MAX:  # pyfuse3 replies before anything else runs: one buffer will do
-            buffer = self._scratch[:size]
-        else:
-            buffer = memoryview(bytearray(size))
-        return buffer[: volume.read_into(ino, offset, buffer)]
+        try:
+            volume, ino = self._opened(fh)
+            if size <= READ_BYTES_MAX:  # pyfuse3 replies before anything else runs: one will do
+                buffer = self._scratch[:size]
+            else:
+                buffer = memoryview(bytearray(size))
+            done = volume.read_into(ino, offset, buffer)
+            return buffer if done == size else buffer[:done]
+        except FAILURES as error:
+            raise refusal(error) from error
 
-    @mapped
     async def write(self, fh: int, offset: int, data: bytes) -> int:
-        uid = writer()
-        await self.admit()
-        volume, ino = self._opened(fh)
-        self.writes += 1
-        if uid:
-            strip(volume, ino, uid)
-        return volume.write(ino, offset, data)
+        try:
+            uid = writer()
+            await self.admit()
+            volume, ino = self._opened(fh)
+            self.writes += 1
+            if uid:
+                strip(volume, ino, uid)
+            return volume.write(ino, offset, data)
+        except FAILURES as error:
+            raise refusal(error) from error
 
     async def flush(self, fh: int) -> None:
         """close(2) promises nothing about the disk."""

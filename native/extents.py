@@ -123,6 +123,10 @@ class ExtentMaps(CachedNodes):
         core, c, length, failure = self._core, tree.c, len(view), self._failure
         step = (self._call_blocks - 1) * BLOCK_BYTES
         try:
+            if length <= step:
+                while status := lib.rmt_read(core, c, offset, view, length, failure):
+                    self._again(status)
+                return
             for at in range(0, length, step):
                 size = min(step, length - at)
                 while status := lib.rmt_read(core, c, offset + at, view + at, size, failure):
@@ -165,15 +169,16 @@ class ExtentMaps(CachedNodes):
         view = ffi.from_buffer("uint8_t[]", data)
         blocks, rest = divmod(len(view), BLOCK_BYTES)
         assert not rest, "whole blocks only"
-        written = ffi.new("rmt_written *")
+        core, c, failure, written = self._core, tree.c, self._failure, self._written
+        written.fresh = written.duplicate = written.zero = 0
         done = 0
         try:
             while done < blocks:
                 count = min(blocks - done, self._call_blocks)
+                at = view + done * BLOCK_BYTES if done else view
                 status = lib.rmt_write(
-                    self._core, tree.c, first_block + done, count, view + done * BLOCK_BYTES,
-                    dedup, written, self._failure,
-                )  # fmt: skip
+                    core, c, first_block + done, count, at, dedup, written, failure
+                )
                 if status:
                     self._again(status)
                 else:
