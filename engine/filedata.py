@@ -57,7 +57,8 @@ class FileData(Attributes):
         if size <= 0:
             return 0
         try:
-            self.pool.core.read_into(self.data_tree(inode), offset, buffer[:size], wait)
+            tree = inode.tree or self.data_tree(inode)  # which epoch it has is nothing to a read
+            self.pool.core.read_into(tree, offset, buffer[:size], wait)
         except (native.CorruptBlock, native.CorruptNode, OSError) as error:
             raise self.read_error(inode, offset, error) from error
         return size

@@ -184,6 +184,9 @@ class Pool:
         Cold, without ``wait``, while nothing is written yet.
         """
         step = MAP_CALL_BYTES
+        if len(data) <= step:
+            self._write_piece(tree, first_block, data, wait)
+            return
         for start in range(0, len(data), step):
             piece = data[start : start + step]
             block = first_block + start // self.superblock.block_bytes

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SOURCE = HERE / "extra_ops.c"
+SOURCES = (HERE / "extra_ops.c", HERE / "privileges.c")
 LIBRARY = HERE / "extra_ops.so"
 
 
@@ -13,7 +13,7 @@ def main() -> None:
         ["pkg-config", "--cflags", "--libs", "fuse3"], check=True, capture_output=True, text=True
     ).stdout.split()
     subprocess.run(
-        ["cc", "-O2", "-std=c11", "-Wall", "-Wextra", "-fPIC", "-shared", str(SOURCE),
+        ["cc", "-O2", "-std=c11", "-Wall", "-Wextra", "-fPIC", "-shared", *map(str, SOURCES),
          "-o", str(LIBRARY), *flags, "-ldl"],
         check=True,
     )  # fmt: skip

@@ -32,6 +32,8 @@ ERRNO: dict[type[errors.RametError], int] = {
     errors.Unsupported: errno.EOPNOTSUPP,
 }
 
+FAILURES = (errors.RametError, OSError, MemoryError)  # what a request may end with
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -43,6 +45,11 @@ def errno_of(error: Exception) -> int:
     return ERRNO.get(type(error), errno.EIO)  # type: ignore[arg-type]
 
 
+def refusal(error: Exception) -> pyfuse3.FUSEError:
+    """What a request that ended with one of FAILURES raises."""
+    return pyfuse3.FUSEError(errno_of(error))
+
+
 def mapped(request: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     """A pyfuse3 handler whose engine errors become FUSEError."""
 
@@ -50,8 +57,8 @@ def mapped(request: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any
     async def handler(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return await request(*args, **kwargs)
-        except (errors.RametError, OSError, MemoryError) as error:
-            raise pyfuse3.FUSEError(errno_of(error)) from error
+        except FAILURES as error:
+            raise refusal(error) from error
 
     return handler
 

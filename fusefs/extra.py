@@ -30,6 +30,7 @@ _answer_copy = _library.ramet_answer_copy
 _answer_allocate = _library.ramet_answer_allocate
 _answer_copy.argtypes = _answer_allocate.argtypes = [ctypes.c_void_p, ctypes.c_int64]
 _answer_copy.restype = _answer_allocate.restype = None
+_writer = ctypes.c_uint32.in_dll(_library, "ramet_writer")
 _kept: list[object] = []
 
 statfs_inode: Callable[[], int] = _library.ramet_statfs_inode
@@ -37,6 +38,12 @@ _library.ramet_statfs_inode.argtypes = _library.ramet_setxattr_flags.argtypes = 
 _library.ramet_statfs_inode.restype = ctypes.c_uint64
 setxattr_flags: Callable[[], int] = _library.ramet_setxattr_flags
 """Of the request whose handler is about to begin; another's after its first ``await``."""
+
+
+def writer() -> int:
+    """The user who sent the request to write whose handler begins; ask before any ``await``."""
+    return _writer.value
+
 
 Answer = Callable[[int, int], None]
 Before = Callable[..., Awaitable[None]]
@@ -46,8 +53,8 @@ class Calls:
     """Who answers the three requests of a mount.
 
     ``copy``, ``allocate`` and ``seek`` return their result or a negative errno and raise nothing;
-    the first two run after ``admit`` and what comes ``before`` them (copy, allocate), in
-    ``nursery``, which the mount opens and cancels at its end.
+    the first two are told last which user asks, and run after ``admit`` and what comes ``before``
+    them (copy, allocate), in ``nursery``, which the mount opens and cancels at its end.
     """
 
     def __init__(
@@ -74,7 +81,8 @@ class Calls:
         def start(request: int, *arguments: int) -> int:
             try:
                 assert self.nursery is not None
-                self.nursery.start_soon(self._finish, call, before, arguments, answer, request)
+                asked = (*arguments, writer())
+                self.nursery.start_soon(self._finish, call, before, asked, answer, request)
             except Exception:  # the mount ends; nothing may be raised into C
                 return -errno.EIO
             return 0
@@ -89,7 +97,7 @@ class Calls:
         try:
             await self._admit()
             with contextlib.suppress(RametError, OSError):  # the call says what is wrong
-                await before(*arguments)
+                await before(*arguments[:-1])
             result = call(*arguments)
         finally:
             answer(request, result)

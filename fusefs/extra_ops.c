@@ -115,6 +115,8 @@ static void on_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const 
   bound.setxattr(req, ino, name, value, size, 0);
 }
 
+void ramet_note_writers(struct fuse_lowlevel_ops *operations); /* privileges.c */
+
 #undef fuse_session_new
 struct fuse_session *fuse_session_new(struct fuse_args *args,
                                       const struct fuse_lowlevel_ops *operations, size_t size,
@@ -131,6 +133,7 @@ struct fuse_session *fuse_session_new(struct fuse_args *args,
     extended.fallocate = on_allocate;
     extended.lseek = on_seek;
   }
+  ramet_note_writers(&extended);
   function real = (function)dlvsym(RTLD_NEXT, "fuse_session_new", "FUSE_3.0");
   if (!real) {
     errno = ENOSYS;

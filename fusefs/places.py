@@ -38,6 +38,7 @@ class Places(pyfuse3.Operations):  # type: ignore[misc]
         self.known = known or Known()
         self.writes = 0
         self.shared_ranges = 0
+        self.attributes_asked = 0
         self._handles: dict[int, tuple[Volume, int, int, int]] = {}  # volume, inode, era, number
         self._next_handle = 1
 

@@ -10,6 +10,7 @@ from engine.inode import FILE_BYTES_MAX
 from engine.superblock import BLOCK_BYTES
 from fusefs.errnos import plain
 from fusefs.places import Places
+from fusefs.privileges import strip
 
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 FALLOC_MODES = (
@@ -26,17 +27,18 @@ class Ranges(Places):
         return plain(self.copy_range), plain(self.allocate), plain(self.seek)
 
     def copy_range(
-        self, fh: int, offset: int, into: int, into_offset: int, length: int
+        self, fh: int, offset: int, into: int, into_offset: int, length: int, uid: int
     ) -> int:  # fmt: skip
         """copy_file_range(2) is a range clone."""
         source, source_ino = self._opened(fh)
         target, target_ino = self._opened(into)
         self.shared_ranges += 1
+        strip(target, target_ino, uid)
         return self.store.clone_range(
             source, source_ino, offset, target, target_ino, into_offset, length
         )
 
-    def allocate(self, fh: int, mode: int, offset: int, length: int) -> int:
+    def allocate(self, fh: int, mode: int, offset: int, length: int, uid: int) -> int:
         """fallocate(2).  Punching and zeroing make holes.
 
         Nothing is set aside by an allocation, since what is written later may be stored already, or
@@ -46,6 +48,7 @@ class Ranges(Places):
         if mode not in FALLOC_MODES:
             raise errors.Unsupported("ranges are neither collapsed nor inserted nor unshared")
         volume.check_writable()
+        strip(volume, ino, uid)
         if mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
             volume.punch(ino, offset, length)
         else:

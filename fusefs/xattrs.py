@@ -29,7 +29,11 @@ class Xattrs(Places):
         """An attribute that Ramet computes; NoAttribute."""
         what, found = name.removeprefix(VIRTUAL_PREFIX).decode(errors="replace"), None
         if number == numbers.ROOT and what == "stats":
-            found = json.dumps({"writes": self.writes, "shared_ranges": self.shared_ranges})
+            stats = {
+                "writes": self.writes, "shared_ranges": self.shared_ranges,
+                "attributes_asked": self.attributes_asked,
+            }  # fmt: skip
+            found = json.dumps(stats)
         elif not self._is_unstored(number):
             volume, ino = self._locate(number)
             found = self._computed(volume, volume.inode(ino), what)
@@ -97,6 +101,7 @@ class Xattrs(Places):
 
     @mapped
     async def getxattr(self, number: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        self.attributes_asked += 1
         if name.startswith(VIRTUAL_PREFIX):
             return self._virtual(number, name)
         self._check_namespace(name)

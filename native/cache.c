@@ -9,9 +9,6 @@
 
 #include <errno.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 static const uint32_t MAGIC_EXTENT = 0x584D5452u; /* 'RTMX' */
 static const uint8_t KIND_EXTENT = 1;
 
@@ -75,10 +72,6 @@ rmt_shared *rmt_state(rmt_core *core) { return &core->state; }
 uint64_t rmt_call_blocks(const rmt_core *core) {
   uint64_t blocks = 8 * (uint64_t)core->fanout;
   return blocks < RMT_CALL_BLOCKS_MAX ? blocks : RMT_CALL_BLOCKS_MAX;
-}
-
-uint64_t rmt_hash(const rmt_core *core, const void *data, size_t length) {
-  return XXH3_64bits_withSeed(data, length, core->seed);
 }
 
 static node **bucket_of(rmt_core *core, uint64_t id) {

@@ -126,6 +126,10 @@ class ExtentMaps(CachedNodes):
         core, c, length, failure = self._core, tree.c, len(view), self._failure
         step = (self._call_blocks - 1) * BLOCK_BYTES
         try:
+            if length <= step:
+                while status := lib.rmt_read(core, c, offset, view, length, wait, failure):
+                    self._again(status, wait=wait)
+                return
             for at in range(0, length, step):
                 size = min(step, length - at)
                 while status := lib.rmt_read(core, c, offset + at, view + at, size, wait, failure):
@@ -176,14 +180,16 @@ class ExtentMaps(CachedNodes):
         view = ffi.from_buffer("uint8_t[]", data)
         blocks, rest = divmod(len(view), BLOCK_BYTES)
         assert not rest, "whole blocks only"
-        written = ffi.new("rmt_written *")
+        core, c, failure, written = self._core, tree.c, self._failure, self._written
+        written.fresh = written.duplicate = written.zero = 0
         done = 0
         try:
             while done < blocks:
                 count = min(blocks - done, self._call_blocks)
+                at = view + done * BLOCK_BYTES if done else view
                 status = lib.rmt_write(
-                    self._core, tree.c, first_block + done, count, view + done * BLOCK_BYTES,
-                    dedup, wait or done > 0, written, self._failure,
+                    core, c, first_block + done, count, at, dedup, wait or done > 0, written,
+                    failure,
                 )  # fmt: skip
                 if status:
                     self._again(status, wait=wait or done > 0)

@@ -110,7 +110,7 @@ rmt_core *rmt_new(uint32_t fanout, uint32_t slab_slots, uint64_t seed, uint64_t 
 void rmt_free(rmt_core *core);
 rmt_shared *rmt_state(rmt_core *core);
 uint64_t rmt_call_blocks(const rmt_core *core); /* blocks that one read or write may name */
-uint64_t rmt_hash(const rmt_core *core, const void *data, size_t length);
+uint64_t rmt_hash(const rmt_core *core, const void *data, size_t length); /* hash.c */
 
 /* cache.c */
 int rmt_insert_node(rmt_core *core, uint64_t id, const uint8_t *data, size_t length);
