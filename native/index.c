@@ -143,7 +143,7 @@ int rmt_index_lookup(const rmt_core *core, uint64_t key, uint64_t *address) {
   return 1;
 }
 
-void rmt_index_prefetch(const rmt_core *core, uint64_t key) {
+void index_prefetch(const rmt_core *core, uint64_t key) {
   const part *p = &core->index->parts[key_part(key)];
   uint64_t rest;
   __builtin_prefetch(p->active->entries + scale(key, p->active->slots, &rest) * ENTRY_BYTES);
@@ -195,7 +195,7 @@ uint64_t rmt_index_synthetic_lookups(rmt_core *core, uint64_t first, uint64_t co
   for (uint64_t i = 0; i < count; i++) {
     if (i % SYNTHETIC_BATCH == 0)
       for (uint64_t j = i; j < count && j < i + SYNTHETIC_BATCH; j++)
-        rmt_index_prefetch(core, synthetic_key(first + j * stride));
+        index_prefetch(core, synthetic_key(first + j * stride));
     found += (uint64_t)rmt_index_lookup(core, synthetic_key(first + i * stride), &address) &&
              address == first + i * stride;
   }

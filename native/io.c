@@ -258,7 +258,7 @@ static void digest(const rmt_core *core, batch *b, uint32_t i, bool dedup) {
   w->kind = is_zero(data) ? ZERO : FRESH;
   if (w->kind == ZERO) return;
   w->fingerprint = rmt_hash(core, data, RMT_BLOCK);
-  if (dedup) rmt_index_prefetch(core, index_key(b->domain, w->fingerprint));
+  if (dedup) index_prefetch(core, index_key(b->domain, w->fingerprint));
 }
 
 static void classify(rmt_core *core, batch *b, uint32_t i, bool dedup) {

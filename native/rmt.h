@@ -204,7 +204,6 @@ void rmt_index_insert(rmt_core *core, uint64_t key, uint64_t address);
 int rmt_index_lookup(const rmt_core *core, uint64_t key, uint64_t *address);
 /* The same; without `wait` RMT_INDEX_COLD where a page is not in the page cache. */
 int rmt_index_find(const rmt_core *core, uint64_t key, int wait, rmt_index_answer *answer);
-void rmt_index_prefetch(const rmt_core *core, uint64_t key); /* into the CPU's cache */
 /* The entries of tables, pairs of key and address. */
 uint64_t rmt_index_export(const rmt_core *core, uint64_t *out, uint64_t capacity);
 void rmt_index_import(rmt_core *core, const uint64_t *pairs, uint64_t count);

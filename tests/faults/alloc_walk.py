@@ -9,6 +9,7 @@ on a whole store, in the same way.
 import argparse
 import contextlib
 import json
+import os
 import random
 import sys
 import tempfile
@@ -25,11 +26,17 @@ from fault_walk import State, World, fresh_copy, make_template, reopen, the_day
 from engine import Store
 
 T = TypeVar("T")
+
+
 BLOCK = 4096
 SLOTS = 128
 SPAN = 220
 ZERO = bytes(BLOCK)
 BASE = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def opened(file: Path) -> int:
+    return os.open(file, os.O_RDONLY)
 
 
 def content(letter: int) -> bytes:
@@ -234,6 +241,55 @@ class CoreDay:
         audit.set_shared(self.core, extent.address)
         assert self.core.shared(extent.address)
 
+    def runs(self) -> None:
+        """Tables become runs and these one; what cannot be had is begun again."""
+        key = self.core.hash(content(1))
+        address = self.core.lookup(self.trees["b"], 0, SPAN)[0].address
+        entries = [(key & ~7) + n for n in range(8)]
+        part = key >> 60
+        with tempfile.TemporaryDirectory() as scratch:
+            for n in range(2):
+                for each in entries[4 * n : 4 * n + 4]:
+                    self.core.index_insert(each, address)
+                while not self.whole(lambda: fingerprints.freeze(self.core, part)):
+                    assert ALLOCATIONS.failed
+                file = Path(scratch) / str(n)
+                self.made(part, file, 0, 0)
+            file = Path(scratch) / "both"
+            span = self.made(part, file, 0, 2)
+            assert fingerprints.runs(self.core, part) == [span]
+            fingerprints.clear(self.core)
+            while not fingerprints.open_run(self.core, part, opened(file), span.low, span.high):
+                assert ALLOCATIONS.failed
+            if fingerprints.check_run(9, file, SLOTS) is None:
+                assert ALLOCATIONS.failed
+        for each in entries:
+            fingerprints.cold_page(self.core, each)
+            assert self.core.index_lookup(each) == address
+        fingerprints.synthetic_inserts(self.core, address, 1)
+        assert fingerprints.synthetic_lookups(self.core, address, 1) == 1
+        assert fingerprints.figures(self.core).runs == 1
+
+    def made(self, part: int, file: Path, first: int, count: int) -> fingerprints.RunSpan:
+        """A run in a file, installed."""
+        while True:
+            fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            job = fingerprints.begin(self.core, part, fd, first=first, count=count)
+            if job is None:
+                assert ALLOCATIONS.failed
+                os.close(fd)
+                continue
+            try:
+                assert job.step(1 << 10)
+                span = job.span
+                assert job.install()
+            except MemoryError:
+                assert ALLOCATIONS.failed
+            else:
+                return span
+            finally:
+                job.close()
+
     def reload(self) -> None:
         """Another core of the same store, as an open makes it."""
         twin = self.whole(
@@ -278,6 +334,7 @@ class CoreDay:
         self.gc()
         self.trim()
         self.index()
+        self.runs()
         self.write("c", 0, [20, 21, 22])
         self.write("a", 30, list(range(30, 60)))
         self.commit()
