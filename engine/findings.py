@@ -21,7 +21,7 @@ CHECKS = {
     "F14": "slot bitmaps lie inside their slabs; shared slots are allocated",
     "F15": "slab files are there and hold every mapped slot",
     "F16": "orphans parse, have a volume, and no name in it",
-    "F17": "the fingerprint index is whole entries of slots that there are",
+    "F17": "the fingerprint index's files are whole, and of slots that there are",
     "F18": "past its end a file's last block is zero",
     "F19": "records of the layers above have text for a key",
     "F20": "entries of the reclaim queue parse, and name a node of their kind and level",

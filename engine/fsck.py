@@ -25,7 +25,7 @@ from engine.nodes import Node, decode, is_namespace
 from engine.reclaim import NAMESPACE, TABLE, Entry
 from engine.scrub import Scrub
 from engine.store import Store
-from engine.stored import INDEX_FILE, Source, Stored, stored
+from engine.stored import INDEX, Source, Stored, stored
 from engine.superblock import BLOCK_BYTES, SLABS_MAX, State
 from engine.volume_record import FLAG_SNAPSHOT, VolumeRecord, check_volume_name
 from native.audit import Audit
@@ -299,7 +299,8 @@ def _check(source: Source, index: Path | None, *, data: bool) -> Report:
         checker = Checker(source, reader, report)
         checker.run()
         if index is not None:
-            check_index(index, checker.state.slabs * source.superblock.slab_slots, report)
+            slots = checker.state.slabs * source.superblock.slab_slots
+            check_index(index, slots, source.superblock.hash_seed, report)
         if data:
             run = Scrub(source, slabs=checker.slabs)
             check_data(run, checker.maps, checker.tails, report)
@@ -311,7 +312,7 @@ def _check(source: Source, index: Path | None, *, data: bool) -> Report:
 
 def check_stored(source: Stored, *, data: bool = False) -> Report:
     """Check a closed store, its index too."""
-    return _check(source, source.path / INDEX_FILE, data=data)
+    return _check(source, source.path / INDEX, data=data)
 
 
 def check_path(path: "str | os.PathLike[str]", *, data: bool = False) -> Report:

@@ -1,12 +1,14 @@
-"""fsck of what is not LMDB's: blocks' content (``--data``) and the index file."""
+"""fsck of what is not LMDB's: blocks' content (``--data``) and the index's files."""
 
 from pathlib import Path
 
 from engine.findings import Report
+from engine.fingerprints import RECENT_FILE, run_files
 from engine.fsck_maps import MapsCheck
 from engine.inode import Inode
 from engine.scrub import Scrub
 from engine.superblock import BLOCK_BYTES
+from native.fingerprints import check_run
 
 READ_BYTES = 1 << 20
 
@@ -43,15 +45,30 @@ def _tails(
             report.find("F18", where, f"block {block} has bytes past the file's end")
 
 
-def check_index(file: Path, slots: int, report: Report) -> None:
-    """The index file, of a closed store with so many slots."""
-    if not file.is_file():
-        return
+def check_index(index: Path, slots: int, hash_seed: int, report: Report) -> list[Path]:
+    """The index's files, of a closed store with so many slots; returns those that are bad."""
+    bad = []
+    recent = index / RECENT_FILE
+    if recent.is_file() and (problem := _recent(recent, slots)):
+        report.find("F17", str(recent), problem)
+        bad.append(recent)
+    for _, _, file in run_files(index):
+        found = check_run(hash_seed, file, slots)
+        if found is None:
+            report.find("F17", str(file), "no whole run")
+        elif any(found):
+            report.find("F17", str(file), f"{found[0]} entries of no slot, {found[1]} bad pages")
+        else:
+            continue
+        bad.append(file)
+    return bad
+
+
+def _recent(file: Path, slots: int) -> str | None:
     past = 0
     with file.open("rb") as entries:
         while raw := entries.read(READ_BYTES):
             words = memoryview(raw[: len(raw) // 16 * 16]).cast("Q")
             past += sum(address >= slots for address in words[1::2].tolist())
     over = file.stat().st_size % 16
-    if over or past:
-        report.find("F17", str(file), f"{past} entries of no slot, {over} bytes left over")
+    return f"{past} entries of no slot, {over} bytes left over" if over or past else None

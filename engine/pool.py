@@ -56,6 +56,7 @@ class Pool:
         reserve: Reserve | None,
         *,
         cache_bytes: int,
+        index_slots: int,
         read_only: bool,
     ) -> None:
         self.superblock = superblock
@@ -77,12 +78,14 @@ class Pool:
             slab_slots=superblock.slab_slots,
             cache_nodes=nodes_max * 3 // 4,
             next_node_id=state.next_node,
+            index_entries=index_slots,
         )
         self.nodes = NodeCache(
             meta.read_node, self.core.take_node_id, superblock.hash_seed, nodes_max // 16
         )
         self.nodes.warmed = self.core.warmed
         self.listeners: list[Callable[[Change], None]] = []
+        self.after_write: Callable[[int], None] | None = None  # so many blocks, at most, are new
         self.puts: dict[tuple[str, bytes], bytes] = {}
         self.deletes: set[tuple[str, bytes]] = set()
         self.reclaim = ReclaimQueue(self.core, self.nodes, self.put, self.delete)
@@ -205,6 +208,8 @@ class Pool:
                 self.core.rewind()
                 rewound = True
             else:
+                if self.after_write is not None:
+                    self.after_write(len(piece) // self.superblock.block_bytes)
                 return
 
     def add_slab(self) -> None:

@@ -15,12 +15,14 @@ from pathlib import Path
 from engine import errors
 from engine.findings import Report
 from engine.fsck import check_stored
+from engine.fsck_data import check_index
 from engine.fsck_slots import HALF_CHUNK, SLOTS_PER_CHUNK, SlotsCheck
 from engine.inode import Inode
-from engine.meta import chunk_key, unpack_chunk_key
+from engine.meta import STATE_KEY, chunk_key, unpack_chunk_key
 from engine.repair_pass import Pass, Repaired, Result
 from engine.repair_records import RecordsRepair
-from engine.stored import INDEX_FILE, Stored, stored
+from engine.stored import INDEX, Stored, stored
+from engine.superblock import State
 
 BLANK = bytes(2 * HALF_CHUNK)
 
@@ -112,9 +114,8 @@ def _run(source: Stored, result: Result, part: Callable[[Pass], None]) -> None:
 
 
 def _index(source: Stored, result: Result) -> None:
-    file = source.path / INDEX_FILE
-    report = check_stored(source)
-    if report.count("F17"):
+    slots = State.unpack(source.meta.get("super", STATE_KEY)).slabs * source.superblock.slab_slots
+    for file in check_index(source.path / INDEX, slots, source.superblock.hash_seed, Report()):
         file.unlink()
         result.repaired.append(Repaired("F17", str(file), "removed: it is only a hint"))
 

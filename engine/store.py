@@ -20,6 +20,7 @@ from engine.accounting import Accounting, Unique
 from engine.block_range import BlockRange
 from engine.commit import Commit, write_or_fail
 from engine.creation import create_store
+from engine.fingerprints import Fingerprints
 from engine.gc import Gc, GcResult
 from engine.inode import Inode
 from engine.meta import (
@@ -36,7 +37,7 @@ from engine.replacement import replace_tree
 from engine.reserve import Reserve
 from engine.slabs import SlabPool
 from engine.space import Space
-from engine.stored import lock
+from engine.stored import INDEX, lock
 from engine.superblock import SLAB_SLOTS, State, Superblock
 from engine.tree_clones import TreeClone, clone_in_steps
 from engine.trim import Trim
@@ -49,11 +50,10 @@ __all__ = ["Change", "Space", "Store"]
 
 RECORDS_MAX = 1 << 16
 CACHE_BYTES = 256 << 20
-INDEX_FILE = "fingerprints"
+INDEX_SLOTS = 1 << 18  # of fingerprints in memory, at first; 13 bytes each
 RECLAIM_STEP_S = 0.1
 DEAD_NODES_MAX = 20_000
 NODES_EVICTED = 1024
-INDEX_BYTES_MAX = 16 << 22  # what a whole index takes
 
 
 class Store(Volumes):
@@ -66,6 +66,7 @@ class Store(Volumes):
         self._in_flight: Commit | None = None
         self._waiting_for_readers: list[Commit] = []
         self._records: dict[str, bytes] = {}
+        self.fingerprints = Fingerprints(path / INDEX, pool.core)
         self.unique: Unique | None = None  # of the last accounting pass
         self._backed = (-1, 0)  # generation, bytes that the slabs take on the host
 
@@ -91,6 +92,7 @@ class Store(Volumes):
         path: "str | os.PathLike[str]",
         *,
         cache_bytes: int = CACHE_BYTES,
+        index_slots: int = INDEX_SLOTS,
         read_only: bool = False,
     ) -> "Store":
         """Open a store.  NoSuchStore, StoreInUse, Corrupt, Unsupported."""
@@ -111,7 +113,7 @@ class Store(Volumes):
                 undo.callback(reserve.close)
             pool = Pool(
                 superblock, state, meta, slabs, reserve, cache_bytes=cache_bytes,
-                read_only=read_only,
+                index_slots=index_slots, read_only=read_only,
             )  # fmt: skip
             undo.callback(pool.core.close)
             store = cls(root, lock_fd, pool)
@@ -151,10 +153,8 @@ class Store(Volumes):
             else:
                 self._add(Volume(pool, record, parent))
         self._load_deleted()
-        index = self.path / "index" / INDEX_FILE
-        if index.exists():
-            with index.open("rb") as entries:
-                pool.core.index_import(entries.read(INDEX_BYTES_MAX))
+        self.fingerprints.load(read_only=pool.read_only)
+        pool.after_write = None if pool.read_only else self.fingerprints.turn
 
     def _load_deleted(self) -> None:
         """What waits to be freed.  A damaged record of it goes; what it named is left to gc."""
@@ -198,7 +198,7 @@ class Store(Volumes):
         try:
             if not self.pool.read_only and self.pool.failed is None:
                 self.commit()
-                self._save_index()
+                self.fingerprints.save()
         finally:
             self._release()
 
@@ -209,24 +209,13 @@ class Store(Volumes):
     def _release(self) -> None:
         if self._lock_fd < 0:
             return
+        self.fingerprints.drop_jobs()
         self.pool.core.close()
         self.pool.close_reserve()
         self.pool.slabs.close()
         self.pool.meta.close()
         os.close(self._lock_fd)
         self._lock_fd = -1
-
-    def _save_index(self) -> None:
-        """The index is derived: it need not be durable, only whole, and a full disk goes first."""
-        target = self.path / "index" / INDEX_FILE
-        scratch = target.with_suffix(".new")
-        try:
-            scratch.write_bytes(self.pool.core.index_export())
-            scratch.chmod(0o600)
-            os.replace(scratch, target)
-        except OSError:
-            with contextlib.suppress(OSError):
-                scratch.unlink(missing_ok=True)
 
     @property
     def uuid(self) -> uuid.UUID:

@@ -16,7 +16,7 @@ from engine.meta import STATE_KEY, SUPERBLOCK_KEY, Meta, Reader
 from engine.slabs import SlabPool
 from engine.superblock import State, Superblock
 
-INDEX_FILE = Path("index") / "fingerprints"
+INDEX = "index"
 
 
 class Source(Protocol):

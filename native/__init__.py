@@ -198,14 +198,19 @@ class Core(ExtentMaps):
         found = lib.rmt_index_lookup(self._core, fingerprint, self._number)
         return self._number[0] if found else None
 
+    @property
+    def index_frozen(self) -> int:
+        """Tables of the index that wait to be written (native/fingerprints.py)."""
+        return self._state.index_frozen  # type: ignore[no-any-return]
+
     def index_export(self) -> bytes:
-        """All entries, 16 bytes each: fingerprint, address."""
-        out = ffi.new("uint64_t[]", 2 * self.index_len)
-        count = lib.rmt_index_export(self._core, out, self.index_len)
+        """All entries of tables in memory, 16 bytes each: fingerprint, address."""
+        capacity = self.index_len
+        out = ffi.new("uint64_t[]", 2 * capacity)
+        count = lib.rmt_index_export(self._core, out, capacity)
         return bytes(ffi.buffer(out, 16 * count))
 
     def index_import(self, raw: bytes) -> None:
         """Entries as exported; what is cut off is ignored (the index may forget)."""
-        words = memoryview(raw[: len(raw) // 16 * 16]).cast("Q")
-        for at in range(0, len(words), 2):
-            lib.rmt_index_insert(self._core, words[at], words[at + 1])
+        pairs = ffi.from_buffer("uint64_t[]", raw[: len(raw) // 16 * 16])
+        lib.rmt_index_import(self._core, pairs, len(raw) // 16)

@@ -172,11 +172,6 @@ void rmt_index_claims(rmt_core *core, uint64_t domain, const uint64_t *addresses
       rmt_index_insert(core, index_key(domain, checksums[i]), addresses[i]);
 }
 
-void rmt_index_clear(rmt_core *core) {
-  memset(core->index, 0, (core->index_mask + 1) * 2 * sizeof *core->index);
-  core->state.index_used = 0;
-}
-
 int rmt_set_shared(rmt_core *core, uint64_t address) {
   if (!rmt_is_allocated(core, address)) return RMT_RANGE;
   slots_share(core, address);

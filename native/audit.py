@@ -113,10 +113,6 @@ def index_window(core: Core, domain: int, window: Window, start: int, count: int
     lib.rmt_index_claims(core.pointer, domain, addresses, checksums, count)
 
 
-def clear_index(core: Core) -> None:
-    lib.rmt_index_clear(core.pointer)
-
-
 def set_shared(core: Core, address: int) -> None:
     """A slot may have more than one reference from now on: nobody frees it at once."""
     assert lib.rmt_set_shared(core.pointer, address) == lib.RMT_OK

@@ -13,7 +13,7 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 SOURCES = (
     "audit.c", "cache.c", "gc.c", "hash.c", "hash_avx2.c", "host.c", "index.c", "io.c", "map.c",
-    "owners.c", "reclaim.c", "slots.c",
+    "merge.c", "owners.c", "reclaim.c", "runs.c", "slots.c",
 )  # fmt: skip
 SANITIZE = [
     "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer",

@@ -27,15 +27,11 @@ rmt_core *rmt_new(uint32_t fanout, uint32_t slab_slots, uint64_t seed, uint64_t 
   uint64_t buckets = 64;
   while (buckets < core->cache_nodes) buckets *= 2;
   core->table_mask = buckets - 1;
-  uint64_t entries = 64;
-  while (entries < index_entries) entries *= 2;
-  core->index_mask = entries - 1;
   core->table = calloc(buckets, sizeof *core->table);
   core->slabs = calloc(RMT_SLABS_MAX, sizeof *core->slabs);
-  core->index = calloc(entries, 2 * sizeof *core->index);
   core->state.next_id = 1;
   core->state.epoch = 1;
-  if (!core->table || !core->slabs || !core->index) {
+  if (!core->table || !core->slabs || index_new(core, index_entries) != RMT_OK) {
     rmt_free(core);
     return NULL;
   }
@@ -67,7 +63,7 @@ void rmt_free(rmt_core *core) {
   free(core->slabs);
   free(core->freed);
   free(core->cuts);
-  free(core->index);
+  index_free(core);
   free(core);
 }
 

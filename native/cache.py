@@ -57,7 +57,7 @@ class CachedNodes:
         slab_slots: int = 262_144,
         cache_nodes: int = 65_536,
         next_node_id: int = 1,
-        index_entries: int = 1 << 22,
+        index_entries: int = 1 << 18,
     ) -> None:
         self._load_node = load_node
         self._fanout = fanout

@@ -80,8 +80,7 @@ struct rmt_core {
   rmt_cut *cuts;
   uint64_t cut_capacity;
   bool armed;
-  uint64_t *index; /* pairs of fingerprint, address + 1 */
-  uint64_t index_mask;
+  struct index_parts *index; /* index.h */
   uint64_t cold[RMT_CALL_BLOCKS_MAX];
 };
 
@@ -153,6 +152,10 @@ typedef struct {
 bool node_read(const rmt_core *core, node_copy *copy, uint64_t id, const uint8_t *data,
                size_t length);
 uint64_t marks_find(const rmt_marks *marks, uint64_t id); /* its index, or UINT64_MAX */
+
+/* index.c */
+int index_new(rmt_core *core, uint64_t entries);
+void index_free(rmt_core *core);
 
 /* reclaim.c */
 int cuts_reserve(rmt_core *core, uint64_t count); /* room for so many cuts */

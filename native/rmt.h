@@ -57,6 +57,7 @@ typedef struct rmt_core rmt_core;
 typedef struct rmt_sealed rmt_sealed;
 typedef struct rmt_marks rmt_marks;
 typedef struct rmt_owners rmt_owners;
+typedef struct rmt_index_job rmt_index_job;
 
 typedef struct {
   uint64_t root; /* node id, 0: nothing mapped */
@@ -99,8 +100,9 @@ typedef struct {
   uint64_t cuts;    /* waiting for rmt_take_cuts */
   uint64_t debt;    /* blocks that were let go of and may be garbage now: only gc can tell */
   uint64_t dirty_chunks;
-  uint64_t taken; /* slots taken since the core was made */
-  uint64_t cold;  /* with RMT_COLD: how many slots rmt_cold gives */
+  uint64_t taken;        /* slots taken since the core was made */
+  uint64_t index_frozen; /* tables of the index that wait to be written */
+  uint64_t cold;         /* with RMT_COLD: how many slots rmt_cold gives */
 } rmt_shared;
 
 rmt_core *rmt_new(uint32_t fanout, uint32_t slab_slots, uint64_t seed, uint64_t cache_nodes,
@@ -187,9 +189,48 @@ void rmt_owners_sums(const rmt_core *core, const rmt_owners *owners, uint64_t *s
 uint64_t rmt_owners_deduped(const rmt_owners *owners);
 
 /* index.c */
-void rmt_index_insert(rmt_core *core, uint64_t fingerprint, uint64_t address);
-int rmt_index_lookup(const rmt_core *core, uint64_t fingerprint, uint64_t *address);
+enum rmt_index_found { RMT_INDEX_ABSENT = 0, RMT_INDEX_FOUND = 1, RMT_INDEX_COLD = 2 };
+typedef struct {
+  uint64_t address, offset; /* offset and fd: the page to warm, with RMT_INDEX_COLD */
+  int32_t fd;
+  uint32_t pad;
+} rmt_index_answer;
+typedef struct {
+  uint64_t entries, run_entries, runs, frozen, memory_bytes, disk_bytes;
+  uint64_t lookups, page_reads, misled; /* misled: a page was read, and had no such key */
+  uint64_t damaged, forgotten;
+} rmt_index_stats;
+void rmt_index_insert(rmt_core *core, uint64_t key, uint64_t address);
+int rmt_index_lookup(const rmt_core *core, uint64_t key, uint64_t *address);
+/* The same; without `wait` RMT_INDEX_COLD where a page is not in the page cache. */
+int rmt_index_find(const rmt_core *core, uint64_t key, int wait, rmt_index_answer *answer);
+void rmt_index_prefetch(const rmt_core *core, uint64_t key); /* into the CPU's cache */
+/* The entries of tables, pairs of key and address. */
 uint64_t rmt_index_export(const rmt_core *core, uint64_t *out, uint64_t capacity);
+void rmt_index_import(rmt_core *core, const uint64_t *pairs, uint64_t count);
+void rmt_index_clear(rmt_core *core);
+void rmt_index_figures(const rmt_core *core, rmt_index_stats *out);
+/* Freeze a partition's table with at least so many entries; RMT_DONE: not so, or no room. */
+int rmt_index_freeze(rmt_core *core, uint32_t part, uint64_t entries_min);
+/* The newest run, in the file of this name. Takes the descriptor; RMT_RANGE: not whole. */
+int rmt_index_open_run(rmt_core *core, int fd, uint32_t part, uint64_t low, uint64_t high);
+int rmt_index_run_at(const rmt_core *core, uint32_t part, uint32_t i, uint64_t *figures);
+/* For measurements: made-up keys of the addresses [first, ...), and how many of them are found. */
+void rmt_index_synthetic_inserts(rmt_core *core, uint64_t first, uint64_t count);
+uint64_t rmt_index_synthetic_lookups(rmt_core *core, uint64_t first, uint64_t count,
+                                     uint64_t stride);
+/* runs.c: any thread */
+int rmt_index_check(uint64_t seed, int fd, uint64_t slots, uint64_t *past, uint64_t *damaged);
+
+/* merge.c: only the step runs on any thread; a job ends before its core does */
+/* Write a partition's oldest frozen table (count 0), or its runs [first, first + count), to fd. */
+rmt_index_job *rmt_index_begin(rmt_core *core, uint32_t part, uint32_t first, uint32_t count,
+                               int fd);
+int rmt_index_job_step(rmt_index_job *job, uint64_t entries); /* RMT_DONE at its end */
+void rmt_index_job_figures(const rmt_index_job *job, uint64_t *figures);
+/* Its run takes the place of what it was made of, unless the index was cleared meanwhile. */
+int rmt_index_install(rmt_core *core, rmt_index_job *job);
+void rmt_index_job_free(rmt_index_job *job); /* closes fd, if there is no run that has it */
 
 /* host.c */
 int rmt_allocate(int fd, uint64_t offset, uint64_t length, int keep_size); /* 0 or an errno */
@@ -234,7 +275,6 @@ uint64_t rmt_audit_verify(const rmt_shape *shape, int fd, const uint64_t *addres
                           uint64_t scratch_blocks, uint8_t *verdicts);
 void rmt_index_claims(rmt_core *core, uint64_t domain, const uint64_t *addresses,
                       const uint64_t *checksums, uint64_t count);
-void rmt_index_clear(rmt_core *core);
 int rmt_set_shared(rmt_core *core, uint64_t address); /* RMT_RANGE: the slot is not allocated */
 
 #endif

@@ -54,6 +54,7 @@ from service.commits import Committer
 from service.cycles import short_looks
 from service.disk_threads import on_thread
 from service.gateway import Gateway
+from service.indexer import Indexer
 from service.jobs import Job
 from service.log import log, log_exception
 from service.mount_options import MountOptions
@@ -99,6 +100,7 @@ class Daemon:
             store, whole, view, presenter=self.presenter, gateway=self.gateway
         )  # fmt: skip
         self.cleaner = Cleaner(store, self.committer)
+        self.indexer = Indexer(store)
         self.invalidator: Invalidator | None = None
         self.runner = Runner(self.context, self._beside, self._settled)
         self._scope = trio.CancelScope()
@@ -140,6 +142,7 @@ class Daemon:
             nursery.start_soon(self._stop_on_signal)
             nursery.start_soon(self._interrupt_passes)
             nursery.start_soon(self.cleaner.run)
+            nursery.start_soon(self.indexer.run)
             await nursery.start(self.runner.run)
             if self.presenter is not None:
                 await nursery.start(self.presenter.run)

@@ -216,7 +216,7 @@ def rebuild_index(context: Context) -> Steps[Result]:
     store = context.store
     yield durable
     store.pool.check_writable()
-    audit.clear_index(store.pool.core)
+    store.fingerprints.clear()
     every = [v for volume in store.volumes() for v in (volume, *store.snapshots(volume))]
     for domain in sorted({volume.record.domain for volume in every}):
         run = Scrub(store.pool, roots=partial(roots_of_domain, domain=domain))
@@ -226,7 +226,10 @@ def rebuild_index(context: Context) -> Steps[Result]:
                 for at in range(0, run.window.count, INDEX_STEP):
                     count = min(INDEX_STEP, run.window.count - at)
                     audit.index_window(store.pool.core, domain, run.window, at, count)
+                    store.fingerprints.turn(count)
                     yield None
+                    while store.fingerprints.crowded:  # its task writes them
+                        yield partial(time.sleep, NAP_S)
                 run.skip_window()
             yield run.close
         finally:

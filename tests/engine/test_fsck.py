@@ -394,6 +394,11 @@ def index_of_slots_that_are_not_there(case: Case, _: Surgery) -> None:
         file.write(b"\xff" * 16)
 
 
+@breaks("F17")
+def run_of_the_index_that_is_cut(case: Case, _: Surgery) -> None:
+    (case.path / "index" / f"0-{1:016x}-{1:016x}.run").write_bytes(bytes(8192))
+
+
 @breaks("F18")
 def bytes_past_the_end(case: Case, s: Surgery) -> None:
     size = s.inode("lab", case.inos["g"]).size

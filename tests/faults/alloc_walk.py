@@ -19,7 +19,7 @@ from typing import TypeVar
 from sanitized import ALLOCATIONS, RECORDER
 
 import native  # isort: skip - after sanitized, which says which core it is
-from native import audit  # isort: skip
+from native import audit, fingerprints  # isort: skip
 from fault_walk import State, World, fresh_copy, make_template, reopen, the_day
 
 from engine import Store
@@ -228,7 +228,7 @@ class CoreDay:
         extent = self.core.lookup(self.trees["b"], 0, SPAN)[0]
         window = audit.Window(extent.address, 1)
         window.addresses[0], window.checksums[0] = extent.address, 77
-        audit.clear_index(self.core)
+        fingerprints.clear(self.core)
         audit.index_window(self.core, 0, window, 0, 1)
         assert self.core.index_lookup(77) == extent.address
         audit.set_shared(self.core, extent.address)

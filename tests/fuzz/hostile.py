@@ -51,7 +51,7 @@ class Template:
         store = Store.open(path)
         _fill(store, self._content)
         store.commit()
-        store._save_index()
+        store.fingerprints.save()
         store.abandon()  # so that orphans and the reclaim queue stay
         self.records: dict[Key, bytes] = {}
         with _tables(path / "meta") as (env, tables), env.begin() as txn:

@@ -5,6 +5,7 @@ first byte of an input for ``node`` says whether its checksum is made right.
 """
 
 import contextlib
+import os
 import struct
 import tempfile
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 import msgspec
 import nfs
 import xxhash
+from run_files import resealed
 
 import native
 from engine import Store, errors, keys
@@ -23,6 +25,7 @@ from engine.reclaim import Entry
 from engine.superblock import State, Superblock
 from engine.volume_record import VolumeRecord
 from hypervisor import domain, images, machines
+from native import fingerprints
 from service import addresses, rpc
 
 Target = Callable[[bytes], None]
@@ -92,8 +95,27 @@ def record_keys(data: bytes) -> None:
 
 def index_file(data: bytes) -> None:
     _core.index_import(data)
-    assert _core.index_len <= 64
+    assert _core.index_len <= len(data) // 16
     assert len(_core.index_export()) == 16 * _core.index_len
+    fingerprints.clear(_core)
+
+
+def index_run(data: bytes) -> None:
+    """A run as it is, and with its checksums made right: looked into, checked, merged."""
+    for raw in (data, resealed(data, SEED)):
+        fd = os.memfd_create("run")
+        os.write(fd, raw)
+        fingerprints.check_run(SEED, f"/proc/self/fd/{fd}", 64)
+        span = struct.unpack_from("<3Q", raw, len(raw) - 4096 + 8) if len(raw) >= 4096 else (0,) * 3
+        if fingerprints.open_run(_core, span[0] & 15, fd, *span[1:]):
+            for key in (0, 1 << 60, 1 << 63, (1 << 64) - 1, *(n << 52 for n in range(0, 4096, 64))):
+                _core.index_lookup(key)
+            out = os.memfd_create("merged")
+            job = fingerprints.begin(_core, span[0], out, first=0, count=1)
+            assert job is not None
+            job.step(1 << 20)
+            job.close()
+        fingerprints.clear(_core)
 
 
 def request(data: bytes) -> None:
@@ -168,7 +190,7 @@ def close() -> None:
 TARGETS: dict[str, Target] = {
     target.__name__: target
     for target in (
-        node, superblock, state, inode, volume, entry, record_keys, index_file, request,
+        node, superblock, state, inode, volume, entry, record_keys, index_file, index_run, request,
         vm_mark, domain_xml, image_head, address, nfs.rpc_record, nfs.nfs3_call, nfs.nfs4_compound,
     )
 }  # fmt: skip

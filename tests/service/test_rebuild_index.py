@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from engine import ROOT_INO, Store, Volume
-from native import audit
 from service.addresses import Context
 from service.integrity import rebuild_index
 from service.steps import run_here
@@ -36,7 +35,7 @@ def test_known_content_dedups_again_in_its_own_domain_only(store: Store) -> None
     lab, own = store.volume("lab"), store.volume("own")
     assert write(own, b"a") == 50
     store.commit()
-    audit.clear_index(store.pool.core)
+    store.fingerprints.clear()
     assert store.pool.core.index_len == 0
     assert run_here(rebuild_index(Context(store)), store.commit, lambda: None)["entries"] == 50
     assert write(own, b"b") == 0

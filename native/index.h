@@ -1,0 +1,111 @@
+/*
+ * The fingerprint index's own: tables in memory, sorted runs in files, and the jobs that make runs.
+ * docs/FORMAT.md tells the file's layout, and why the index is made so.
+ *
+ * Keys are spread evenly, so a key's first bits choose one of PARTS partitions, each an index of
+ * its own; and what follows them gives its place: in a table (order-preserving hash, so that a
+ * table is all but sorted), and in a run's filter.
+ *
+ * The engine thread owns everything here. A job's step may run on a thread beside it: it reads
+ * tables that are frozen and runs, which nobody changes; both are pinned until the job is freed.
+ */
+#ifndef RMT_INDEX_H
+#define RMT_INDEX_H
+
+#include "core.h"
+
+#define PARTS_BITS 4
+#define PARTS (1u << PARTS_BITS)
+#define RUNS_MAX 48u
+#define FROZEN_MAX 2u
+#define PROBES_MAX 512u
+
+#define ENTRY_BYTES 13u /* key u64, address + 1 in 40 bits */
+#define INDEX_ADDRESS_MAX ((1ull << 40) - 2)
+#define PAGE_BYTES 4096u
+#define PAGE_HEADER 8u
+#define PAGE_ENTRIES ((PAGE_BYTES - PAGE_HEADER) / ENTRY_BYTES)
+
+/* Filter: groups of 64 buckets, of 60 entries on average; a tag of 10 bits an entry. */
+#define GROUP_BUCKETS 64u
+#define GROUP_LOAD 60u
+#define GROUP_BITS 160u
+#define GROUP_ENTRIES (GROUP_BITS - GROUP_BUCKETS) /* a fuller group has no tags: read the file */
+#define TAG_BITS 10u
+
+typedef struct {
+  uint64_t key, address;
+} fingerprint;
+
+typedef struct {
+  uint64_t slots, used, limit, number;
+  uint32_t pins;
+  bool gone;
+  uint8_t *entries; /* slots + PROBES_MAX of them */
+} table;
+
+/* `unary`: for each bucket a 0 an entry, then a 1. */
+typedef struct {
+  uint32_t rank; /* entries of the run before the group */
+  uint32_t unary[GROUP_BITS / 32];
+} group;
+
+typedef struct {
+  int fd;
+  uint32_t part, pins;
+  bool gone;
+  uint64_t low, high; /* the tables it is made of, by number */
+  uint64_t entries, groups;
+  group *filter; /* groups + 1; the tags follow */
+  uint8_t *tags;
+} run;
+
+typedef struct {
+  table *active, *frozen[FROZEN_MAX];
+  run *runs[RUNS_MAX]; /* oldest first, as the frozen tables */
+  uint32_t frozen_count, run_count, made;
+} part;
+
+struct index_parts {
+  part parts[PARTS];
+  uint64_t number, slots_min, run_entries, lookups, reads, misled, damaged, forgotten;
+};
+
+static inline uint32_t key_part(uint64_t key) { return (uint32_t)(key >> (64 - PARTS_BITS)); }
+
+static inline uint64_t scale(uint64_t key, uint64_t range, uint64_t *rest) {
+  __extension__ unsigned __int128 product =
+      (__extension__(unsigned __int128)(key << PARTS_BITS)) * range;
+  *rest = (uint64_t)product;
+  return (uint64_t)(product >> 64);
+}
+
+static inline fingerprint entry_get(const uint8_t *at) {
+  fingerprint f = {0, 0};
+  memcpy(&f.key, at, 8);
+  memcpy(&f.address, at + 8, 5); /* little-endian, as the format is */
+  return f;
+}
+
+static inline void entry_put(uint8_t *at, fingerprint f) {
+  memcpy(at, &f.key, 8);
+  memcpy(at + 8, &f.address, 5);
+}
+
+/* index.c */
+void table_free(table *t);
+
+/* runs.c */
+size_t filter_bytes(uint64_t groups, uint64_t entries);
+uint64_t run_pages(uint64_t entries);
+uint64_t page_checksum(uint64_t seed, uint64_t number, const uint8_t *page);
+void run_free(run *r);
+/* The run that a file holds, filter and all, or NULL: none that is whole. Takes the descriptor. */
+run *run_load(uint64_t seed, int fd, int *status);
+int run_write_tail(uint64_t seed, const run *r, uint64_t at, uint64_t *written);
+/* Which entries may have the key: [*from, *to). */
+bool run_may_have(const run *r, uint64_t key, uint64_t *from, uint64_t *to);
+int read_whole(int fd, uint8_t *out, size_t length, uint64_t at);
+int write_whole(int fd, const uint8_t *data, size_t length, uint64_t at);
+
+#endif

@@ -1,0 +1,235 @@
+/*
+ * A run: a file of sorted entries, and its filter, which is in memory whole. The filter gives the
+ * rank of an entry, so a lookup that it does not refuse reads the one page that has the entry.
+ *
+ * A file's bytes are believed as far as their checksums go, and no checksum keeps a rank or a count
+ * from pointing anywhere: all of them are compared with what there is before they are used.
+ */
+#include "index.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+static const uint64_t MAGIC_RUN = 0x31304E5552544D52u; /* 'RMTRUN01' */
+
+/* The last page of a file. */
+typedef struct {
+  uint64_t magic, part, low, high, entries, groups, filter_checksum, checksum;
+} footer;
+
+int read_whole(int fd, uint8_t *out, size_t length, uint64_t at) {
+  while (length) {
+    ssize_t got = pread(fd, out, length, (off_t)at);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return got ? errno : EIO;
+    out += got;
+    at += (uint64_t)got;
+    length -= (size_t)got;
+  }
+  return 0;
+}
+
+int write_whole(int fd, const uint8_t *data, size_t length, uint64_t at) {
+  while (length) {
+    ssize_t done = pwrite(fd, data, length, (off_t)at);
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) return errno;
+    data += done;
+    at += (uint64_t)done;
+    length -= (size_t)done;
+  }
+  return 0;
+}
+
+/* Groups and tags as they are in memory and in the file: whole pages. */
+size_t filter_bytes(uint64_t groups, uint64_t entries) {
+  size_t bytes = (groups + 1) * sizeof(group) + (entries * TAG_BITS + 7) / 8 + 4;
+  return (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+}
+
+uint64_t run_pages(uint64_t entries) { return (entries + PAGE_ENTRIES - 1) / PAGE_ENTRIES; }
+
+uint64_t page_checksum(uint64_t seed, uint64_t number, const uint8_t *page) {
+  return XXH3_64bits_withSeed(page + PAGE_HEADER, PAGE_BYTES - PAGE_HEADER,
+                              seed ^ (number + 1) * 0x9E3779B97F4A7C15ull);
+}
+
+void run_free(run *r) {
+  if (!r) return;
+  free(r->filter);
+  if (r->fd >= 0) close(r->fd);
+  free(r);
+}
+
+static bool footer_is_sound(uint64_t seed, const footer *f, uint64_t length) {
+  if (f->magic != MAGIC_RUN ||
+      XXH3_64bits_withSeed(f, offsetof(footer, checksum), seed) != f->checksum)
+    return false;
+  if (!f->entries || f->entries > UINT32_MAX || !f->groups || f->groups > f->entries + 1 ||
+      f->part >= PARTS || f->low > f->high)
+    return false;
+  return length == (run_pages(f->entries) + 1) * PAGE_BYTES + filter_bytes(f->groups, f->entries);
+}
+
+run *run_load(uint64_t seed, int fd, int *status) {
+  struct stat file;
+  footer f;
+  run *r = calloc(1, sizeof *r);
+  *status = r ? RMT_RANGE : RMT_NOMEM;
+  if (!r) {
+    close(fd);
+    return NULL;
+  }
+  r->fd = fd;
+  if (fstat(fd, &file) || file.st_size < (off_t)PAGE_BYTES ||
+      read_whole(fd, (uint8_t *)&f, sizeof f, (uint64_t)file.st_size - PAGE_BYTES) ||
+      !footer_is_sound(seed, &f, (uint64_t)file.st_size)) {
+    run_free(r);
+    return NULL;
+  }
+  r->part = (uint32_t)f.part;
+  r->low = f.low;
+  r->high = f.high;
+  r->entries = f.entries;
+  r->groups = f.groups;
+  size_t bytes = filter_bytes(f.groups, f.entries);
+  r->filter = malloc(bytes);
+  *status = r->filter ? RMT_RANGE : RMT_NOMEM;
+  bool sound = r->filter &&
+               !read_whole(fd, (uint8_t *)r->filter, bytes, run_pages(f.entries) * PAGE_BYTES) &&
+               XXH3_64bits_withSeed(r->filter, bytes, seed) == f.filter_checksum &&
+               r->filter[f.groups].rank == f.entries;
+  for (uint64_t g = 0; sound && g < f.groups; g++)
+    sound = r->filter[g].rank <= r->filter[g + 1].rank;
+  if (!sound) {
+    run_free(r);
+    return NULL;
+  }
+  r->tags = (uint8_t *)(r->filter + f.groups + 1);
+  posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
+  *status = RMT_OK;
+  return r;
+}
+
+int run_write_tail(uint64_t seed, const run *r, uint64_t at, uint64_t *written) {
+  _Alignas(8) uint8_t page[PAGE_BYTES] = {0};
+  size_t bytes = filter_bytes(r->groups, r->entries);
+  footer f = {MAGIC_RUN,
+              r->part,
+              r->low,
+              r->high,
+              r->entries,
+              r->groups,
+              XXH3_64bits_withSeed(r->filter, bytes, seed),
+              0};
+  f.checksum = XXH3_64bits_withSeed(&f, offsetof(footer, checksum), seed);
+  memcpy(page, &f, sizeof f);
+  int error = write_whole(r->fd, (const uint8_t *)r->filter, bytes, at);
+  if (!error) error = write_whole(r->fd, page, sizeof page, at + bytes);
+  *written += bytes + sizeof page;
+  return error;
+}
+
+static uint32_t ones(uint64_t x) {
+  x -= x >> 1 & 0x5555555555555555u;
+  x = (x & 0x3333333333333333u) + (x >> 2 & 0x3333333333333333u);
+  return (uint32_t)(((x + (x >> 4)) & 0x0F0F0F0F0F0F0F0Fu) * 0x0101010101010101u >> 56);
+}
+
+/* Where the k-th one is, k below their number: bytes' counts are summed, then a byte is searched.
+ */
+static uint32_t select_one(uint64_t x, uint32_t k) {
+  const uint64_t each = 0x0101010101010101u, high = 0x8080808080808080u;
+  uint64_t s = x - (x >> 1 & 0x5555555555555555u);
+  s = (s & 0x3333333333333333u) + (s >> 2 & 0x3333333333333333u);
+  s = ((s + (s >> 4)) & 0x0F0F0F0F0F0F0F0Fu) * each;
+  uint32_t at = 8 * (uint32_t)((((k * each | high) - s) & high) / 128 * each >> 56);
+  uint64_t left = x >> at;
+  for (k -= (uint32_t)(s << 8 >> at) & 0xff; k; k--) left &= left - 1;
+  return at + (uint32_t)__builtin_ctzll(left);
+}
+
+static void words_of(const group *g, uint64_t *words) {
+  words[0] = g->unary[0] | (uint64_t)g->unary[1] << 32;
+  words[1] = g->unary[2] | (uint64_t)g->unary[3] << 32;
+  words[2] = g->unary[4];
+}
+
+/* The bit after the k-th one, or GROUP_BITS + 1: there are not so many. */
+static uint32_t after_one(const uint64_t *words, uint32_t k) {
+  for (uint32_t i = 0; i < 3; i++) {
+    uint32_t here = ones(words[i]);
+    if (k < here) return 64 * i + select_one(words[i], k) + 1;
+    k -= here;
+  }
+  return GROUP_BITS + 1;
+}
+
+static uint32_t zeros_from(const uint64_t *words, uint32_t bit) {
+  for (uint32_t i = bit / 64, from = bit; i < 3; i++, from = 64 * i) {
+    uint64_t word = words[i] >> (from & 63);
+    if (word) return from + (uint32_t)__builtin_ctzll(word) - bit;
+  }
+  return GROUP_BITS;
+}
+
+static uint32_t tag_at(const uint8_t *tags, uint64_t i) {
+  uint32_t word;
+  uint64_t bit = i * TAG_BITS;
+  memcpy(&word, tags + bit / 8, sizeof word);
+  return word >> (bit & 7) & ((1u << TAG_BITS) - 1);
+}
+
+bool run_may_have(const run *r, uint64_t key, uint64_t *from, uint64_t *to) {
+  uint64_t rest, words[3], bucket = scale(key, r->groups * GROUP_BUCKETS, &rest);
+  uint32_t tag = (uint32_t)(rest >> (64 - TAG_BITS)), at = (uint32_t)bucket % GROUP_BUCKETS;
+  const group *g = &r->filter[bucket / GROUP_BUCKETS];
+  *from = g[0].rank;
+  *to = g[1].rank;
+  if (*to - *from > GROUP_ENTRIES) return true;
+  words_of(g, words);
+  uint32_t start = at ? after_one(words, at - 1) : 0;
+  if (start > GROUP_BITS) return false;
+  uint64_t end = *from + start - at + zeros_from(words, start);
+  *from += start - at;
+  if (end < *to) *to = end;
+  while (*from < *to && tag_at(r->tags, *from) != tag) ++*from;
+  for (end = *from; end < *to && tag_at(r->tags, end) == tag;) end++;
+  *to = end;
+  return *from < *to;
+}
+
+static bool page_is_sound(const uint8_t *page, uint64_t entries, uint64_t slots, fingerprint *last,
+                          uint64_t *past) {
+  bool sound = true;
+  for (uint64_t i = 0; i < entries; i++) {
+    fingerprint f = entry_get(page + PAGE_HEADER + i * ENTRY_BYTES);
+    sound &= f.address && (f.key > last->key || !last->address);
+    *past += f.address > slots;
+    *last = f;
+  }
+  return sound;
+}
+
+int rmt_index_check(uint64_t seed, int fd, uint64_t slots, uint64_t *past, uint64_t *damaged) {
+  uint8_t page[PAGE_BYTES];
+  fingerprint last = {0, 0};
+  int status, own = dup(fd);
+  if (own < 0) return RMT_IO;
+  run *r = run_load(seed, own, &status);
+  if (!r) return status;
+  for (uint64_t n = 0; n < run_pages(r->entries); n++) {
+    uint64_t left = r->entries - n * PAGE_ENTRIES;
+    bool sound = !read_whole(fd, page, sizeof page, n * PAGE_BYTES) &&
+                 page_checksum(seed, r->high ^ n << 32, page) == entry_get(page).key &&
+                 page_is_sound(page, left < PAGE_ENTRIES ? left : PAGE_ENTRIES, slots, &last, past);
+    *damaged += !sound;
+  }
+  run_free(r);
+  return RMT_OK;
+}
