@@ -24,6 +24,7 @@ from fusefs.cold_requests import OnThread
 from fusefs.errnos import FAILURES, mapped, refusal
 from fusefs.extra import writer
 from fusefs.known import Known
+from fusefs.listings import Listings
 from fusefs.privileges import strip, stripped
 from fusefs.ranges import Ranges
 from fusefs.space import Statfs
@@ -62,6 +63,7 @@ class Operations(Xattrs, Ranges, Statfs):
             store, volume=volume, durable=durable, admit=admit, on_thread=on_thread,
             real_blocks=real_blocks, known=known,
         )  # fmt: skip
+        self._listings = Listings()
         # On a page's start: the kernel copies into it, and out of it again, in half the time.
         self._scratch = memoryview(mmap.mmap(-1, READ_BYTES_MAX))
 
@@ -276,24 +278,32 @@ class Operations(Xattrs, Ranges, Statfs):
     @mapped
     async def opendir(self, number: int, ctx: pyfuse3.RequestContext) -> int:
         self._attributes_of(number)
-        return number
+        return self._listings.opened(number)
+
+    @mapped
+    async def releasedir(self, fh: int) -> None:
+        self._listings.closed(fh)
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Entries after the cookie ``start_id``; 1 and 2 are '.' and '..'."""
+        directory = self._listings.number(fh)
         cookie = start_id
         for cookie, name in ((1, b"."), (2, b"..")):
             if start_id < cookie:
-                number = fh if cookie == 1 else self._parent(fh)
+                number = directory if cookie == 1 else self._parent(directory)
                 if not pyfuse3.readdir_reply(token, name, self._attributes_of(number), cookie):
                     return
-        if self._is_unstored(fh):
-            self._list_volumes(fh, start_id, token)
+        if self._is_unstored(directory):
+            self._list_volumes(directory, start_id, token)
             return
-        volume, ino = self._locate(fh)
+        volume, ino = self._locate(directory)
+        end = self._listings.end(fh, start_id, volume.directory(ino).next_cookie)
         cookie = max(start_id, 2)
         while entries := await self.cold.found(self._listed, volume, ino, cookie):
             for entry in entries:
-                if fh == numbers.ROOT:
+                if entry.cookie >= end:
+                    return
+                if directory == numbers.ROOT:
                     self.known.names_at_root.add(entry.name)
                 if not self._reply_entry(volume, entry, token):
                     return

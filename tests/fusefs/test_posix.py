@@ -363,6 +363,23 @@ def test_what_lost_its_last_name_is_told_until_nobody_has_it(tree: Path) -> None
             os.close(fd)
 
 
+def test_a_directory_that_changes_while_it_is_listed_comes_to_an_end(tree: Path) -> None:
+    names = {f"{n:04}" for n in range(2000)}
+    os.mkdir("many")
+    for name in names:
+        opening(f"many/{name}", os.O_CREAT | os.O_WRONLY)
+    seen = []
+    with os.scandir("many") as listing:
+        for n, entry in enumerate(listing):
+            assert n < 3 * len(names)
+            seen.append(entry.name)
+            os.rename(entry.path, "many/moved")
+            os.rename("many/moved", entry.path)
+            opening(f"many/new{n}", os.O_CREAT | os.O_WRONLY)
+    assert names <= set(seen)
+    assert len(os.listdir("many")) == len(names) + len(seen)
+
+
 def test_reads_and_writes_at_the_edges(tree: Path) -> None:
     fd = os.open("file", os.O_RDWR | os.O_APPEND)
     try:
