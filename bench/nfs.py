@@ -17,8 +17,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench.fuse import served
 from bench.ganesha import ganesha
+from bench.mounts import served
 from engine import Store
 
 ROUNDS = 3

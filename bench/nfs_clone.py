@@ -19,7 +19,7 @@ from pathlib import Path
 import lmdb
 
 from bench.clones import BLOCK, GIB, aged_file
-from bench.fuse import served
+from bench.mounts import served
 from bench.nfs import export, in_namespaces
 from engine import Store
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.fuse import served
+from bench.mounts import served
 from bench.space import ROOT, ramet
 
 FILE_MIB = 1024

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.fuse import served
+from bench.mounts import served
 
 IMAGE_BYTES = 300_000_000
 CLONES = 20

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.fuse import served
+from bench.mounts import served
 from engine import Store
 from service.rpc import Client
 

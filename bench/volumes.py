@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.disks import file_system
-from bench.fuse import served
+from bench.mounts import served
 from engine import ROOT_INO, Store, Volume
 
 FILES = (10, 1_000, 100_000)
