@@ -241,6 +241,13 @@ class CoreDay:
         audit.set_shared(self.core, extent.address)
         assert self.core.shared(extent.address)
 
+    def cold(self) -> None:
+        """What says which slots are cold, and has them read, takes no memory; here none is."""
+        address = self.core.lookup(self.trees["b"], 0, SPAN)[0].address
+        self.core.read_into(self.trees["b"], 0, bytearray(BLOCK), wait=False)
+        RECORDER.rmt_cold(self.core._core, self.core._number)
+        self.core.warm([address])
+
     def runs(self) -> None:
         """Tables become runs and these one; what cannot be had is begun again."""
         key = self.core.hash(content(1))
@@ -333,6 +340,7 @@ class CoreDay:
         self.reclaim()
         self.gc()
         self.trim()
+        self.cold()
         self.index()
         self.runs()
         self.write("c", 0, [20, 21, 22])
