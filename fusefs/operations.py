@@ -25,7 +25,7 @@ from fusefs.errnos import FAILURES, mapped, refusal
 from fusefs.extra import writer
 from fusefs.known import Known
 from fusefs.listings import Listings
-from fusefs.privileges import strip, stripped
+from fusefs.privileges import stripped
 from fusefs.ranges import Ranges
 from fusefs.space import Statfs
 from fusefs.xattrs import Xattrs
@@ -376,7 +376,7 @@ class Operations(Xattrs, Ranges, Statfs):
             raise errors.ReadOnly("a snapshot is read-only; clone it")
         if flags & os.O_TRUNC:
             await self.admit()
-            strip(volume, ino, ctx.uid)
+            self._strip(volume, ino, ctx.uid)
             volume.setattr(ino, size=0)
         return await self.cold.found(self._hold, volume, ino)
 
@@ -418,7 +418,7 @@ class Operations(Xattrs, Ranges, Statfs):
             volume, ino = self._opened(fh)
             self.writes += 1
             if uid:
-                strip(volume, ino, uid)
+                self._strip(volume, ino, uid)
             try:
                 return volume.write(ino, offset, data, wait=False)
             except Cold:

@@ -4,6 +4,7 @@ A file handle remembers the era of its volume: a forced restore makes it stale, 
 inode is there again, so that no program goes on writing into a past it has not seen.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import pyfuse3
@@ -12,6 +13,7 @@ from engine import Store, Volume, errors, numbers
 from engine.keys import ROOT_INO
 from fusefs.cold_requests import ColdRequests, OnThread
 from fusefs.known import Known
+from fusefs.privileges import strip
 
 
 class Places(pyfuse3.Operations):  # type: ignore[misc]
@@ -74,3 +76,10 @@ class Places(pyfuse3.Operations):  # type: ignore[misc]
         if ino == ROOT_INO and volume is self.single:
             return numbers.ROOT
         return numbers.join(volume.id, ino)
+
+    def _strip(self, volume: Volume, ino: int, uid: int) -> None:
+        """A user has changed what is in a file; whoever asks for nothing but its mode would see
+        what the kernel keeps.  Attributes alone can be dropped from here: it waits for no page."""
+        if strip(volume, ino, uid):
+            with contextlib.suppress(OSError):  # the kernel has forgotten the file
+                pyfuse3.invalidate_inode(self._number(volume, ino), attr_only=True)

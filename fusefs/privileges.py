@@ -20,7 +20,9 @@ def stripped(inode: Inode) -> int | None:
     return None if left == mode else left
 
 
-def strip(volume: Volume, ino: int, uid: int) -> None:
-    """A user has changed what is in the file."""
-    if uid and (mode := stripped(volume.inode(ino))) is not None:
+def strip(volume: Volume, ino: int, uid: int) -> bool:
+    """A user has changed what is in the file; whether that took bits off."""
+    mode = stripped(volume.inode(ino)) if uid else None
+    if mode is not None:
         volume.setattr(ino, mode=mode)
+    return mode is not None

@@ -10,7 +10,6 @@ from engine.inode import FILE_BYTES_MAX
 from engine.superblock import BLOCK_BYTES
 from fusefs.errnos import plain
 from fusefs.places import Places
-from fusefs.privileges import strip
 
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 FALLOC_MODES = (
@@ -33,7 +32,7 @@ class Ranges(Places):
         source, source_ino = self._opened(fh)
         target, target_ino = self._opened(into)
         self.shared_ranges += 1
-        strip(target, target_ino, uid)
+        self._strip(target, target_ino, uid)
         return self.store.clone_range(
             source, source_ino, offset, target, target_ino, into_offset, length
         )
@@ -48,7 +47,7 @@ class Ranges(Places):
         if mode not in FALLOC_MODES:
             raise errors.Unsupported("ranges are neither collapsed nor inserted nor unshared")
         volume.check_writable()
-        strip(volume, ino, uid)
+        self._strip(volume, ino, uid)
         if mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
             volume.punch(ino, offset, length)
         else:
