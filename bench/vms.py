@@ -26,6 +26,7 @@ import libvirt
 
 from bench.disks import file_system
 from bench.mounts import served
+from bench.scenarios.vms import XML
 from engine import Store
 
 URI = "qemu:///system"
@@ -33,18 +34,6 @@ COUNT, ROUNDS, SINGLES = 1000, 3, 5
 DISK_BYTES = 256 << 20
 XFS_BYTES = 8 << 30
 PREFIX = f"ramet-bench-{os.getpid()}"
-XML = """
-<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid>
-  <memory unit='MiB'>192</memory><vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='pc'>hvm</type></os>
-  <devices>
-    <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{disk}'/>
-      <target dev='vda' bus='virtio'/><serial>golden</serial></disk>
-    <interface type='user'><mac address='52:54:00:12:34:56'/><model type='virtio'/></interface>
-    <serial type='pty'/>
-    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
-  </devices>
-</domain>"""
 
 
 class Bench:

@@ -1,6 +1,7 @@
 """Requests for ranges of files that pyfuse3 does not bind (extra.py): copy, allocate, seek.
 
-Each is one step of the engine and waits for nothing; extra.py has waited for room before.
+Each is one step of the engine and waits for nothing: extra.py has waited before, for room and for
+what was not in memory (cold_requests.py).
 """
 
 from collections.abc import Callable
