@@ -180,8 +180,9 @@ class InodeTable:
             del self._dirty[inode.ino]
 
     @property
-    def held(self) -> bool:
-        return bool(self._holds)
+    def held(self) -> int:
+        """How many open references there are."""
+        return sum(self._holds.values())
 
     def is_held(self, ino: int) -> bool:
         """Whether somebody has the inode open."""

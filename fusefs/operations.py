@@ -9,6 +9,7 @@ The kernel may keep attributes and names for a second.  What it is told is noted
 it hears of what other doors change.
 """
 
+import errno
 import mmap
 import os
 import stat
@@ -428,7 +429,8 @@ class Operations(Xattrs, Ranges, Statfs):
             raise refusal(error) from error
 
     async def flush(self, fh: int) -> None:
-        """close(2) promises nothing about the disk."""
+        """close(2) promises nothing about the disk: the kernel need not ask again."""
+        raise pyfuse3.FUSEError(errno.ENOSYS)
 
     @mapped
     async def fsync(self, fh: int, datasync: bool) -> None:

@@ -20,6 +20,7 @@ from service import vms
 from service.addresses import Context, parse_volume
 from service.clone_spec import CloneSpec
 from service.clones import expand_all
+from service.closes import closes_arrive
 from service.customizing import Renaming, change_of, renamings
 from service.libvirt_calls import with_driver
 from service.operations import Operation, Result, told_volume
@@ -130,6 +131,8 @@ def volume_rm(context: Context, name: str, dry_run: bool, force: bool = False) -
     powers these off and undefines them, and lets files go stale; a share is removed first.
     """
     store = context.store
+    for each in (*store.snapshots(store.volume(name)), store.volume(name)):
+        yield from closes_arrive(context, each)
     volume = store.volume(name)
     Table(store).check_not_shared(volume)
     registered = yield from registered_in(context, volume)

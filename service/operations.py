@@ -17,6 +17,7 @@ from engine import Inode, Volume, errors
 from engine.gc import GcResult
 from hypervisor import images
 from service.addresses import Context, parse
+from service.closes import closes_arrive
 from service.host_files import check_host_file, check_new_file, sync_name
 from service.share_records import Table
 from service.steps import Steps
@@ -83,8 +84,9 @@ def snapshot_ls(context: Context, volume: str) -> Result:
     return [told_volume(s) for s in context.store.snapshots(context.store.volume(volume))]
 
 
-def snapshot_rm(context: Context, volume: str, name: str, dry_run: bool) -> Result:
+def snapshot_rm(context: Context, volume: str, name: str, dry_run: bool) -> Steps[Result]:
     store = context.store
+    yield from closes_arrive(context, store.snapshot(store.volume(volume), name))
     Table(store).check_not_shared(store.snapshot(store.volume(volume), name))
     snapshot = store.check_remove_snapshot(store.volume(volume), name)
     if not dry_run:
@@ -94,8 +96,9 @@ def snapshot_rm(context: Context, volume: str, name: str, dry_run: bool) -> Resu
 
 def snapshot_restore(
     context: Context, volume: str, name: str, force: bool, dry_run: bool
-) -> Result:  # fmt: skip
+) -> Steps[Result]:  # fmt: skip
     store = context.store
+    yield from closes_arrive(context, store.volume(volume))
     snapshot = store.check_restore(store.volume(volume), name, force=force)
     if not dry_run:
         store.restore(store.volume(volume), name, force=force)

@@ -12,6 +12,7 @@ from hypervisor import revert
 from hypervisor.interface import Hypervisor
 from hypervisor.machines import Directory, Machine
 from service.addresses import Address, Context, parse
+from service.closes import closes_arrive
 from service.libvirt_calls import with_driver
 from service.steps import TOLD_TO_STOP, Steps, durable
 from service.vm_places import directory_at
@@ -26,6 +27,7 @@ def replace_directory(
     Busy names the VM that runs, or the file that is open; ``force`` goes on although files are
     open, or the hypervisor does not answer, and never while it says that the VM runs.
     """
+    yield from closes_arrive(context, parse(context, target).volume)
     where = parse(context, target)
     machine = _machine(context, where)
     if machine is not None and machine.uri is not None:

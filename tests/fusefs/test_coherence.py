@@ -3,12 +3,15 @@
 import errno
 import mmap
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 from command import Ramet
 from mounted import Mount
 
+from engine import errors
 from service.rpc import Client
 
 BLOCK = 4096
@@ -140,3 +143,28 @@ def test_a_mount_of_one_volume_shows_it_as_all_do(one_volume: tuple[Ramet, Path]
     assert (root / "by-path").stat().st_size == 3 * BLOCK + 7
     refused = ramet.run("import", root / "copy", "lab:/own", code=1)
     assert "own mount" in refused.stderr  # the daemon would wait for itself
+
+
+def test_what_was_just_closed_keeps_no_command_from_going_on(shared: Mount, ramet: Ramet) -> None:
+    """close(2) returns before its RELEASE has been read, and the command is asked at once."""
+    root = shared.root / "closed"
+    ramet.run("volume", "create", "closed")
+    names = [str(root / f"{n}") for n in range(64)]
+    for name in names:
+        Path(name).touch()
+    ramet.run("snapshot", "create", "closed", "one")
+
+    def restore() -> None:
+        daemon = Client.connect(shared.store)
+        assert daemon is not None
+        daemon.call("snapshot_restore", "closed", "one", False, True)
+
+    for _ in range(5):
+        files = [os.open(name, os.O_RDONLY) for name in names]
+        with pytest.raises(errors.Busy):
+            restore()
+        shared.process.send_signal(signal.SIGSTOP)  # and when it goes on, all is there at once
+        threading.Timer(0.1, shared.process.send_signal, [signal.SIGCONT]).start()
+        for file in files:
+            os.close(file)
+        restore()

@@ -10,7 +10,7 @@ from engine import ROOT_INO, Store, errors
 from service import datastores, operations
 from service.addresses import Context
 from service.operations import export_file
-from service.steps import run_here
+from service.steps import Steps, run_here
 
 
 def test_an_export_does_not_go_on_into_a_restored_volume(tmp_path: Path) -> None:
@@ -62,21 +62,21 @@ def test_a_dry_run_says_what_the_real_run_would(context: Context) -> None:
     lab = store.volume("lab")
     snapshot = store.snapshot(lab, "one")
 
-    def removed(dry_run: bool) -> None:
-        run_here(datastores.volume_rm(context, "lab", dry_run), store.commit, lambda: None)
+    def run(steps: Steps[Any]) -> None:
+        run_here(steps, store.commit, lambda: None)
 
     for held, call in (
-        (lab, removed),
-        (snapshot, removed),
-        (lab, lambda dry_run: operations.snapshot_restore(context, "lab", "one", False, dry_run)),
-        (snapshot, lambda dry_run: operations.snapshot_rm(context, "lab", "one", dry_run)),
+        (lab, lambda dry: datastores.volume_rm(context, "lab", dry)),
+        (snapshot, lambda dry: datastores.volume_rm(context, "lab", dry)),
+        (lab, lambda dry: operations.snapshot_restore(context, "lab", "one", False, dry)),
+        (snapshot, lambda dry: operations.snapshot_rm(context, "lab", "one", dry)),
     ):
         inode = held.hold(held.resolve("/a/1").ino)
         for dry_run in (True, False):
             with pytest.raises(errors.Busy, match="are open"):
-                call(dry_run)
+                run(call(dry_run))
         held.release(inode.ino)
-        call(True)
+        run(call(True))
     for dry_run in (True, False):
         with pytest.raises(errors.ReadOnly):
             result(operations.rm(context, "lab@one:/a", True, dry_run))
