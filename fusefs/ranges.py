@@ -30,10 +30,10 @@ class Ranges(Places):
         self, fh: int, offset: int, into: int, into_offset: int, length: int, uid: int
     ) -> int:  # fmt: skip
         """copy_file_range(2) is a range clone."""
-        source, source_ino = self._opened(fh)
-        target, target_ino = self._opened(into)
+        source, source_ino = self.opened(fh)
+        target, target_ino = self.opened(into)
         self.shared_ranges += 1
-        self._strip(target, target_ino, uid)
+        self.strip(target, target_ino, uid)
         return self.store.clone_range(
             source, source_ino, offset, target, target_ino, into_offset, length
         )
@@ -44,11 +44,11 @@ class Ranges(Places):
         Nothing is set aside by an allocation, since what is written later may be stored already, or
         meet a clone; but one that there is no room for now is refused, as ZFS does it.
         """
-        volume, ino = self._opened(fh)
+        volume, ino = self.opened(fh)
         if mode not in FALLOC_MODES:
             raise errors.Unsupported("ranges are neither collapsed nor inserted nor unshared")
         volume.check_writable()
-        self._strip(volume, ino, uid)
+        self.strip(volume, ino, uid)
         if mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
             volume.punch(ino, offset, length)
         else:
@@ -69,7 +69,7 @@ class Ranges(Places):
             raise errors.NoSpace(errors.HOST_IS_FULL)
 
     def seek(self, fh: int, offset: int, whence: int) -> int:
-        volume, ino = self._opened(fh)
+        volume, ino = self.opened(fh)
         if whence not in (SEEK_DATA, SEEK_HOLE):
             raise errors.InvalidArgument(f"whence {whence}")
         call = volume.seek_data if whence == SEEK_DATA else volume.seek_hole
