@@ -51,14 +51,14 @@ def begin(operations: Operations, full: Callable[[], bool]) -> None:
             if uid:
                 operations.strip(volume, ino, uid)
             done = volume.write(ino, offset, data[:size], wait=False)
-            operations.writes += 1
-            return done
         except Cold:
             return LATER
         except FAILURES as error:
             return -errno_of(error)
         except Exception:
             return LATER
+        operations.writes += 1
+        return done
 
     calls = _READ(read), _WRITE(write)
     addresses = [

@@ -55,8 +55,9 @@ async def serve(
     """Mount, say so, and answer requests until the mount goes away or the task is cancelled.
 
     ``full`` says whether ``admit`` would wait.  ``flags`` are the kernel's (ro, noexec, ...),
-    ``source`` what is said to be mounted.  ``known`` notes what the kernel is told.  ``before_close`` ends what still uses the session:
-    closing frees it, and its descriptor's number may be another file's at once.
+    ``source`` what is said to be mounted.  ``known`` notes what the kernel is told.
+    ``before_close`` ends what still uses the session: closing frees it, and its descriptor's number
+    may be another file's at once.
     """
     check_mountpoint(mountpoint, nonempty=nonempty)
     operations = Operations(
