@@ -46,6 +46,13 @@ typedef struct {
   bool present, written, nowait; /* nowait: its file system can say that a page is cold */
 } slab;
 
+#define SLOT_RUN_MIN 32u
+#define SLOT_RUNS_MAX 2048u
+typedef struct {
+  uint64_t address;
+  uint32_t count;
+} slot_run;
+
 typedef struct {
   uint32_t slab, chunk;
   uint8_t bits[RMT_CHUNK_BYTES];
@@ -75,6 +82,8 @@ struct rmt_core {
   uint64_t spare_count;
   slab *slabs; /* RMT_SLABS_MAX of them */
   uint32_t slab_count, alloc_slab, alloc_slot;
+  slot_run runs[SLOT_RUNS_MAX]; /* a ring: freed together, and likely to be free still */
+  uint32_t runs_first, runs_count;
   uint64_t *freed;
   uint64_t freed_count, freed_capacity;
   rmt_cut *cuts;

@@ -6,8 +6,9 @@
  *       1      1     holds a block
  *       0      1     freed: unusable until the commit that frees it is durable and its readers gone
  *
- * allocated and shared are committed state, stored by chunk; busy is not. A slot is taken next-fit,
- * in runs, so that a sequential write is sequential on disk.
+ * allocated and shared are committed state, stored by chunk; busy is not. Slots are taken in runs,
+ * so that a sequential write is sequential on disk: first those that were freed in runs of late,
+ * whose pages are in memory and whose place on disk is there, then next-fit.
  *
  * hole (in memory only): a free slot that was punched out of its slab's file, so takes no space.
  */
@@ -127,12 +128,9 @@ static bool find_free(rmt_core *core) {
   return false;
 }
 
-bool slots_take_run(rmt_core *core, uint32_t want, uint64_t *address, uint32_t *got) {
-  if (!core->slab_count || !find_free(core)) return false;
-  slab *s = &core->slabs[core->alloc_slab];
-  uint32_t slot = core->alloc_slot, count = 0;
-  *address = (uint64_t)core->alloc_slab * core->slab_slots + slot;
-  while (count < want && slot < core->slab_slots && !bit_get(s->busy, slot)) {
+static uint32_t take(rmt_core *core, slab *s, uint32_t slot, uint32_t end) {
+  uint32_t first = slot;
+  for (; slot < end && !bit_get(s->busy, slot); slot++) {
     bit_set(s->allocated, slot);
     bit_set(s->busy, slot);
     bit_clear(s->shared, slot);
@@ -140,16 +138,49 @@ bool slots_take_run(rmt_core *core, uint32_t want, uint64_t *address, uint32_t *
     bit_clear(s->hole, slot);
     if (core->armed && s->touched) bit_set(s->touched, slot);
     chunk_changed(core, s, slot);
-    slot++;
-    count++;
   }
+  uint32_t count = slot - first;
   s->free -= count;
   s->written = true;
   core->state.allocated += count;
   core->state.busy += count;
   core->state.taken += count;
-  core->alloc_slot = slot;
-  *got = count;
+  return count;
+}
+
+static uint32_t end_of(const rmt_core *core, uint32_t slot, uint32_t want) {
+  uint32_t left = core->slab_slots - slot;
+  return slot + (want < left ? want : left);
+}
+
+/* From the runs that were freed together, first freed first taken; 0: there are none. */
+static uint32_t take_freed(rmt_core *core, uint32_t want, uint64_t *address) {
+  while (core->runs_count) {
+    slot_run *run = &core->runs[core->runs_first];
+    uint32_t slot, count = 0;
+    slab *s = slab_of(core, run->address, &slot);
+    if (s && run->count && !bit_get(s->hole, slot)) {
+      *address = run->address;
+      count = take(core, s, slot, end_of(core, slot, want < run->count ? want : run->count));
+    }
+    run->address += count;
+    run->count -= count;
+    if (count && run->count) return count;
+    core->runs_first = (core->runs_first + 1) % SLOT_RUNS_MAX;
+    core->runs_count--;
+    if (count) return count;
+  }
+  return 0;
+}
+
+bool slots_take_run(rmt_core *core, uint32_t want, uint64_t *address, uint32_t *got) {
+  if ((*got = take_freed(core, want, address))) return true;
+  if (!core->slab_count || !find_free(core)) return false;
+  slab *s = &core->slabs[core->alloc_slab];
+  uint32_t slot = core->alloc_slot;
+  *address = (uint64_t)core->alloc_slab * core->slab_slots + slot;
+  *got = take(core, s, slot, end_of(core, slot, want));
+  core->alloc_slot = slot + *got;
   return true;
 }
 
@@ -186,14 +217,25 @@ void slots_share(rmt_core *core, uint64_t address) {
   if (core->armed && s->touched) bit_set(s->touched, slot);
 }
 
+static void note_run(rmt_core *core, uint64_t address, uint64_t count) {
+  if (count < SLOT_RUN_MIN || core->runs_count == SLOT_RUNS_MAX) return;
+  uint32_t at = (core->runs_first + core->runs_count++) % SLOT_RUNS_MAX;
+  core->runs[at] = (slot_run){address, (uint32_t)count};
+}
+
 uint64_t rmt_release_freed(rmt_core *core, rmt_sealed *sealed) {
-  uint64_t count = sealed->freed_count;
+  uint64_t count = sealed->freed_count, first = 0;
   for (uint64_t i = 0; i < count; i++) {
     uint32_t slot;
     slab *s = slab_of(core, sealed->freed[i], &slot);
     bit_clear(s->busy, slot);
     s->free++;
+    if (sealed->freed[i] != sealed->freed[first] + (i - first) || !slot) {
+      note_run(core, sealed->freed[first], i - first);
+      first = i;
+    }
   }
+  if (count) note_run(core, sealed->freed[first], count - first);
   core->state.busy -= count;
   sealed->freed_count = 0;
   return count;
