@@ -19,6 +19,7 @@ import json
 import mmap
 import os
 import random
+import re
 import resource
 import shutil
 import statistics
@@ -75,8 +76,11 @@ class Image:
         with self.path.open("rb") as file:
             while file.read(PIECE):
                 pass
+        free = re.search(r"^MemFree: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        assert free is not None
+        size = min(self.size, int(free[1]) * 1024 * 9 // 10)
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
-        mmap.mmap(-1, self.size, flags=flags).close()
+        mmap.mmap(-1, size, flags=flags).close()
 
 
 def make_image(path: Path, size: int) -> Image:
