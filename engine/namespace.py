@@ -3,6 +3,9 @@
 Each operation checks everything first and changes after, so an error leaves nothing half done.
 Both records of an entry (by name, by cookie) change together.  Directories keep ``parent``, so a
 rename can refuse to move a directory below itself without a search.
+
+What takes the place of a name keeps its cookie, and so does what is renamed within its directory:
+a listing that goes on meanwhile meets it once, and comes to an end.
 """
 
 import stat
@@ -178,7 +181,8 @@ class Namespace(InodeTable):
         self._remove_entry(source_dir, entry)
         if existing is not None:
             self._replace_target(target_dir, existing)
-        self._add_entry(target_dir, new_name, inode)
+        place = entry if source_dir is target_dir else None
+        self._add_entry(target_dir, new_name, inode, existing or place)
         if inode.is_dir:
             source_dir.nlink -= 1
             target_dir.nlink += 1
@@ -217,6 +221,7 @@ class Namespace(InodeTable):
                 raise errors.IsADirectory(f"{name!r} is a directory; remove it first")
             self.check_not_presented(self.inode(existing.ino))
             self._check_counts(directory, self.inode(existing.ino))
+            self._load_of_entry(directory, existing, self.inode(existing.ino))
             self._replace_target(directory, existing)
         self.pool.adopt_orphan(self.id, ino)
         if self.tree.shared_epoch > inode.shared_epoch:  # it has nodes from before and after that
@@ -224,7 +229,7 @@ class Namespace(InodeTable):
         inode.orphan = False
         inode.nlink = 1
         self._count(inode, 1)
-        self._add_entry(directory, name, inode)
+        self._add_entry(directory, name, inode, existing)
         self.touch(inode)
         self.release(ino)
         return inode
@@ -342,9 +347,12 @@ class Namespace(InodeTable):
         self.store_inode(inode)
         self._remember(inode)
 
-    def _add_entry(self, directory: Inode, name: bytes, inode: Inode) -> None:
-        cookie = directory.next_cookie
-        directory.next_cookie = cookie + 1
+    def _add_entry(
+        self, directory: Inode, name: bytes, inode: Inode, place: DirEntry | None = None
+    ) -> None:
+        """``place``: the entry of this directory, gone just now, whose cookie the new one has."""
+        cookie = directory.next_cookie if place is None else place.cookie
+        directory.next_cookie += place is None
         directory.entries += 1
         put, parent = self.tree.put, directory.ino
         put(keys.name_key(parent, name), keys.pack_by_name(cookie, inode.ino, inode.kind))
@@ -444,10 +452,11 @@ class Namespace(InodeTable):
             return
         if other.is_dir:
             self._check_not_below(other, source_dir)
+        self._load_of_entry(target_dir, existing, other)
         self._remove_entry(source_dir, entry)
         self._remove_entry(target_dir, existing)
-        self._add_entry(target_dir, existing.name, inode)
-        self._add_entry(source_dir, entry.name, other)
+        self._add_entry(target_dir, existing.name, inode, existing)
+        self._add_entry(source_dir, entry.name, other, entry)
         for moved, old, new in ((inode, source_dir, target_dir), (other, target_dir, source_dir)):
             if moved.is_dir:
                 old.nlink -= 1

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SOURCES = (HERE / "extra_ops.c", HERE / "privileges.c")
+SOURCES = (HERE / "extra_ops.c", HERE / "privileges.c", HERE / "device.c")
 LIBRARY = HERE / "extra_ops.so"
 
 

@@ -25,18 +25,18 @@ _COPY = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_uint64] * 5
 _ALLOCATE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_uint64] * 4)
 _SEEK = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_uint64] * 3)
 
-_library = ctypes.CDLL(str(LIBRARY), mode=ctypes.RTLD_GLOBAL)
-_answer_copy = _library.ramet_answer_copy
-_answer_allocate = _library.ramet_answer_allocate
+library = ctypes.CDLL(str(LIBRARY), mode=ctypes.RTLD_GLOBAL)
+_answer_copy = library.ramet_answer_copy
+_answer_allocate = library.ramet_answer_allocate
 _answer_copy.argtypes = _answer_allocate.argtypes = [ctypes.c_void_p, ctypes.c_int64]
 _answer_copy.restype = _answer_allocate.restype = None
-_writer = ctypes.c_uint32.in_dll(_library, "ramet_writer")
+_writer = ctypes.c_uint32.in_dll(library, "ramet_writer")
 _kept: list[object] = []
 
-statfs_inode: Callable[[], int] = _library.ramet_statfs_inode
-_library.ramet_statfs_inode.argtypes = _library.ramet_setxattr_flags.argtypes = []
-_library.ramet_statfs_inode.restype = ctypes.c_uint64
-setxattr_flags: Callable[[], int] = _library.ramet_setxattr_flags
+statfs_inode: Callable[[], int] = library.ramet_statfs_inode
+library.ramet_statfs_inode.argtypes = library.ramet_setxattr_flags.argtypes = []
+library.ramet_statfs_inode.restype = ctypes.c_uint64
+setxattr_flags: Callable[[], int] = library.ramet_setxattr_flags
 """Of the request whose handler is about to begin; another's after its first ``await``."""
 
 
@@ -73,7 +73,7 @@ class Calls:
             _SEEK(seek),
         )
         _kept[:] = calls
-        _library.ramet_set_calls(*calls)
+        library.ramet_set_calls(*calls)
 
     def _later(
         self, call: Callable[..., int], before: Before, answer: Answer

@@ -1,8 +1,8 @@
 """Open directories: each is listed up to where it ended when its listing began.
 
-A new name gets a cookie past all others.  A program that renames, or makes, a file for each entry
-that it reads would never come to an end; so a listing does not go past the last cookie that there
-was when it was opened or rewound.  What is made later may be left out, says readdir(3).
+A new name gets a cookie past all others.  A program that makes a file for each entry that it reads
+would never come to an end; so a listing does not go past the last cookie that there was when it was
+opened or rewound.  What is made later may be left out, says readdir(3).
 """
 
 

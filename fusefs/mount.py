@@ -9,7 +9,7 @@ import trio
 
 from engine import Store, Volume, errors
 from engine.cold import Work
-from fusefs import extra
+from fusefs import at_once, extra
 from fusefs.cold_requests import OnThread
 from fusefs.known import Known
 from fusefs.operations import Operations
@@ -42,6 +42,7 @@ async def serve(
     volume: Volume | None = None,
     durable: Callable[[], Awaitable[None]],
     admit: Callable[[], Awaitable[None]],
+    full: Callable[[], bool],
     on_thread: OnThread = on_thread,
     flags: Iterable[str] = (),
     source: str | None = None,
@@ -53,9 +54,10 @@ async def serve(
 ) -> None:
     """Mount, say so, and answer requests until the mount goes away or the task is cancelled.
 
-    ``flags`` are the kernel's (ro, noexec, ...), ``source`` what is said to be mounted.  ``known``
-    notes what the kernel is told.  ``before_close`` ends what still uses the session:
-    closing frees it, and its descriptor's number may be another file's at once.
+    ``full`` says whether ``admit`` would wait.  ``flags`` are the kernel's (ro, noexec, ...),
+    ``source`` what is said to be mounted.  ``known`` notes what the kernel is told.
+    ``before_close`` ends what still uses the session: closing frees it, and its descriptor's number
+    may be another file's at once.
     """
     check_mountpoint(mountpoint, nonempty=nonempty)
     operations = Operations(
@@ -63,6 +65,7 @@ async def serve(
         real_blocks=real_blocks, known=known,
     )  # fmt: skip
     before = operations.cold.before_copy, operations.cold.before_allocate
+    at_once.begin(operations, full)
     calls = extra.Calls(admit, *operations.callbacks(), before)
     named = escaped(source or f"ramet:{store.path}")
     pyfuse3.init(
@@ -75,6 +78,7 @@ async def serve(
             await pyfuse3.main(max_tasks=REQUESTS_MAX)
             nursery.cancel_scope.cancel()  # who still waits is answered, before the session goes
     finally:
+        at_once.end()
         before_close()
         pyfuse3.close(unmount=True)
 

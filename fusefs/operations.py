@@ -10,7 +10,6 @@ it hears of what other doors change.
 """
 
 import errno
-import mmap
 import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,11 +17,10 @@ from collections.abc import Awaitable, Callable, Sequence
 import pyfuse3
 
 from engine import DirEntry, Inode, Store, Volume, errors, numbers
-from engine.cold import Cold
 from engine.keys import ROOT_INO, SNAPSHOT_DIR
 from engine.namespace import RENAME_EXCHANGE
 from fusefs.cold_requests import OnThread
-from fusefs.errnos import FAILURES, mapped, refusal
+from fusefs.errnos import mapped
 from fusefs.extra import writer
 from fusefs.known import Known
 from fusefs.listings import Listings
@@ -32,7 +30,6 @@ from fusefs.space import Statfs
 from fusefs.xattrs import Xattrs
 
 BLOCK_BYTES = 4096
-READ_BYTES_MAX = 1 << 20
 PREFERRED_IO_BYTES = 1 << 17
 ATTR_TIMEOUT_S = 1.0
 
@@ -65,8 +62,6 @@ class Operations(Xattrs, Ranges, Statfs):
             real_blocks=real_blocks, known=known,
         )  # fmt: skip
         self._listings = Listings()
-        # On a page's start: the kernel copies into it, and out of it again, in half the time.
-        self._scratch = memoryview(mmap.mmap(-1, READ_BYTES_MAX))
 
     def _named(
         self, entry: pyfuse3.EntryAttributes, parent: int, name: bytes
@@ -175,7 +170,7 @@ class Operations(Xattrs, Ranges, Statfs):
         await self.admit()
         if fields.update_size and fh is not None:
             await self.cold.edges(fh, attr.st_size)
-        volume, ino = self._locate(number) if fh is None else self._opened(fh)
+        volume, ino = self._locate(number) if fh is None else self.opened(fh)
         mode = None
         if fields.update_uid or fields.update_gid or (fields.update_size and ctx.uid):
             mode = stripped(volume.inode(ino))
@@ -377,7 +372,7 @@ class Operations(Xattrs, Ranges, Statfs):
             raise errors.ReadOnly("a snapshot is read-only; clone it")
         if flags & os.O_TRUNC:
             await self.admit()
-            self._strip(volume, ino, ctx.uid)
+            self.strip(volume, ino, ctx.uid)
             volume.setattr(ino, size=0)
         return await self.cold.found(self._hold, volume, ino)
 
@@ -387,46 +382,24 @@ class Operations(Xattrs, Ranges, Statfs):
         if era == volume.era:
             volume.release(ino)
 
-    # Reads and writes map their errors themselves: a wrapper is a coroutine more for each.
+    # Reads and writes come here when they could not be answered at once (at_once.py).
 
+    @mapped
     async def read(  # type: ignore[override]
         self, fh: int, offset: int, size: int
     ) -> memoryview:  # fmt: skip
-        try:
-            volume, ino = self._opened(fh)
-            if size <= READ_BYTES_MAX:  # pyfuse3 replies before anything else runs: one will do
-                buffer = self._scratch[:size]
-            else:
-                buffer = memoryview(bytearray(size))
-            try:
-                done = volume.read_into(ino, offset, buffer, wait=False)
-                return buffer if done == size else buffer[:done]
-            except Cold:
-                pass
-            return await self._cold_read(fh, offset, size)
-        except FAILURES as error:
-            raise refusal(error) from error
-
-    async def _cold_read(self, fh: int, offset: int, size: int) -> memoryview:
         data = await self.cold.read(fh, offset, size)
         self.known.told(self._handles[fh][3])  # a notice may have gone out since it began
         return data
 
+    @mapped
     async def write(self, fh: int, offset: int, data: bytes) -> int:
-        try:
-            uid = writer()
-            await self.admit()
-            volume, ino = self._opened(fh)
-            self.writes += 1
-            if uid:
-                self._strip(volume, ino, uid)
-            try:
-                return volume.write(ino, offset, data, wait=False)
-            except Cold:
-                pass
-            return await self.cold.write(fh, offset, data)
-        except FAILURES as error:
-            raise refusal(error) from error
+        uid = writer()
+        await self.admit()
+        if uid:
+            self.strip(*self.opened(fh), uid)
+        self.writes += 1
+        return await self.cold.write(fh, offset, data)
 
     async def flush(self, fh: int) -> None:
         """close(2) promises nothing about the disk: the kernel need not ask again."""
@@ -434,7 +407,7 @@ class Operations(Xattrs, Ranges, Statfs):
 
     @mapped
     async def fsync(self, fh: int, datasync: bool) -> None:
-        self._opened(fh)
+        self.opened(fh)
         await self.durable()
 
     @mapped

@@ -35,7 +35,7 @@ class Places(pyfuse3.Operations):  # type: ignore[misc]
         self.single = volume
         self.durable = durable
         self.admit = admit
-        self.cold = ColdRequests(store, self._opened, on_thread)
+        self.cold = ColdRequests(store, self.opened, on_thread)
         self.real_blocks = real_blocks
         self.known = known or Known()
         self.writes = 0
@@ -65,7 +65,7 @@ class Places(pyfuse3.Operations):  # type: ignore[misc]
         self._handles[handle] = (volume, ino, volume.era, self._number(volume, ino))
         return pyfuse3.FileInfo(fh=handle)
 
-    def _opened(self, handle: int) -> tuple[Volume, int]:
+    def opened(self, handle: int) -> tuple[Volume, int]:
         volume, ino, era, number = self._handles[handle]
         self.known.told(number)  # the answer to a read or write stays in the kernel's pages
         if era != volume.era:
@@ -77,7 +77,7 @@ class Places(pyfuse3.Operations):  # type: ignore[misc]
             return numbers.ROOT
         return numbers.join(volume.id, ino)
 
-    def _strip(self, volume: Volume, ino: int, uid: int) -> None:
+    def strip(self, volume: Volume, ino: int, uid: int) -> None:
         """A user has changed what is in a file; whoever asks for nothing but its mode would see
         what the kernel keeps.  Attributes alone can be dropped from here: it waits for no page."""
         if strip(volume, ino, uid):

@@ -6,9 +6,8 @@ what was not in memory (cold_requests.py).
 
 from collections.abc import Callable
 
-from engine import Volume, errors
-from engine.inode import FILE_BYTES_MAX
-from engine.superblock import BLOCK_BYTES
+from engine import errors
+from engine.allocation import check_allocation
 from fusefs.errnos import plain
 from fusefs.places import Places
 
@@ -30,46 +29,31 @@ class Ranges(Places):
         self, fh: int, offset: int, into: int, into_offset: int, length: int, uid: int
     ) -> int:  # fmt: skip
         """copy_file_range(2) is a range clone."""
-        source, source_ino = self._opened(fh)
-        target, target_ino = self._opened(into)
+        source, source_ino = self.opened(fh)
+        target, target_ino = self.opened(into)
         self.shared_ranges += 1
-        self._strip(target, target_ino, uid)
+        self.strip(target, target_ino, uid)
         return self.store.clone_range(
             source, source_ino, offset, target, target_ino, into_offset, length
         )
 
     def allocate(self, fh: int, mode: int, offset: int, length: int, uid: int) -> int:
-        """fallocate(2).  Punching and zeroing make holes.
-
-        Nothing is set aside by an allocation, since what is written later may be stored already, or
-        meet a clone; but one that there is no room for now is refused, as ZFS does it.
-        """
-        volume, ino = self._opened(fh)
+        """fallocate(2).  Punching and zeroing make holes."""
+        volume, ino = self.opened(fh)
         if mode not in FALLOC_MODES:
             raise errors.Unsupported("ranges are neither collapsed nor inserted nor unshared")
         volume.check_writable()
-        self._strip(volume, ino, uid)
+        self.strip(volume, ino, uid)
         if mode & (FALLOC_PUNCH_HOLE | FALLOC_ZERO_RANGE):
             volume.punch(ino, offset, length)
         else:
-            self._check_room(volume, ino, offset, length)
+            check_allocation(self.store, volume, ino, offset, length)
         if not mode & FALLOC_KEEP_SIZE and offset + length > volume.file(ino).size:
             volume.setattr(ino, size=offset + length)
         return 0
 
-    def _check_room(self, volume: Volume, ino: int, offset: int, length: int) -> None:
-        """TooLarge, QuotaExceeded or NoSpace when the range could not be filled now."""
-        inode = volume.file(ino)
-        if offset + length > FILE_BYTES_MAX:
-            raise errors.TooLarge(f"a file holds at most {FILE_BYTES_MAX >> 50} PiB")
-        missing = -(-(offset + length) // BLOCK_BYTES) - offset // BLOCK_BYTES
-        missing -= volume.mapped_blocks(inode, offset, length)
-        volume.check_quota(0 if inode.orphan else missing)
-        if missing * BLOCK_BYTES > self.store.space().free_bytes:
-            raise errors.NoSpace(errors.HOST_IS_FULL)
-
     def seek(self, fh: int, offset: int, whence: int) -> int:
-        volume, ino = self._opened(fh)
+        volume, ino = self.opened(fh)
         if whence not in (SEEK_DATA, SEEK_HOLE):
             raise errors.InvalidArgument(f"whence {whence}")
         call = volume.seek_data if whence == SEEK_DATA else volume.seek_hole

@@ -12,7 +12,7 @@ from contextlib import closing
 import trio
 
 from engine import errors
-from engine.inode import FILE_BYTES_MAX
+from engine.allocation import check_allocation
 from engine.long_clones import blocks_of
 from engine.ranges import COPY_BYTES_MAX
 from engine.superblock import BLOCK_BYTES
@@ -40,14 +40,13 @@ def seek(place: Place, offset: int, *, data: bool) -> int | None:
 
 
 def allocate(files: Files, place: Place, offset: int, length: int) -> None:
-    """posix_fallocate(3): the file is at least so large. There is no space to set aside: what is
-    written later may find blocks that are stored already, or be a clone."""
+    """posix_fallocate(3): the file is at least so large, and there is room to fill the range now
+    (RFC 7862, 15.1, wants it set aside; engine/allocation.py says why it is not)."""
     end = offset + length
-    if end > FILE_BYTES_MAX:
-        raise errors.TooLarge(f"a file holds at most {FILE_BYTES_MAX >> 50} PiB")
     check_writes(place.who)
     with files.gate.foreign():
         place.volume.check_writable()
+        check_allocation(files.store, place.volume, place.inode.ino, offset, length)
         files.drop_privilege(place)  # in a file that is large enough already, too
         if end > place.inode.size:
             place.volume.setattr(place.inode.ino, size=end)

@@ -206,7 +206,8 @@ class Daemon:
         self.invalidator, options = Invalidator(self.store, number), self.options
         await serve_mount(
             self.store, self.mountpoint, volume=self.shown, durable=self.committer.durable,
-            admit=self.committer.admit, flags=options.flags, source=options.source,
+            admit=self.committer.admit, full=self.committer.full,
+            flags=options.flags, source=options.source,
             real_blocks=options.real_blocks, nonempty=options.nonempty,
             on_thread=on_thread, known=self.invalidator.known,
             before_close=self._before_close,

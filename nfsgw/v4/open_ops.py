@@ -215,8 +215,9 @@ def _check_open(current: Current, wish: Wish, place: Place, *, made: bool = Fals
 
 
 def _check_deny(place: Place, deny: int) -> None:
-    """Who keeps others from reading must be able to write, as knfsd has it; who may only read an
-    export keeps nobody out of anything."""
+    """Who keeps others from reading must be able to write, as in knfsd (its do_open_permission; RFC
+    8881 says nothing of it); who may only read an export keeps nobody out of anything, which is
+    stricter than knfsd, where he may keep others from writing."""
     if deny:
         check_writes(place.who)
     if deny & SHARE_READ:

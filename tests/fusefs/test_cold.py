@@ -96,7 +96,7 @@ async def with_mount(
 
     async def start(task_status: trio.TaskStatus[None]) -> None:
         await serve(
-            store, root, durable=nothing, admit=nothing, on_thread=threads.run,
+            store, root, durable=nothing, admit=nothing, full=lambda: False, on_thread=threads.run,
             task_status=task_status,
         )  # fmt: skip
 

@@ -105,3 +105,23 @@ def test_a_listing_of_100_000_names_has_each_that_stays_once(mount: Mount) -> No
     assert stays <= set(found)
     assert set(os.listdir(again.lab)) == stays | {f"new{n}" for n in range(40)}
     again.stop()
+
+
+def test_names_that_stay_are_listed_once_while_others_are_renamed(shared: Mount) -> None:
+    folder = shared.lab / "renamed"
+    folder.mkdir()
+    for n in range(600):
+        (folder / f"{n:04}").touch()
+    found: list[str] = []
+    with listing(folder) as stream:
+        while some := following(stream, 50):
+            found += some
+            for name in some[::2]:  # behind the place that the listing is at
+                (folder / name).rename(folder / f"{name}.old")
+            (folder / "new").touch()
+            (folder / "new").rename(folder / some[1])
+            (folder / "0599").rename(folder / "before it")  # ahead of it
+            (folder / "before it").rename(folder / "0599")
+    assert found == [f"{n:04}" for n in range(600)]
+    with listing(folder) as stream:
+        assert sorted(following(stream)) == sorted(os.listdir(folder))

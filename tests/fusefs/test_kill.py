@@ -88,7 +88,8 @@ def test_twenty_kills_under_load_lose_nothing_that_was_synced(mount: Mount) -> N
             writer.join(DEADLINE_S)
             assert not writer.is_alive()
             assert writer.error is not None
-            assert writer.error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+            # EIO: the kernel was about to copy the request into a process that dies
+            assert writer.error.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO)
         look_at_what_is_left(mount.store, writers)
         mount = serve(mount.store, mount.root)
     mount.stop()

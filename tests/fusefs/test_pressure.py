@@ -23,6 +23,9 @@ class Door:
         self.room = trio.Event()
         self.waiting = trio.Event()
 
+    def full(self) -> bool:
+        return not self.room.is_set()
+
     async def admit(self) -> None:
         if not self.room.is_set():
             self.waiting.set()
@@ -102,7 +105,9 @@ def test_they_wait_for_room_and_then_are_done(
             nursery.cancel_scope.cancel()
 
     async def start_mount(task_status: trio.TaskStatus[None]) -> None:
-        await serve(store, root, durable=nothing, admit=door.admit, task_status=task_status)
+        await serve(
+            store, root, durable=nothing, admit=door.admit, full=door.full, task_status=task_status
+        )
 
     trio.run(_within, main)
     assert (results[0], contents(store)) == AFTER[call]
@@ -131,7 +136,9 @@ def test_a_mount_that_ends_answers_who_waits(
             nursery.cancel_scope.cancel()
 
     async def start_mount(task_status: trio.TaskStatus[None]) -> None:
-        await serve(store, root, durable=nothing, admit=door.admit, task_status=task_status)
+        await serve(
+            store, root, durable=nothing, admit=door.admit, full=door.full, task_status=task_status
+        )
 
     trio.run(_within, main)
     assert refused == [errno.EIO]

@@ -163,3 +163,30 @@ def test_snapshots_are_listed_and_read_only(world: Exported, root: Nfs3Client, t
     world.do(lambda: world.store.remove_snapshot(world.lab, "listed"))
     with failed(70):
         root.getattr(old)
+
+
+@pytest.mark.parametrize("plus", [False, True])
+def test_a_listing_ends_although_what_it_has_listed_is_renamed(
+    root: Nfs3Client, top: bytes, plus: bool
+) -> None:
+    names = [b"%02d" % number for number in range(40)]
+    for name in names:
+        root.create(top, name)
+    found: list[bytes] = []
+    cookie, eof = 2, False
+    while not eof:
+        listing = (
+            root.readdirplus(top, cookie, maxcount=1000) if plus
+            else root.readdir(top, cookie, count=300)
+        )  # fmt: skip
+        assert listing.entries or listing.eof
+        for number, each in enumerate(listing.entries):
+            found.append(each.name)
+            if number % 3 == 0:
+                root.rename(top, each.name, top, each.name + b".old")
+            elif number % 3 == 1:
+                root.create(top, b"new")
+                root.rename(top, b"new", top, each.name)
+        assert len(found) <= len(names)
+        cookie, eof = (listing.entries[-1].cookie if listing.entries else cookie), listing.eof
+    assert found == names

@@ -265,14 +265,30 @@ def test_allocate_is_about_the_size(gate: Gateway, client: Client) -> None:
     client.ok(*AT, ops.write(0, b"x" * 100))
     client.ok(*AT, ops.allocate(10, 20))
     assert inode(gate).size == 100
-    client.ok(*AT, ops.allocate(0, 1 << 40))
-    assert (inode(gate).size, inode(gate).blocks) == (1 << 40, 1)
+    client.ok(*AT, ops.allocate(0, 1 << 26))
+    assert (inode(gate).size, inode(gate).blocks) == (1 << 26, 1)
     assert gate.waited[-1] == "durable"
     for offset, length, status in (
         (0, 0, Status.INVAL), ((1 << 64) - 1, 1, Status.INVAL), (1 << 63, 1 << 63, Status.INVAL),
         (1 << 50, 1, Status.FBIG),
     ):  # fmt: skip
         assert client.fails(*AT, ops.allocate(offset, length)) == status
+
+
+def test_an_allocation_that_there_is_no_room_for_is_refused(gate: Gateway, client: Client) -> None:
+    put(gate, 0, b"x" * 10 * BLOCK)
+    gate.store.volume("lab").setattr(inode(gate).ino, mode=0o4777)
+    before = inode(gate).change
+    for offset in (0, 1 << 40):
+        length = gate.store.space().free_bytes + (1 << 30)
+        assert client.fails(*AT, ops.allocate(offset, length)) == Status.NOSPC
+    gate.store.set_quota("lab", 16 * BLOCK)
+    assert client.fails(*AT, ops.allocate(0, 16 * BLOCK + 1)) == Status.DQUOT
+    assert client.fails(*AT, ops.allocate(1 << 40, 6 * BLOCK + 1)) == Status.DQUOT
+    assert (inode(gate).size, inode(gate).change) == (10 * BLOCK, before)
+    client.ok(*AT, ops.allocate(0, 16 * BLOCK))  # what is there already counts once
+    client.ok(*AT, ops.allocate(1 << 40, 6 * BLOCK))
+    assert inode(gate).blocks == 10
 
 
 def test_deallocate(gate: Gateway, client: Client) -> None:

@@ -1,0 +1,74 @@
+"""Reads and writes that need not wait, answered the moment they come from the device (device.c).
+
+Each is one step of the engine on the loop's thread, as it is by the ordinary way (operations.py),
+where one goes that has to wait: for room among the dirty nodes, or for what is not in memory.
+"""
+
+import ctypes
+import mmap
+from collections.abc import Callable
+
+from engine.cold import Cold
+from fusefs.errnos import FAILURES, errno_of
+from fusefs.extra import library
+from fusefs.operations import Operations
+
+LATER = -(1 << 63)
+BYTES_MAX = 1 << 20
+HEADER_BYTES_MAX = 1 << 16  # what the kernel may send beside the data of a write
+
+_READ = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_uint64] * 3)
+_WRITE = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_uint64] * 3, ctypes.c_uint32)
+_set = library.ramet_answer_at_once
+_set.argtypes = [_READ, _WRITE, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+_set.restype = None
+_kept: list[object] = []  # what C has pointers to, of the mount that there is
+
+
+def begin(operations: Operations, full: Callable[[], bool]) -> None:
+    """For the mount that there is; ``full`` says whether a change must wait for room."""
+    opened = operations.opened
+    # On a page's start: the kernel copies into it, and out of it again, in half the time.
+    out, into = mmap.mmap(-1, BYTES_MAX), mmap.mmap(-1, BYTES_MAX + HEADER_BYTES_MAX)
+    output, data = memoryview(out), memoryview(into)
+
+    def read(fh: int, offset: int, size: int) -> int:
+        try:
+            volume, ino = opened(fh)
+            return volume.read_into(ino, offset, output[:size], wait=False)
+        except Cold:
+            return LATER
+        except FAILURES as error:
+            return -errno_of(error)
+        except Exception:  # nothing may be raised into C: the ordinary way raises it again
+            return LATER
+
+    def write(fh: int, offset: int, size: int, uid: int) -> int:
+        try:
+            if full():
+                return LATER
+            volume, ino = opened(fh)
+            if uid:
+                operations.strip(volume, ino, uid)
+            done = volume.write(ino, offset, data[:size], wait=False)
+        except Cold:
+            return LATER
+        except FAILURES as error:
+            return -errno_of(error)
+        except Exception:
+            return LATER
+        operations.writes += 1
+        return done
+
+    calls = _READ(read), _WRITE(write)
+    addresses = [
+        ctypes.addressof(ctypes.c_char.from_buffer(memory)) for memory in (out, into)
+    ]  # fmt: skip
+    _kept[:] = [calls, out, into]
+    _set(*calls, *addresses, len(into))
+
+
+def end() -> None:
+    """Before the session goes."""
+    _set(_READ(), _WRITE(), None, None, 0)
+    _kept.clear()
