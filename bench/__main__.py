@@ -6,6 +6,7 @@ from bench import (
     flat,
     gc,
     index,
+    ingest,
     jobs,
     machines,
     nfs,
@@ -19,7 +20,7 @@ from bench import (
 )
 
 PARTS = (
-    clones, jobs, volumes, vms, machines, gc, space, datapath, flat, index, nfs, nfs_clone,
+    clones, jobs, volumes, vms, machines, gc, space, datapath, ingest, flat, index, nfs, nfs_clone,
     nfs_guest, stalls, scrub,
 )  # fmt: skip
 for part in PARTS:

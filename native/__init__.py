@@ -26,7 +26,8 @@ from native.owners import Owners
 __all__ = [
     "BLOCK_BYTES", "EXTENT_FANOUT", "HEADER_BYTES", "HOLE", "NODE_BYTES", "VISIT_NODES_MAX", "Cold",
     "Core", "CorruptBlock", "CorruptNode", "Cut", "Extent", "Marks", "NativeError", "NeedSlab",
-    "Owners", "ReadPlan", "SealedNodes", "Tree", "WriteResult", "allocate", "overwrites_in_place",
+    "Owners", "ReadPlan", "SealedNodes", "Tree", "WriteResult", "allocate", "begin_write_back",
+    "overwrites_in_place",
 ]  # fmt: skip
 
 
@@ -43,6 +44,11 @@ def allocate(fd: int, offset: int, length: int, *, keep_size: bool = False) -> N
     error = lib.rmt_allocate(fd, offset, length, keep_size)
     if error:
         raise OSError(error, os.strerror(error))
+
+
+def begin_write_back(fd: int) -> None:
+    """Have the kernel write what is dirty of a file, without waiting for it.  Any thread."""
+    lib.rmt_begin_write_back(fd)
 
 
 def overwrites_in_place(fd: int) -> bool:

@@ -1,6 +1,7 @@
 /*
  * What the host file system is asked for, and what Python has no call for: space that is allocated
- * now and written later, and whether writing again what was written takes new space.
+ * now and written later, whether writing again what was written takes new space, and that what is
+ * written be on its way to the disk.
  */
 #include "core.h"
 
@@ -26,6 +27,10 @@ int rmt_allocate(int fd, uint64_t offset, uint64_t length, int keep_size) {
   }
   return 0;
 }
+
+/* Advice only: waits for no disk that is not overloaded, makes nothing durable, and leaves an error
+ * to the fdatasync that comes. */
+void rmt_begin_write_back(int fd) { (void)sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE); }
 
 int rmt_overwrites_in_place(int fd) {
   struct statfs host;

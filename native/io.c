@@ -21,6 +21,7 @@
 #define FETCH_BLOCKS 512u
 #define RUN_VECTORS 256
 #define DIGEST_BLOCKS 32u /* still in the CPU's cache when they are compared */
+#define WINDOW_BLOCKS 16u
 
 static bool in_a_slab(const rmt_core *core, uint64_t address) {
   uint64_t number = address / core->slab_slots;
@@ -192,12 +193,20 @@ typedef struct {
   uint8_t kind;
 } block;
 
+/* Slots read together, because those compared before followed each other: from `address` on. They
+ * stay as they are until the call takes slots. */
+typedef struct {
+  uint64_t address, count, next; /* next: the slot after the one that was compared last */
+  uint8_t data[WINDOW_BLOCKS * RMT_BLOCK];
+} window;
+
 typedef struct {
   uint64_t domain;
   block *blocks;
   uint64_t *old_addresses, *old_checksums;
   uint32_t *table; /* fingerprint -> fresh block of this call + 1 */
   uint32_t table_mask, fresh;
+  window *window;
   const uint8_t *data;
   uint64_t count;
   bool wait;
@@ -227,11 +236,27 @@ static bool is_zero(const uint8_t *data) {
   return !first && !memcmp(data, data + sizeof first, RMT_BLOCK - sizeof first);
 }
 
+/* The slot's bytes, if the window has them or can be moved there. One slot alone, or one whose
+ * neighbours cannot be read now, is for the caller to read. */
+static const uint8_t *windowed(const rmt_core *core, window *w, uint64_t address, bool wait) {
+  bool follows = address == w->next;
+  w->next = address + 1;
+  if (address - w->address < w->count) return w->data + (address - w->address) * RMT_BLOCK;
+  if (!follows) return NULL;
+  uint64_t room = core->slab_slots - address % core->slab_slots;
+  w->address = address;
+  w->count = room < WINDOW_BLOCKS ? room : WINDOW_BLOCKS;
+  if (read_slots(core, address, w->data, w->count * RMT_BLOCK, wait)) w->count = 0;
+  return w->count ? w->data : NULL;
+}
+
 /* Whether a slot holds exactly these bytes. A slot that cannot be read is not equal; one that is
  * cold is noted, and the write will not go on. */
-static bool slot_equals(rmt_core *core, uint64_t address, const uint8_t *data, bool wait) {
+static bool slot_equals(rmt_core *core, batch *b, uint64_t address, const uint8_t *data) {
   uint8_t scratch[RMT_BLOCK];
-  int error = read_slots(core, address, scratch, RMT_BLOCK, wait);
+  const uint8_t *found = windowed(core, b->window, address, b->wait);
+  if (found) return !memcmp(found, data, RMT_BLOCK);
+  int error = read_slots(core, address, scratch, RMT_BLOCK, b->wait);
   if (error == EAGAIN) note_cold(core, address);
   return error ? error == EAGAIN : !memcmp(scratch, data, RMT_BLOCK);
 }
@@ -268,10 +293,10 @@ static void classify(rmt_core *core, batch *b, uint32_t i, bool dedup) {
   w->old_address = b->old_addresses[i];
   if (w->kind == ZERO) return;
   if (w->old_address != RMT_HOLE && b->old_checksums[i] == w->fingerprint &&
-      rmt_is_allocated(core, w->old_address) && slot_equals(core, w->old_address, data, b->wait)) {
+      rmt_is_allocated(core, w->old_address) && slot_equals(core, b, w->old_address, data)) {
     w->kind = SAME;
   } else if (dedup && rmt_index_lookup(core, index_key(b->domain, w->fingerprint), &candidate) &&
-             rmt_is_allocated(core, candidate) && slot_equals(core, candidate, data, b->wait)) {
+             rmt_is_allocated(core, candidate) && slot_equals(core, b, candidate, data)) {
     w->kind = DUPLICATE; /* of its old slot as well: the checksum there was another one */
     w->address = candidate;
   } else if (dedup && find_twin(b, i)) {
@@ -431,7 +456,11 @@ int rmt_write(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count, co
     return RMT_RANGE;
   if (!map_may_change(core, tree)) return RMT_CORRUPT_NODE;
   batch b;
+  window w; /* its bytes are not touched before they are read */
   int status = batch_new(&b, data, count);
+  w.address = w.count = 0;
+  w.next = RMT_HOLE;
+  b.window = &w;
   b.domain = tree->domain;
   b.wait = wait != 0;
   if (status == RMT_OK) status = write_batch(core, tree, first, &b, dedup != 0, written, failure);

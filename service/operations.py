@@ -19,6 +19,7 @@ from hypervisor import images
 from service.addresses import Context, parse
 from service.closes import closes_arrive
 from service.host_files import check_host_file, check_new_file, sync_name
+from service.image_reader import ImageReader, Piece
 from service.share_records import Table
 from service.steps import Steps
 
@@ -234,31 +235,28 @@ def import_file(
     with opened as image:
         size = os.fstat(image.fileno()).st_size
         staged, era = volume.create_staged(0o644, 0, 0), volume.era
+        reader = ImageReader(image.fileno(), context.store.pool.slabs.begin_write_back)
         try:
-            at = 0
-            while (piece := (yield partial(next_data, image.fileno(), at))) is not None:
-                at, data = piece
-                volume.write(staged.ino, at, data)
-                at += len(data)
+            while pieces := (yield from _next_pieces(reader)):
+                for at, data in pieces:
+                    volume.write(staged.ino, at, data)
             volume.setattr(staged.ino, size=size)
             inode = volume.publish(staged.ino, parent.ino, name)
         except BaseException:
             volume.release_of(era, staged.ino)
             raise
+        finally:
+            reader.stop()
     return _inode(to, inode) | {"format": opened.form}
 
 
-def next_data(fd: int, at: int) -> tuple[int, bytes] | None:
-    """The next piece of data of a file at or after ``at``; None at the end."""
-    try:
-        at = os.lseek(fd, at, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno == 6:  # ENXIO: only a hole is left
-            return None
-        raise
-    end = os.lseek(fd, at, os.SEEK_HOLE)
-    data = os.pread(fd, min(COPY_BYTES, end - at), at)
-    return (at, data) if data else None
+def _next_pieces(reader: ImageReader) -> Steps[list[Piece]]:
+    """A turn for others; on a thread only if there is something to wait for."""
+    if not reader.ready:
+        waited: list[Piece] = yield reader.take
+        return waited
+    yield None
+    return reader.take()
 
 
 def export_file(context: Context, address: str, path: str) -> Steps[Result]:
