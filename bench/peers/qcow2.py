@@ -8,13 +8,13 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.harness.peer import Peer
 from bench.peers.commands import missing, quietly, taken_bytes, version
+from bench.peers.exported import ByGanesha
 
 END_S = 30
 
 
-class Qcow2(Peer):
+class Qcow2(ByGanesha):
     """An image that was made or put is raw; a clone is qcow2, of that or of another clone."""
 
     name = "qcow2"
@@ -40,7 +40,7 @@ class Qcow2(Peer):
 
     def clone_command(self, source: str, target: str) -> list[str]:
         form = "qcow2" if source in self._copies else "raw"
-        backing = ["-b", str(self.path(source)), "-F", form]
+        backing = ["-b", source, "-F", form]  # beside it, also on a share
         return ["qemu-img", "create", "-q", "-f", "qcow2", *backing, str(self.path(target))]
 
     @contextlib.contextmanager

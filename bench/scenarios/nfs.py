@@ -1,0 +1,111 @@
+"""A guest whose disk is on a share: QEMU's own NFS client against each peer's server."""
+
+import contextlib
+import re
+import subprocess
+from dataclasses import dataclass
+from functools import partial
+
+from bench.harness.peer import Peer, Share
+from bench.harness.results import Chart
+from bench.harness.scenario import Lab, Scenario
+from bench.peers.commands import missing
+from bench.scenarios.data_path import AGAIN, FIRST, IMAGE, PLACES
+from bench.scenarios.images import MIB, sequential
+
+GANESHA = "NFS-Ganesha is a server in C, in as many threads as there are cores; Ramet's is Python."
+STEP = 7  # requests apart: no two are neighbours, and all of the image is met
+
+
+@dataclass(frozen=True)
+class Work:
+    """Requests of a size, so many at once; ``share`` of those that a run makes."""
+
+    name: str
+    title: str
+    size: int
+    unit: str
+    write: bool
+    depth: int = 16
+
+
+WORKS = (
+    Work("read-4k", "4 KiB reads, 16 at once", 4096, "IOPS", write=False),
+    Work("write-4k", "4 KiB writes, 16 at once", 4096, "IOPS", write=True),
+    Work("read-1m", "1 MiB reads, 4 at once", MIB, "MiB/s", write=False, depth=4),
+    Work("write-1m", "1 MiB writes, 4 at once", MIB, "MiB/s", write=True, depth=4),
+)
+
+
+class Nfs(Scenario):
+    """``qemu-img bench`` writes one byte all over, another each round: to Ramet duplicates."""
+
+    name = "nfs"
+    title = "Read and write over NFS"
+    question = "What do they cost by NFSv3, on an image, on a new clone, on a used clone?"
+    cache = "no cache in the client (libnfs in QEMU); the server's is warm"
+    reasons = dict.fromkeys(
+        ("xfs", "btrfs", "copy", "qcow2", "juicefs"),
+        f"{GANESHA} Behind it there is no checksum and no dedup.",
+    )
+
+    def detect(self) -> str | None:
+        return missing("qemu-img", package="qemu-utils qemu-block-extra")
+
+    def accepts(self, peer: Peer) -> str | None:
+        if peer.data_path_of:
+            return f"it reads and writes as {peer.data_path_of} does"
+        return peer.no_nfs()
+
+    def charts(self) -> list[Chart]:
+        return [Chart(work.name, work.title, work.unit, "higher", "where", x_names=PLACES)
+                for work in WORKS]  # fmt: skip
+
+    def run(self, lab: Lab) -> None:
+        mib = lab.pick(tiny=8, quick=64, full=512)
+        rounds = lab.pick(tiny=1, quick=2, full=5)
+        mapped = lab.pick(tiny=4, quick=1, full=1)  # 4 KiB requests: one in so many blocks
+        lab.patience_s *= 3
+        shares: dict[str, Share] = {}
+
+        def put(peer: Peer) -> None:
+            peer.make("golden", mib * MIB)
+            peer.write("golden", sequential(mib * MIB, seed=1))
+            shares[peer.name] = peer.export(exports)
+
+        def rate(peer: Peer, name: str, work: Work, n: int) -> float:
+            requests = (mib << 8) // 4 // mapped if work.size < MIB else mib * 4
+            return qemu_bench(shares[peer.name], name, peer.disk(name)[1], work, requests, n)
+
+        def on_image(peer: Peer, n: int, work: Work) -> dict[str, float]:
+            return {work.name: rate(peer, "golden", work, n)}
+
+        def on_clone(peer: Peer, n: int, work: Work) -> dict[str, float]:
+            name = f"clone-{work.name}-{n}"
+            peer.clone("golden", name)
+            peer.sync([name])
+            first = rate(peer, name, work, n)
+            lab.record(work.name, peer, AGAIN, rate(peer, name, work, n + rounds))
+            peer.delete([name])
+            return {work.name: first}
+
+        with contextlib.ExitStack() as exports:
+            lab.prepare(f"image of {mib} MiB on a share", put)
+            for work in WORKS:
+                lab.patient()
+                for where, act in ((IMAGE, on_image), (FIRST, on_clone)):
+                    lab.turns(where, rounds, partial(act, work=work), work.title)
+
+
+def qemu_bench(share: Share, name: str, form: str, work: Work, requests: int, seed: int) -> float:
+    """Requests a second by QEMU's own clock; of 1 MiB each that is MiB/s as well."""
+    writing = ["-w", f"--pattern={1 + seed % 255}"] if work.write else []
+    done = subprocess.run(
+        [*share.enter, "qemu-img", "bench", "-f", form, "-s", str(work.size), "-c", str(requests),
+         "-d", str(work.depth), "-S", str(STEP * work.size), *writing, f"{share.url}/{name}"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    found = re.search(r"completed in ([\d.]+) seconds", done.stdout)
+    if found is None:
+        raise OSError(f"qemu-img bench said {done.stdout.strip()!r}")
+    return requests / float(found[1])
