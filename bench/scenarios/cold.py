@@ -10,7 +10,7 @@ from bench.harness.peer import Peer
 from bench.harness.results import Chart
 from bench.harness.scenario import Lab, Scenario
 from bench.peers.commands import missing
-from bench.scenarios.data_path import cloned
+from bench.scenarios.data_path import cloned, told_by
 from bench.scenarios.images import MIB, sequential
 
 SMALL, LARGE = "read-4k", "read-1m"
@@ -28,7 +28,7 @@ class Cold(Scenario):
     title = "Read a clone with a cold cache"
     question = "What do reads of a new clone cost when none of its data is in memory?"
     cache = (
-        "cold: after a sync posix_fadvise(DONTNEED) of every file in the peer's folder and on its "
+        "cold: fsync and posix_fadvise(DONTNEED) of every file in the peer's folder and on its "
         "mount, images and what holds them (slabs, loop device's file, objects), before each "
         "sample; then direct I/O. Only these files are dropped, and what a program keeps in its "
         "own memory stays: Ramet's and JuiceFS's metadata, the kernel's of a file system"
@@ -45,9 +45,7 @@ class Cold(Scenario):
         return missing("fio", package="fio")
 
     def accepts(self, peer: Peer) -> str | None:
-        if peer.data_path_of:
-            return f"it reads and writes as {peer.data_path_of} does"
-        return None if peer.mounted else "its images have no path"
+        return told_by(peer) or (None if peer.mounted else "its images have no path")
 
     def charts(self) -> list[Chart]:
         return [Chart(name, title, unit, "higher", "jobs", x_names=["1 job", "16 jobs"])
@@ -78,19 +76,12 @@ class Cold(Scenario):
 
 def drop(peer: Peer) -> None:
     """The pages of its files leave the host's cache; what is dirty is written first."""
-    os.sync()
     for root in {peer.folder, peer.root}:
         for path in root.rglob("*"):
             if path.is_block_device() or path.is_file():
-                forget(path)
-
-
-def forget(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(fd)
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def fio_once(

@@ -72,9 +72,7 @@ class DataPath(Scenario):
         return None if shutil.which("fio") else "fio is not installed; apt-get install fio"
 
     def accepts(self, peer: Peer) -> str | None:
-        if peer.data_path_of:
-            return f"it reads and writes as {peer.data_path_of} does"
-        return None if peer.mounted else "its images have no path"
+        return told_by(peer) or (None if peer.mounted else "its images have no path")
 
     def charts(self) -> list[Chart]:
         return [Chart(work.name, work.title, work.unit, "higher", "where", x_names=PLACES)
@@ -112,6 +110,11 @@ class DataPath(Scenario):
             lab.turns(IMAGE, rounds, lambda peer, n, work=work: on_image(peer, n, work), what)  # type: ignore[misc]
             if work is None or work.cloned:
                 lab.turns(FIRST, rounds, lambda peer, n, work=work: on_clone(peer, n, work), what)  # type: ignore[misc]
+
+
+def told_by(peer: Peer) -> str | None:
+    """Why it need not be asked: another peer reads and writes in the same way."""
+    return f"it reads and writes as {peer.data_path_of} does" if peer.data_path_of else None
 
 
 @contextlib.contextmanager

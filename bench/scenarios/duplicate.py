@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.harness.peer import Peer
 from bench.harness.results import Chart
 from bench.harness.scenario import Lab, Scenario
+from bench.scenarios.data_path import told_by
 from bench.scenarios.images import MIB, sequential
 
 DUPLICATE, NEW = range(2)
@@ -33,9 +34,7 @@ class Duplicate(Scenario):
     }
 
     def accepts(self, peer: Peer) -> str | None:
-        if peer.data_path_of:
-            return f"it reads and writes as {peer.data_path_of} does"
-        return None if peer.mounted else "its images have no path"
+        return told_by(peer) or (None if peer.mounted else "its images have no path")
 
     def charts(self) -> list[Chart]:
         return [Chart(name, title, "MiB/s", "higher", "data",
