@@ -10,20 +10,15 @@ from bench.harness.peer import Peer, Share
 from bench.harness.results import Chart
 from bench.harness.scenario import Lab, Scenario
 from bench.peers.commands import missing
-from bench.scenarios.data_path import AGAIN, FIRST, IMAGE, PLACES, told_by
+from bench.scenarios.data_path import AGAIN, FIRST, IMAGE, PLACES, cloned, told_by
 from bench.scenarios.images import MIB, sequential
 
-GANESHA = (
-    "NFS-Ganesha is a server in C with a thread for each request; Ramet's is Python, in one. "
-    "Behind it there is no checksum and no dedup."
-)
+GANESHA = "NFS-Ganesha is in C with many threads, Ramet's server Python; no checksum, no dedup."
 REQUESTS_S = 300
 STEP = 7  # requests apart: no two are neighbours, and all of the image is met
 
 
 class Work(NamedTuple):
-    """Requests of a size, so many at once."""
-
     name: str
     title: str
     size: int
@@ -70,25 +65,22 @@ class Nfs(Scenario):
             peer.write("golden", sequential(mib * MIB, seed=1))
             shares[peer.name] = peer.export(exports)
 
-        def on_image(peer: Peer, n: int, work: Work) -> dict[str, float]:
-            return {work.name: qemu_bench(shares[peer.name], "golden", work, mib, n)}
-
-        def on_clone(peer: Peer, n: int, work: Work) -> dict[str, float]:
-            name = f"clone-{work.name}-{n}"
-            peer.clone("golden", name)
-            peer.sync([name])
-            first = qemu_bench(shares[peer.name], name, work, mib, n)
-            again = qemu_bench(shares[peer.name], name, work, mib, n + rounds)
+        def ask(peer: Peer, n: int, work: Work, where: int) -> dict[str, float]:
+            share, name = shares[peer.name], f"clone-{work.name}-{n}"
+            if where == IMAGE:
+                return {work.name: qemu_bench(share, "golden", work, mib, n)}
+            with cloned(peer, name):
+                first = qemu_bench(share, name, work, mib, n)
+                again = qemu_bench(share, name, work, mib, n + rounds)
             lab.record(work.name, peer, AGAIN, again)
-            peer.delete([name])
             return {work.name: first}
 
         with contextlib.ExitStack() as exports:
             lab.prepare(f"image of {mib} MiB on a share", put)
             for work in WORKS:
                 lab.patient()
-                for where, act in ((IMAGE, on_image), (FIRST, on_clone)):
-                    lab.turns(where, rounds, partial(act, work=work), work.title)
+                for where in (IMAGE, FIRST):
+                    lab.turns(where, rounds, partial(ask, work=work, where=where), work.title)
 
 
 def qemu_bench(share: Share, name: str, work: Work, mib: int, seed: int) -> float:

@@ -31,6 +31,9 @@ XML = """
 </domain>"""
 
 
+libvirt.registerErrorHandler(lambda _context, _error: None, None)  # not on our stderr
+
+
 class Vms(Scenario):
     """Domains are named ``ramet-bench-PID-...`` and undefined afterwards; none is started."""
 
