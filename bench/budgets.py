@@ -12,7 +12,7 @@ from bench.harness.spread import Figure
 from bench.harness.words import quantity
 from bench.scenarios.cold import MANY, SMALL
 from bench.scenarios.data_path import AGAIN, FIRST, FSYNC, IMAGE
-from bench.scenarios.duplicate import DUPLICATE
+from bench.scenarios.duplicate import DUPLICATE, RATE
 
 FLAT = 1.5  # a line is flat when its end is at most that many times its beginning
 Verdict = tuple[str, bool]
@@ -125,7 +125,7 @@ BUDGETS = (
     Budget("FUSE 1 MiB sequential write of new data", "at least 0.6 x the same",
            against("write-1m", BARE, 0.6)),
     Budget("FUSE 1 MiB write of duplicate data", "at least 0.8 x the same",
-           against("rate", BARE, 0.8, DUPLICATE, "duplicate")),
+           against(RATE, BARE, 0.8, DUPLICATE, "duplicate")),
     Budget("first overwrite after a clone", "at least 0.8 x overwrite of an unshared file",
            first_overwrite),
     Budget("4 KiB write and fdatasync", "at most 4 x the host's file system", fsync),

@@ -27,7 +27,9 @@ def place(chart: Chart, x: float) -> str:
     """A point of the x axis."""
     if chart.x_names:
         return chart.x_names[int(x)]
-    return quantity(x, chart.x_unit if chart.x_unit in SIZES else "")
+    if chart.x_unit in SIZES:
+        return _bytes(x * 1024 ** SIZES.index(chart.x_unit))
+    return quantity(x, "")
 
 
 def _bytes(value: float) -> str:

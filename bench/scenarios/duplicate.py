@@ -13,6 +13,7 @@ from bench.scenarios.data_path import told_by
 from bench.scenarios.images import MIB, sequential
 
 DUPLICATE, NEW = range(2)
+RATE, DURABLE = "rate", "durable"
 
 
 class Duplicate(Scenario):
@@ -37,10 +38,11 @@ class Duplicate(Scenario):
         return told_by(peer) or (None if peer.mounted else "its images have no path")
 
     def charts(self) -> list[Chart]:
-        return [Chart(name, title, "MiB/s", "higher", "data",
-                      x_names=["there already", "new"])
-                for name, title in (("rate", "1 MiB sequential writes"),
-                                    ("durable", "the same, fsync included"))]  # fmt: skip
+        titles = {RATE: "1 MiB sequential writes", DURABLE: "1 MiB sequential writes and fsync"}
+        return [
+            Chart(name, title, "MiB/s", "higher", "data", x_names=["there already", "new"])
+            for name, title in titles.items()
+        ]
 
     def run(self, lab: Lab) -> None:
         mib = lab.pick(tiny=8, quick=64, full=512)
@@ -61,7 +63,7 @@ class Duplicate(Scenario):
                 written, synced = seconds_of(path, content)
             if peer.role == "images":
                 peer.delete([name])
-            return {"rate": mib / written, "durable": mib / synced}
+            return {RATE: mib / written, DURABLE: mib / synced}
 
         lab.prepare(f"image of {mib} MiB", put)
         for what in (DUPLICATE, NEW):  # a pass-through has then still what it is to have
