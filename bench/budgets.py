@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from bench.harness.results import BudgetLine, Results
 from bench.harness.spread import Figure
 from bench.harness.words import quantity
+from bench.scenarios.beside import BESIDE, WORST
 from bench.scenarios.cold import MANY, SMALL
 from bench.scenarios.data_path import AGAIN, FIRST, FSYNC, IMAGE
 from bench.scenarios.duplicate import DUPLICATE, RATE
@@ -95,6 +96,14 @@ def fsync(results: Results) -> Verdict | None:
     return f"{ours / theirs:.2f} x", ours <= 4 * theirs
 
 
+def beside(results: Results) -> Verdict | None:
+    ours = line(results, "beside", WORST, MOUNT).get(BESIDE)
+    theirs = line(results, "beside", WORST, "copy").get(BESIDE)
+    if ours is None or theirs is None:
+        return None
+    return f"{quantity(ours, 'ms')}, the host's {quantity(theirs, 'ms')}", True
+
+
 def vms(results: Results) -> Verdict | None:
     ours = line(results, "vms", "rate", "ramet")
     bare = line(results, "vms", "rate", "define")
@@ -129,10 +138,13 @@ BUDGETS = (
     Budget("first overwrite after a clone", "at least 0.8 x overwrite of an unshared file",
            first_overwrite),
     Budget("4 KiB write and fdatasync", "at most 4 x the host's file system", fsync),
+    Budget("the same beside a bulk import, 99th percentile", "is told", beside),
     Budget("4 KiB random read, cold page cache, 16 jobs", "at least 0.7 x the host's",
            against(SMALL, "copy", 0.7, MANY, "cold")),
     Budget("VM cloned, customized, registered", "at least 0.5 x bare virDomainDefineXML", vms),
     Budget("metadata on disk", "at most 1.5 % of unique data", None, "space"),
+    Budget("anonymous memory while a large file is walked", "bounded by the configured cache",
+           None, "flat"),
     Budget("gc mark of an aged tree", "at least 20 million entries/s of a core", None, "gc"),
 )  # fmt: skip
 

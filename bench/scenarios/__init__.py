@@ -1,6 +1,7 @@
 """The questions, a module each, in the order they are asked."""
 
 from bench.harness.scenario import Scenario
+from bench.scenarios.beside import Beside
 from bench.scenarios.boot import Boot
 from bench.scenarios.clone_size import CloneSize
 from bench.scenarios.cold import Cold
@@ -19,5 +20,5 @@ from bench.scenarios.vms import Vms
 
 SCENARIOS: tuple[type[Scenario], ...] = (
     CloneSize, Fragmentation, Generation, Batch, Concurrency, Command, Datastore, Space, Dedup,
-    DataPath, Duplicate, Cold, Nfs, Deleting, Growth, Vms, Boot,
+    DataPath, Duplicate, Beside, Cold, Nfs, Deleting, Growth, Vms, Boot,
 )  # fmt: skip

@@ -132,7 +132,7 @@ def cloned(peer: Peer, name: str) -> Iterator[Path]:
 def once(path: Path, work: Work | None, mib: int, seconds: float, seed: int) -> dict[str, float]:
     """One sample, by its chart."""
     if work is None:
-        return {FSYNC: synced_ms(path, mib, seed)}
+        return {FSYNC: statistics.median(synced_times_ms(path, mib, seed, 30))}
     return {work.name: fio(path, work, mib, seconds, seed)}
 
 
@@ -152,16 +152,16 @@ def fio(path: Path, work: Work, mib: int, seconds: float, seed: int) -> float:
     return float(job["read"]["iops"] + job["write"]["iops"])
 
 
-def synced_ms(path: Path, mib: int, seed: int) -> float:
-    """The median of some."""
+def synced_times_ms(path: Path, mib: int, seed: int, count: int) -> list[float]:
+    """Of 4 KiB writes, each with its fdatasync."""
     times = []
     fd = os.open(path, os.O_RDWR)
     try:
-        for n in range(30):
+        for n in range(count):
             data, start = os.urandom(4096), time.perf_counter()
             os.pwrite(fd, data, (n * 7919 + seed) % (mib << 8) * 4096)
             os.fdatasync(fd)
             times.append((time.perf_counter() - start) * 1e3)
     finally:
         os.close(fd)
-    return statistics.median(times)
+    return times

@@ -13,6 +13,7 @@ from bench.harness.scenario import Scenario
 from bench.peers.full_copy import FullCopy
 from bench.peers.qcow2 import Qcow2
 from bench.peers.ramet import Ramet, RametCp, RametEngine
+from bench.scenarios.beside import Beside
 from bench.scenarios.cold import Cold, drop
 from bench.scenarios.duplicate import Duplicate
 from bench.scenarios.nfs import Nfs
@@ -30,7 +31,7 @@ def samples(found: Results, peer: str) -> list[int]:
             for line in chart.lines if line.peer == peer for point in line.points]  # fmt: skip
 
 
-@pytest.mark.parametrize("scenario", [Cold, Duplicate])
+@pytest.mark.parametrize("scenario", [Beside, Cold, Duplicate])
 def test_each_place_has_its_sample(scenario: type[Scenario], tmp_path: Path) -> None:
     found = ran(scenario, tmp_path, Ramet, FullCopy)
     assert not found.left_out
