@@ -23,6 +23,11 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def times(value: float) -> str:
+    """A ratio: ``1.37 x``, ``2.2 x``, ``583 x``."""
+    return f"{number(value)} x"
+
+
 def place(chart: Chart, x: float) -> str:
     """A point of the x axis."""
     if chart.x_names:
