@@ -8,6 +8,7 @@ dots, for the length of a bar would mean nothing.
 """
 
 import io
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -93,6 +94,7 @@ def _lines(figure: Any, axes: Any, chart: Chart, names: dict[str, str]) -> None:
         axes.set_yscale("log", base=10)
     else:
         axes.set_ylim(bottom=0)
+        _round_bytes(axes.yaxis, chart, axes.get_ylim()[1])
     places = sorted({point.x for line in chart.lines for point in line.points})
     axes.set_xticks(places, [place(chart, x) for x in places])
     axes.minorticks_off()
@@ -140,6 +142,13 @@ def _apart(wanted: list[float], gap: float, bottom: float, top: float) -> list[f
     return placed
 
 
+def _round_bytes(axis: Any, chart: Chart, most: float) -> None:
+    """Ticks of a linear axis at powers of two, which are round figures of KiB and MiB."""
+    if chart.unit == "bytes" and most > 0:
+        step = 2.0 ** math.ceil(math.log2(most / 7))
+        axis.set_ticks([step * number for number in range(int(most / step) + 1)])
+
+
 def _weight(name: str) -> str:
     return "bold" if name.startswith("Ramet") else "normal"
 
@@ -177,6 +186,7 @@ def _bars(figure: Any, axes: Any, chart: Chart, names: dict[str, str]) -> None:
         axes.set_xlim(lowest / 1.6, most * 2.5)
     else:
         axes.set_xlim(0, (most or 1) * 1.16)
+        _round_bytes(axes.xaxis, chart, most)
     axes.set_ylim(at - 0.4, -1.4 if grouped else -0.6)
     axes.set_yticks([each for each, _ in ticks], [name for _, name in ticks])
     for label, (_, name) in zip(axes.get_yticklabels(), ticks, strict=True):
