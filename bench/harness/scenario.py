@@ -19,7 +19,7 @@ from bench.harness.results import Chart, LeftOut, Line, Point, Scale
 from engine.errors import RametError
 
 FAILURES = (OSError, RametError, CalledProcessError, TimeoutExpired)
-TIME_S: dict[Scale, float] = {"tiny": math.inf, "quick": 20.0, "full": math.inf}
+TIME_S: dict[Scale, float] = {"tiny": math.inf, "quick": 15.0, "full": math.inf}
 PATIENCE_S: dict[Scale, float] = {"tiny": 5.0, "quick": 4.0, "full": 120.0}
 WARM = "warm: what is copied was written just before, and synced"
 T = TypeVar("T")

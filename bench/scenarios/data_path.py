@@ -81,8 +81,8 @@ class DataPath(Scenario):
         ]  # fmt: skip
 
     def run(self, lab: Lab) -> None:
-        mib = lab.pick(tiny=8, quick=64, full=512)
-        seconds = lab.pick(tiny=0.2, quick=0.7, full=3.0)
+        mib = lab.pick(tiny=8, quick=32, full=512)
+        seconds = lab.pick(tiny=0.2, quick=0.4, full=3.0)
         rounds = lab.pick(tiny=1, quick=2, full=5)
         lab.patience_s += 10 * seconds
 

@@ -55,7 +55,7 @@ class Nfs(Scenario):
                 for work in WORKS]  # fmt: skip
 
     def run(self, lab: Lab) -> None:
-        mib = lab.pick(tiny=8, quick=64, full=512)
+        mib = lab.pick(tiny=8, quick=32, full=512)
         rounds = lab.pick(tiny=1, quick=2, full=5)
         lab.patience_s *= 3
         shares: dict[str, Share] = {}
