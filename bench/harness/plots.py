@@ -59,7 +59,8 @@ def draw(chart: Chart, heading: str, names: dict[str, str]) -> tuple[bytes, str]
         figure, axes = pyplot.subplots(figsize=SIZE_INCHES, layout="constrained")
         try:
             (_bars if _categorical(chart) else _lines)(figure, axes, chart, names)
-            axes.set_title(f"{heading}: {chart.title}", loc="left", fontsize=11)
+            title = heading if heading == chart.title else f"{heading}: {chart.title}"
+            axes.set_title(title, loc="left", fontsize=11)
             png, svg = io.BytesIO(), io.StringIO()
             figure.savefig(png, format="png", dpi=130)
             figure.savefig(svg, format="svg", metadata={"Date": None})
@@ -126,7 +127,8 @@ def _label(figure: Any, axes: Any, ends: list[tuple[str, str, float, float]]) ->
         axes.annotate(
             name, xy=(x, y), xytext=(1.04, at), textcoords="axes fraction", color=colour,
             va="center", fontsize=9, annotation_clip=False, fontweight=_weight(name),
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6},
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6,
+                        "relpos": (0, 0.5)},
         )  # fmt: skip
 
 

@@ -39,7 +39,8 @@ class Beside(Scenario):
         return told_by(peer) or (None if peer.mounted else "its images have no path")
 
     def charts(self) -> list[Chart]:
-        titles = {TYPICAL: "4 KiB write and fdatasync, median", WORST: "the same, 99th percentile"}
+        what = "4 KiB write and fdatasync"
+        titles = {TYPICAL: f"{what}, median", WORST: f"{what}, 99th percentile"}
         return [
             Chart(name, title, "ms", "lower", "where", x_names=["alone", "beside an import"])
             for name, title in titles.items()
