@@ -239,7 +239,7 @@ static bool is_zero(const uint8_t *data) {
 /* The slot's bytes, if the window has them or can be moved there. One slot alone, or one whose
  * neighbours cannot be read now, is for the caller to read. */
 static const uint8_t *windowed(const rmt_core *core, window *w, uint64_t address, bool wait) {
-  bool follows = address == w->next;
+  bool follows = address == w->next || address + 1 == w->next; /* or is asked for again */
   w->next = address + 1;
   if (address - w->address < w->count) return w->data + (address - w->address) * RMT_BLOCK;
   if (!follows) return NULL;

@@ -66,8 +66,8 @@ def test_no_slot_is_taken_that_holds_a_block(
         for ino in inodes:
             lab.setattr(ino, size=FILE_BLOCKS * BLOCK)
         for what, first, count, which in steps:
-            ino, count = inodes[which], min(count, FILE_BLOCKS - first)
-            at, end = first * BLOCK, (first + count) * BLOCK
+            ino = inodes[which]
+            at, end = first * BLOCK, min(first + count, FILE_BLOCKS) * BLOCK
             if what == "write":
                 model[ino][at:end] = data = choose.randbytes(end - at)
                 lab.write(ino, at, data)
