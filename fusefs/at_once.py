@@ -14,11 +14,12 @@ from fusefs.extra import library
 from fusefs.operations import Operations
 
 LATER = -(1 << 63)
+DROPS = LATER + 1
 BYTES_MAX = 1 << 20
 HEADER_BYTES_MAX = 1 << 16  # what the kernel may send beside the data of a write
 
-_READ = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_uint64] * 3)
-_WRITE = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_uint64] * 3, ctypes.c_uint32)
+_READ = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_uint64] * 4)
+_WRITE = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_uint64] * 4, ctypes.c_uint32)
 _set = library.ramet_answer_at_once
 _set.argtypes = [_READ, _WRITE, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 _set.restype = None
@@ -27,14 +28,16 @@ _kept: list[object] = []  # what C has pointers to, of the mount that there is
 
 def begin(operations: Operations, full: Callable[[], bool]) -> None:
     """For the mount that there is; ``full`` says whether a change must wait for room."""
-    opened = operations.opened
+    opened, used, drop = operations.opened, operations.used, operations.drop
     # On a page's start: the kernel copies into it, and out of it again, in half the time.
     out, into = mmap.mmap(-1, BYTES_MAX), mmap.mmap(-1, BYTES_MAX + HEADER_BYTES_MAX)
     output, data = memoryview(out), memoryview(into)
 
-    def read(fh: int, offset: int, size: int) -> int:
+    def read(fh: int, offset: int, size: int, direct: int) -> int:
         try:
             volume, ino = opened(fh)
+            if not direct:
+                used(fh, offset, size)
             return volume.read_into(ino, offset, output[:size], wait=False)
         except Cold:
             return LATER
@@ -43,13 +46,15 @@ def begin(operations: Operations, full: Callable[[], bool]) -> None:
         except Exception:  # nothing may be raised into C: the ordinary way raises it again
             return LATER
 
-    def write(fh: int, offset: int, size: int, uid: int) -> int:
+    def write(fh: int, offset: int, size: int, direct: int, uid: int) -> int:
         try:
             if full():
                 return LATER
             volume, ino = opened(fh)
             if uid:
                 operations.strip(volume, ino, uid)
+            if not direct:
+                used(fh, offset, size)
             done = volume.write(ino, offset, data[:size], wait=False)
         except Cold:
             return LATER
@@ -58,7 +63,7 @@ def begin(operations: Operations, full: Callable[[], bool]) -> None:
         except Exception:
             return LATER
         operations.writes += 1
-        return done
+        return DROPS if direct and drop(fh, offset, done, direct) else done
 
     calls = _READ(read), _WRITE(write)
     addresses = [

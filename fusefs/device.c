@@ -6,6 +6,8 @@
  *
  * at_once.py answers them; one that it puts off goes on to libfuse as if nobody had looked. The
  * data of a write are read into a buffer that begins on a page: the kernel copies in half the time.
+ * A write past the kernel's pages may have to wait for them to go (pages.py): then the thread that
+ * drops them answers it.
  * No splice: it takes two calls more a request, and copies as often.
  */
 #define _GNU_SOURCE
@@ -25,10 +27,14 @@
 #define TURN_BYTES_MAX (1u << 20)
 #define HEAD_BYTES (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 
-/* Both return how many bytes were read or written, a negative errno, or RAMET_LATER. */
+/* Both return how many bytes were read or written, a negative errno, or RAMET_LATER; a write also
+ * RAMET_DROPS, when ramet_drop_pages answers it. `direct` is 0 when the kernel keeps the bytes in
+ * its pages, otherwise the number of the request. */
 #define RAMET_LATER INT64_MIN
-typedef int64_t (*read_call)(uint64_t fh, uint64_t offset, uint64_t size);
-typedef int64_t (*write_call)(uint64_t fh, uint64_t offset, uint64_t size, uint32_t uid);
+#define RAMET_DROPS (INT64_MIN + 1)
+typedef int64_t (*read_call)(uint64_t fh, uint64_t offset, uint64_t size, uint64_t direct);
+typedef int64_t (*write_call)(uint64_t fh, uint64_t offset, uint64_t size, uint64_t direct,
+                              uint32_t uid);
 
 static struct {
   read_call read; /* NULL: nothing is answered at once */
@@ -36,6 +42,10 @@ static struct {
   uint8_t *output, *input; /* what was read, and what is to be written */
   size_t input_bytes;
 } calls;
+
+static struct fuse_session *mounted; /* the last one */
+
+uint64_t ramet_direct; /* `direct` of the request that libfuse gets; pyfuse3 does not say */
 
 void ramet_see_request(const struct fuse_in_header *header, ssize_t got); /* privileges.c */
 void ramet_see_answer(struct iovec *vectors, int count);
@@ -61,19 +71,40 @@ static void answer(int fd, uint64_t unique, int64_t result, const void *data, si
   (void)sent; /* ENOENT: whoever asked has gone; ENODEV: the next read says it as well */
 }
 
+/* The kernel drops its pages of a range, and then a write of `done` bytes is answered. Blocks while
+ * the kernel reads one of these pages, so never on the thread that answers requests. */
+void ramet_drop_pages(uint64_t inode, uint64_t offset, uint64_t length, uint64_t direct,
+                      uint64_t done) {
+  if (length) fuse_lowlevel_notify_inval_inode(mounted, inode, (off_t)offset, (off_t)length);
+  struct fuse_write_out out = {.size = (uint32_t)done};
+  if (direct) answer(fuse_session_fd(mounted), direct, (int64_t)done, &out, sizeof out);
+}
+
+static uint64_t direct_of(const struct fuse_in_header *header, size_t got) {
+  const struct fuse_read_in *read = (const void *)(header + 1);
+  const struct fuse_write_in *write = (const void *)(header + 1);
+  if (header->opcode == FUSE_READ && got >= sizeof *header + sizeof *read)
+    return read->flags & O_DIRECT ? header->unique : 0;
+  if (header->opcode == FUSE_WRITE && got >= HEAD_BYTES)
+    return write->flags & O_DIRECT && !(write->write_flags & FUSE_WRITE_CACHE) ? header->unique : 0;
+  return 0;
+}
+
 /* Returns the bytes that went through, or -1: not answered. */
 static int64_t answered(int fd, const struct fuse_in_header *header, size_t got) {
   const struct fuse_read_in *read = (const void *)(header + 1);
   const struct fuse_write_in *write = (const void *)(header + 1);
   if (header->opcode == FUSE_READ && got >= sizeof *header + sizeof *read) {
-    int64_t done = calls.read(read->fh, read->offset, read->size);
+    int64_t done = calls.read(read->fh, read->offset, read->size, direct_of(header, got));
     if (done == RAMET_LATER) return -1;
     answer(fd, header->unique, done, calls.output, (size_t)done);
     return read->size;
   }
   if (header->opcode == FUSE_WRITE && got == HEAD_BYTES + write->size) {
-    int64_t done = calls.write(write->fh, write->offset, write->size, header->uid);
+    int64_t done =
+        calls.write(write->fh, write->offset, write->size, direct_of(header, got), header->uid);
     if (done == RAMET_LATER) return -1;
+    if (done == RAMET_DROPS) return write->size;
     struct fuse_write_out out = {.size = (uint32_t)done};
     answer(fd, header->unique, done, &out, sizeof out);
     return write->size;
@@ -100,6 +131,7 @@ static ssize_t device_read(int fd, void *buffer, size_t length, void *userdata) 
     if (done < 0) {
       if ((size_t)got > HEAD_BYTES)
         memcpy((uint8_t *)buffer + HEAD_BYTES, calls.input, (size_t)got - HEAD_BYTES);
+      ramet_direct = direct_of(buffer, (size_t)got);
       ramet_see_request(buffer, got);
       return got;
     }
@@ -120,6 +152,7 @@ int fuse_session_mount(struct fuse_session *session, const char *mountpoint) {
   typedef int (*function)(struct fuse_session *, const char *);
   function real = (function)dlvsym(RTLD_NEXT, "fuse_session_mount", "FUSE_3.0");
   if (!real || real(session, mountpoint)) return -1;
+  mounted = session;
   int fd = fuse_session_fd(session), flags = fcntl(fd, F_GETFL);
   if (flags >= 0 && !fcntl(fd, F_SETFL, flags | O_NONBLOCK) &&
       !fuse_session_custom_io(session, &device, fd))

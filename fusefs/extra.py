@@ -31,6 +31,9 @@ _answer_allocate = library.ramet_answer_allocate
 _answer_copy.argtypes = _answer_allocate.argtypes = [ctypes.c_void_p, ctypes.c_int64]
 _answer_copy.restype = _answer_allocate.restype = None
 _writer = ctypes.c_uint32.in_dll(library, "ramet_writer")
+_direct = ctypes.c_uint64.in_dll(library, "ramet_direct")
+_drop_pages = library.ramet_drop_pages
+_drop_pages.argtypes, _drop_pages.restype = [ctypes.c_uint64] * 5, None
 _kept: list[object] = []
 
 statfs_inode: Callable[[], int] = library.ramet_statfs_inode
@@ -43,6 +46,18 @@ setxattr_flags: Callable[[], int] = library.ramet_setxattr_flags
 def writer() -> int:
     """The user who sent the request to write whose handler begins; ask before any ``await``."""
     return _writer.value
+
+
+def direct() -> bool:
+    """Whether the request to read or write whose handler begins goes past the kernel's pages; ask
+    before any ``await``."""
+    return bool(_direct.value)
+
+
+def drop_pages(inode: int, offset: int, length: int, request: int, done: int) -> None:
+    """Have the kernel drop its pages of a range (of no bytes: none); then answer ``request`` to
+    write, if it is not 0, with ``done``.  Waits for pages that are being read: not on the loop."""
+    _drop_pages(inode, offset, length, request, done)
 
 
 Answer = Callable[[int, int], None]

@@ -6,6 +6,8 @@ answers: then what one door changes, the mount shows.  Changes that the mount's 
 are known to the kernel; ``foreign`` marks the others.  What the kernel cannot know it is not told
 (known.py): then there is nothing to wait for.
 
+A direct write beside pages of the file is answered from here (``drop``; pages.py tells why).
+
 The thread has ended before the session closes (``close``): a notice to a closed session would be
 written to whatever file has the number of its descriptor by then.
 """
@@ -22,10 +24,13 @@ import trio
 
 from engine import Change, Store, Volume, numbers
 from engine.keys import ROOT_INO
+from fusefs.extra import drop_pages
 from fusefs.known import Known
+from fusefs.pages import STRETCH_BITS
 
 CLOSE_S = 5.0
-Notice = Callable[[], None]
+Notice = partial[None]
+Drop = Callable[[int, int, int, int], bool]  # as Invalidator.drop
 
 
 class Foreign:
@@ -49,6 +54,7 @@ class Invalidator:
         self.known = Known()
         self._number_of = number_of
         self._closed = False
+        self._closing = threading.Lock()  # nothing is put behind the end of the queue
         self._queue: queue.SimpleQueue[Notice | None] = queue.SimpleQueue()
         self._sent = 0  # into the queue
         self._done = 0  # by the thread; the difference is what the kernel does not know yet
@@ -81,10 +87,11 @@ class Invalidator:
         Off the loop while the mount answers, for which a notice may wait.  When the mount's loop
         has failed, nobody answers: then not for ever.
         """
-        if not self._closed:
-            self._closed = True
-            self._store.listeners.remove(self._changed)
-            self._queue.put(None)
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._store.listeners.remove(self._changed)
+                self._queue.put(None)
         self._thread.join(CLOSE_S)
 
     # --- from changes to notices, on the loop
@@ -118,15 +125,31 @@ class Invalidator:
         for name in gone:  # all names below it go with it
             self._send(partial(pyfuse3.invalidate_entry, numbers.ROOT, name))
 
-    def _send(self, notice: Notice) -> None:
-        self._sent += 1
-        self._queue.put(notice)
+    def _send(self, notice: Notice) -> bool:
+        with self._closing:
+            if self._closed:
+                return False
+            self._sent += 1
+            self._queue.put(notice)
+            return True
+
+    def drop(self, number: int, offset: int, length: int, request: int) -> bool:
+        """Have the kernel drop what it has of a range, and then answer ``request`` (0: none), a
+        write of ``length`` bytes.  False: nobody will, the mount ends."""
+        pages = self.known.pages.of(number, offset, length)
+        return self._send(partial(self._drop, number, pages, request, length))
 
     # --- on the thread
 
+    def _drop(self, number: int, pages: dict[int, int], request: int, done: int) -> None:
+        begin, end = min(pages) << STRETCH_BITS, max(pages) + 1 << STRETCH_BITS
+        drop_pages(number, begin, 0 if self._closed else end - begin, request, done)
+        with contextlib.suppress(trio.RunFinishedError):
+            self._loop.run_sync_soon(self.known.pages.dropped, number, pages)
+
     def _work(self) -> None:
         while (notice := self._queue.get()) is not None:
-            if not self._closed:
+            if not self._closed or notice.func == self._drop:  # who has written waits for it
                 # The kernel answers ENOENT for what it does not know: then there is nothing to
                 # forget.
                 with contextlib.suppress(OSError):

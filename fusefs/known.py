@@ -18,6 +18,7 @@ what was opened with O_PATH.  What the inode was is kept here, to be told until 
 from collections.abc import Iterable
 
 from engine import Inode, numbers
+from fusefs.pages import Pages
 
 _ONCE, _TOLD = 2, 1  # a lookup; the bit below: answered since the last notice
 
@@ -29,6 +30,7 @@ class Known:
         self._inodes = {numbers.ROOT: _ONCE | _TOLD}  # the root is never forgotten
         self.names_at_root: set[bytes] = set()  # told since somebody emptied it
         self.departed: dict[int, Inode] = {}
+        self.pages = Pages()
 
     def __contains__(self, number: int) -> bool:
         """Whether the kernel may have a name, or anything else, of an inode."""
@@ -71,3 +73,4 @@ class Known:
             elif number != numbers.ROOT:
                 self._inodes.pop(number, None)
                 self.departed.pop(number, None)
+                self.pages.forget(number)

@@ -11,6 +11,7 @@ from engine import Store, Volume, errors
 from engine.cold import Work
 from fusefs import at_once, extra
 from fusefs.cold_requests import OnThread
+from fusefs.invalidate import Drop
 from fusefs.known import Known
 from fusefs.operations import Operations
 
@@ -49,6 +50,8 @@ async def serve(
     real_blocks: bool = False,
     nonempty: bool = False,
     known: Known | None = None,
+    drop_pages: Drop | None = None,
+    settled: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     before_close: Callable[[], None] = lambda: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -56,13 +59,14 @@ async def serve(
 
     ``full`` says whether ``admit`` would wait.  ``flags`` are the kernel's (ro, noexec, ...),
     ``source`` what is said to be mounted.  ``known`` notes what the kernel is told.
+    ``drop_pages`` tells it what to drop, ``settled`` returns when it has.
     ``before_close`` ends what still uses the session: closing frees it, and its descriptor's number
     may be another file's at once.
     """
     check_mountpoint(mountpoint, nonempty=nonempty)
     operations = Operations(
         store, volume=volume, durable=durable, admit=admit, on_thread=on_thread,
-        real_blocks=real_blocks, known=known,
+        real_blocks=real_blocks, known=known, drop_pages=drop_pages, settled=settled,
     )  # fmt: skip
     before = operations.cold.before_copy, operations.cold.before_allocate
     at_once.begin(operations, full)

@@ -15,13 +15,15 @@ import stat
 from collections.abc import Awaitable, Callable, Sequence
 
 import pyfuse3
+import trio
 
 from engine import DirEntry, Inode, Store, Volume, errors, numbers
 from engine.keys import ROOT_INO, SNAPSHOT_DIR
 from engine.namespace import RENAME_EXCHANGE
 from fusefs.cold_requests import OnThread
 from fusefs.errnos import mapped
-from fusefs.extra import writer
+from fusefs.extra import direct, writer
+from fusefs.invalidate import Drop
 from fusefs.known import Known
 from fusefs.listings import Listings
 from fusefs.privileges import stripped
@@ -56,12 +58,15 @@ class Operations(Xattrs, Ranges, Statfs):
         on_thread: OnThread,
         real_blocks: bool = False,
         known: Known | None = None,
+        drop_pages: Drop | None = None,
+        settled: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
         super().__init__(
             store, volume=volume, durable=durable, admit=admit, on_thread=on_thread,
-            real_blocks=real_blocks, known=known,
+            real_blocks=real_blocks, known=known, drop_pages=drop_pages,
         )  # fmt: skip
         self._listings = Listings()
+        self._settled = settled
 
     def _named(
         self, entry: pyfuse3.EntryAttributes, parent: int, name: bytes
@@ -388,18 +393,25 @@ class Operations(Xattrs, Ranges, Statfs):
     async def read(  # type: ignore[override]
         self, fh: int, offset: int, size: int
     ) -> memoryview:  # fmt: skip
+        if not direct():
+            self.used(fh, offset, size)
         data = await self.cold.read(fh, offset, size)
         self.known.told(self._handles[fh][3])  # a notice may have gone out since it began
         return data
 
     @mapped
     async def write(self, fh: int, offset: int, data: bytes) -> int:
-        uid = writer()
+        uid, is_direct = writer(), direct()
+        if not is_direct:
+            self.used(fh, offset, len(data))
         await self.admit()
         if uid:
             self.strip(*self.opened(fh), uid)
         self.writes += 1
-        return await self.cold.write(fh, offset, data)
+        done = await self.cold.write(fh, offset, data)
+        if is_direct and self.drop(fh, offset, done):
+            await self._settled()
+        return done
 
     async def flush(self, fh: int) -> None:
         """close(2) promises nothing about the disk: the kernel need not ask again."""

@@ -12,6 +12,7 @@ import pyfuse3
 from engine import Store, Volume, errors, numbers
 from engine.keys import ROOT_INO
 from fusefs.cold_requests import ColdRequests, OnThread
+from fusefs.invalidate import Drop
 from fusefs.known import Known
 from fusefs.privileges import strip
 
@@ -29,6 +30,7 @@ class Places(pyfuse3.Operations):  # type: ignore[misc]
         on_thread: OnThread,
         real_blocks: bool = False,
         known: Known | None = None,
+        drop_pages: Drop | None = None,
     ) -> None:
         super().__init__()
         self.store = store
@@ -38,6 +40,7 @@ class Places(pyfuse3.Operations):  # type: ignore[misc]
         self.cold = ColdRequests(store, self.opened, on_thread)
         self.real_blocks = real_blocks
         self.known = known or Known()
+        self.drop_pages = drop_pages
         self.writes = 0
         self.shared_ranges = 0
         self.attributes_asked = 0
@@ -71,6 +74,20 @@ class Places(pyfuse3.Operations):  # type: ignore[misc]
         if era != volume.era:
             raise errors.Stale("the volume was restored or removed; open the file again")
         return volume, ino
+
+    def used(self, handle: int, offset: int, length: int) -> None:
+        """Before a read or write whose bytes the kernel keeps in its pages."""
+        self.known.pages.used(self._handles[handle][3], offset, length)
+
+    def drop(self, handle: int, offset: int, length: int, request: int = 0) -> bool:
+        """After a write past the kernel's pages: whether it has to drop some first (pages.py).
+
+        Then it is being told; ``request``, if there is one, is answered when it has.
+        """
+        number = self._handles[handle][3]
+        if self.drop_pages is None or not self.known.pages.of(number, offset, length):
+            return False
+        return self.drop_pages(number, offset, length, request)
 
     def _number(self, volume: Volume, ino: int) -> int:
         if ino == ROOT_INO and volume is self.single:

@@ -210,6 +210,7 @@ class Daemon:
             flags=options.flags, source=options.source,
             real_blocks=options.real_blocks, nonempty=options.nonempty,
             on_thread=on_thread, known=self.invalidator.known,
+            drop_pages=self.invalidator.drop, settled=self.invalidator.settled,
             before_close=self._before_close,
             task_status=task_status,
         )  # fmt: skip

@@ -1,0 +1,119 @@
+"""Direct writes beside the kernel's pages of the same file (fusefs/pages.py)."""
+
+import ctypes
+import mmap
+import os
+import platform
+import signal
+import struct
+import threading
+from pathlib import Path
+
+from mounted import Mount
+
+from fusefs.pages import STRETCH_BITS, Pages
+
+BLOCK = 4096
+FILE_BYTES = 32 << 20  # more parts of 1 MiB than the kernel has under way at a time, a dozen
+NUMBERS = {"x86_64": (206, 209, 208, 17), "aarch64": (0, 2, 4, 67)}
+SETUP, SUBMIT, EVENTS, PREAD = NUMBERS[platform.machine()]
+PWRITE = 1
+ONE = ctypes.c_long(1)
+STRETCH = 1 << STRETCH_BITS
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def call(*arguments: object) -> int:
+    result: int = libc.syscall(*arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+class DirectWrite:
+    """An asynchronous one, of the whole file in one request to the kernel."""
+
+    def __init__(self, fd: int) -> None:
+        self._memory = mmap.mmap(-1, FILE_BYTES)
+        self._memory[:] = b"b" * FILE_BYTES
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        request = (0, 0, 0, PWRITE, 0, fd, address, FILE_BYTES, 0, 0, 0, 0)
+        self._request = ctypes.create_string_buffer(struct.pack("<QIIHhIQQqQII", *request))
+        self._context = ctypes.c_uint64()
+        call(SETUP, 1, ctypes.byref(self._context))
+
+    def submit(self) -> None:
+        pointer = ctypes.c_void_p(ctypes.addressof(self._request))
+        assert call(SUBMIT, self._context, ONE, ctypes.byref(pointer)) == 1
+
+    def wait(self) -> None:
+        event = ctypes.create_string_buffer(32)
+        assert call(EVENTS, self._context, ONE, ONE, event, None) == 1
+        assert struct.unpack("<QQqq", event.raw[:32])[2] == FILE_BYTES
+
+
+def until_in_call(thread: threading.Thread, number: int) -> None:
+    """Return when the thread sleeps in a system call."""
+    doing = Path(f"/proc/self/task/{thread.native_id}/syscall")
+    while doing.read_text().split()[0] != str(number):
+        assert thread.is_alive()
+
+
+def test_a_page_that_is_read_before_an_asynchronous_direct_write_does_not_stay_old(
+    shared: Mount,
+) -> None:
+    path, last, seen = shared.lab / "beside", FILE_BYTES - BLOCK, []
+    path.write_bytes(b"a" * FILE_BYTES)
+    direct, reader = os.open(path, os.O_RDWR | os.O_DIRECT), os.open(path, os.O_RDONLY)
+    os.posix_fadvise(reader, 0, 0, os.POSIX_FADV_RANDOM)
+    # It asks for no attributes; a read would, and a new mtime drops the pages as well.
+    mapped = mmap.mmap(reader, FILE_BYTES, prot=mmap.PROT_READ)
+    write = DirectWrite(direct)
+    submit = threading.Thread(target=write.submit)
+    read = threading.Thread(target=lambda: seen.append(os.pread(reader, BLOCK, last)))
+    # The kernel drops its pages of the file, and asks for as many parts of the write as may be
+    # under way; the read goes before the others.
+    os.kill(shared.process.pid, signal.SIGSTOP)
+    try:
+        submit.start()
+        until_in_call(submit, SUBMIT)
+        read.start()
+        until_in_call(read, PREAD)
+    finally:
+        os.kill(shared.process.pid, signal.SIGCONT)
+    submit.join()
+    write.wait()
+    read.join()
+    assert seen == [b"a" * BLOCK]
+    assert mapped[last:] == b"b" * BLOCK
+    mapped.close()
+    os.close(reader)
+    os.close(direct)
+
+
+def test_only_stretches_that_were_used_have_pages() -> None:
+    pages = Pages()
+    pages.used(7, STRETCH - 1, 2)
+    assert pages.of(7, 0, 1) == {0: 1}
+    assert pages.of(7, 0, 3 * STRETCH) == {0: 1, 1: 1}
+    assert pages.of(7, 2 * STRETCH, 1) == {}
+    assert pages.of(8, 0, 1) == {}
+
+
+def test_what_is_used_while_pages_are_dropped_may_have_pages_again() -> None:
+    pages = Pages()
+    pages.used(7, 0, 2 * STRETCH)
+    found = pages.of(7, 0, 2 * STRETCH)
+    pages.used(7, STRETCH, 1)
+    pages.dropped(7, found)
+    assert pages.of(7, 0, 2 * STRETCH) == {1: 2}
+
+
+def test_a_file_that_the_kernel_has_forgotten_has_no_pages() -> None:
+    pages = Pages()
+    pages.used(7, 0, 1)
+    found = pages.of(7, 0, 1)
+    pages.forget(7)
+    pages.dropped(7, found)
+    assert pages.of(7, 0, 1) == {}
