@@ -76,7 +76,8 @@ demo: setup
 	$(PY) tests/demo/demo.py
 
 # What can be compared with is in packages.txt already: btrfs-progs, fio, qemu-utils, xfsprogs.
-BENCH_PACKAGES := lvm2 thin-provisioning-tools util-linux virtinst
+BENCH_PACKAGES := lvm2 thin-provisioning-tools util-linux virtinst nfs-ganesha nfs-ganesha-vfs \
+  rpcbind nfs-common iproute2
 MEASURE_PACKAGES := fio nfs-ganesha nfs-ganesha-vfs rpcbind util-linux iproute2 virtinst
 bench: INSTALL := $(BENCH_PACKAGES)
 measure: INSTALL := $(MEASURE_PACKAGES)

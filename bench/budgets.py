@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from bench.harness.results import BudgetLine, Results
 from bench.harness.spread import Figure
 from bench.harness.words import quantity
+from bench.scenarios.beside import BESIDE, WORST
+from bench.scenarios.cold import MANY, SMALL
 from bench.scenarios.data_path import AGAIN, FIRST, FSYNC, IMAGE
+from bench.scenarios.duplicate import DUPLICATE, RATE
 
 FLAT = 1.5  # a line is flat when its end is at most that many times its beginning
 Verdict = tuple[str, bool]
@@ -63,13 +66,13 @@ def batch(results: Results) -> Verdict | None:
 
 
 def against(
-    chart: str, peer: str, least: float, at: float = IMAGE
+    chart: str, peer: str, least: float, at: float = IMAGE, scenario: str = "data-path"
 ) -> Callable[[Results], Verdict | None]:
-    """Ramet's mount against a peer in the data path, more being better."""
+    """Ramet's mount against a peer, more being better."""
 
     def judge(results: Results) -> Verdict | None:
-        ours = line(results, "data-path", chart, MOUNT).get(at)
-        theirs = line(results, "data-path", chart, peer).get(at)
+        ours = line(results, scenario, chart, MOUNT).get(at)
+        theirs = line(results, scenario, chart, peer).get(at)
         if ours is None or not theirs:
             return None
         return f"{ours / theirs:.2f} x", ours >= least * theirs
@@ -91,6 +94,14 @@ def fsync(results: Results) -> Verdict | None:
     if ours is None or not theirs:
         return None
     return f"{ours / theirs:.2f} x", ours <= 4 * theirs
+
+
+def beside(results: Results) -> Verdict | None:
+    ours = line(results, "beside", WORST, MOUNT).get(BESIDE)
+    theirs = line(results, "beside", WORST, "copy").get(BESIDE)
+    if ours is None or theirs is None:
+        return None
+    return f"{quantity(ours, 'ms')}, the host's {quantity(theirs, 'ms')}", True
 
 
 def vms(results: Results) -> Verdict | None:
@@ -122,14 +133,18 @@ BUDGETS = (
            against("read-1m", BARE, 0.8)),
     Budget("FUSE 1 MiB sequential write of new data", "at least 0.6 x the same",
            against("write-1m", BARE, 0.6)),
-    Budget("FUSE 1 MiB write of duplicate data", "at least 0.8 x the same", None, "datapath"),
+    Budget("FUSE 1 MiB write of duplicate data", "at least 0.8 x the same",
+           against(RATE, BARE, 0.8, DUPLICATE, "duplicate")),
     Budget("first overwrite after a clone", "at least 0.8 x overwrite of an unshared file",
            first_overwrite),
     Budget("4 KiB write and fdatasync", "at most 4 x the host's file system", fsync),
-    Budget("4 KiB random read, cold page cache, 16 jobs", "at least 0.7 x the host's", None,
-           "datapath"),
+    Budget("the same beside a bulk import, 99th percentile", "is told", beside),
+    Budget("4 KiB random read, cold page cache, 16 jobs", "at least 0.7 x the host's",
+           against(SMALL, "copy", 0.7, MANY, "cold")),
     Budget("VM cloned, customized, registered", "at least 0.5 x bare virDomainDefineXML", vms),
     Budget("metadata on disk", "at most 1.5 % of unique data", None, "space"),
+    Budget("anonymous memory while a large file is walked", "bounded by the configured cache",
+           None, "flat"),
     Budget("gc mark of an aged tree", "at least 20 million entries/s of a core", None, "gc"),
 )  # fmt: skip
 

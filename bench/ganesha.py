@@ -1,7 +1,8 @@
 """NFS-Ganesha, exporting a directory, for as long as a measurement.
 
-It wants rpcbind, which wants port 111 of every address: where another server has one of those,
-Ganesha gets a network of its own.  Its processes end with the one that started them.
+It wants rpcbind, which wants port 111 of every address and its place in /run: where another server
+has one of those ports, Ganesha gets a network of its own, and a /run in any case.  Its processes
+end with the one that started them.
 """
 
 import contextlib
@@ -40,9 +41,13 @@ def ganesha(folder: Path, path: Path, *, own_network: bool = True) -> Iterator[t
             path=path, log=log, state=state, nfs=NFS_PORT, mount=MOUNT_PORT, pseudo=PSEUDO
         )
     )
-    script = "ip link set lo up && rpcbind -w && exec ganesha.nfsd -F -f $0 -p $1"
+    script = (
+        "ip link set lo up && mount -t tmpfs tmpfs /run && rpcbind -w && "
+        "exec ganesha.nfsd -F -f $0 -p $1"
+    )
     server = subprocess.Popen(
-        ["unshare", *(("--net",) if own_network else ()), "--pid", "--fork", "--kill-child",
+        ["unshare", *(("--net",) if own_network else ()), "--mount", "--pid", "--fork",
+         "--kill-child",
          "sh", "-c", script, configuration, folder / "ganesha.pid"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -65,4 +70,4 @@ async def _wait_until_it_serves(command: list[str], log: Path) -> None:
                 return
             await trio.sleep(0.2)
     told = log.read_text()[-2000:] if log.exists() else "it has no log"
-    raise RuntimeError(f"Ganesha does not serve: {told}")
+    raise OSError(f"Ganesha does not serve: {told}")

@@ -43,7 +43,7 @@ def begin(operations: Operations, full: Callable[[], bool]) -> None:
             return LATER
         except FAILURES as error:
             return -errno_of(error)
-        except Exception:  # nothing may be raised into C: the ordinary way raises it again
+        except BaseException:  # into C it would be an answer of no bytes; it is raised again there
             return LATER
 
     def write(fh: int, offset: int, size: int, direct: int, uid: int) -> int:
@@ -60,7 +60,7 @@ def begin(operations: Operations, full: Callable[[], bool]) -> None:
             return LATER
         except FAILURES as error:
             return -errno_of(error)
-        except Exception:
+        except BaseException:
             return LATER
         operations.writes += 1
         return DROPS if direct and drop(fh, offset, done, direct) else done

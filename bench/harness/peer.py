@@ -9,6 +9,7 @@ import contextlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -19,6 +20,14 @@ Block = tuple[int, bytes]
 """Where in the image, in bytes, and what is written there."""
 File = tuple[str, bytes]
 """``directory/name`` and what is in it."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Images over NFSv3: the URL of their directory, and words before a command to reach it."""
+
+    url: str
+    enter: tuple[str, ...] = ()
 
 
 class Peer(ABC):
@@ -89,6 +98,14 @@ class Peer(ABC):
     def disk(self, name: str) -> tuple[Path, str]:
         """What QEMU is given to run a guest from the image: a path and its format."""
         return self.path(name), "raw"
+
+    def no_nfs(self) -> str | None:
+        """None when ``export`` can serve its images by NFS; else why not.  Changes nothing."""
+        return "it has no NFS server, and none is known that could serve it"
+
+    def export(self, undo: contextlib.ExitStack) -> Share:
+        """Serve all its images by NFSv3, until it is undone."""
+        raise NotImplementedError
 
     def sync(self, names: Sequence[str]) -> None:
         """What was done to these images is durable when it returns."""

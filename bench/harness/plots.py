@@ -1,11 +1,14 @@
 """A chart as a picture, by matplotlib, which is asked for only here and may be absent.
 
 Okabe and Ito's colours, which colour-blind people tell apart, and a marker for each peer besides;
-the peers' names stand at their lines, so nobody has to look anything up.  The band is from the
-least to the greatest sample.  Ramet's lines are thicker, since it is they that one looks for.
+the peers' names stand at their lines, so nobody has to look anything up.  A thin line goes from the
+least to the greatest sample.  Ramet's lines and names are bold: it is they that one looks for.
+Bars begin at zero; where that would hide the small ones the axis is logarithmic, and there are
+dots, for the length of a bar would mean nothing.
 """
 
 import io
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -25,6 +28,7 @@ STYLES = {
 OTHERS = (("#5D3A9B", "h"), ("#A0A000", "*"), ("#40B0A6", "d"), ("#994F00", "p"))
 SIZE_INCHES = (8.6, 4.4)
 LABEL_POINTS = 12.5  # between two labels at least
+BARS_UP_TO = 40  # times the least figure
 
 
 def available() -> bool:
@@ -55,7 +59,8 @@ def draw(chart: Chart, heading: str, names: dict[str, str]) -> tuple[bytes, str]
         figure, axes = pyplot.subplots(figsize=SIZE_INCHES, layout="constrained")
         try:
             (_bars if _categorical(chart) else _lines)(figure, axes, chart, names)
-            axes.set_title(f"{heading}: {chart.title}", loc="left", fontsize=11)
+            title = heading if heading == chart.title else f"{heading}: {chart.title}"
+            axes.set_title(title, loc="left", fontsize=11)
             png, svg = io.BytesIO(), io.StringIO()
             figure.savefig(png, format="png", dpi=130)
             figure.savefig(svg, format="svg", metadata={"Date": None})
@@ -79,8 +84,8 @@ def _lines(figure: Any, axes: Any, chart: Chart, names: dict[str, str]) -> None:
         figures = [Figure.of(point.samples) for point in points]
         xs, ys = [point.x for point in points], [each.median for each in figures]
         ours = line.peer.startswith("ramet")
-        axes.fill_between(xs, [each.least for each in figures], [each.most for each in figures],
-                          color=colour, alpha=0.1, linewidth=0)  # fmt: skip
+        axes.vlines(xs, [each.least for each in figures], [each.most for each in figures],
+                    color=colour, alpha=0.45, linewidth=1.1)  # fmt: skip
         axes.plot(xs, ys, color=colour, marker=marker, markersize=6,
                   linewidth=2.6 if ours else 1.4)  # fmt: skip
         ends.append((names[line.peer], colour, xs[-1], ys[-1]))
@@ -90,6 +95,7 @@ def _lines(figure: Any, axes: Any, chart: Chart, names: dict[str, str]) -> None:
         axes.set_yscale("log", base=10)
     else:
         axes.set_ylim(bottom=0)
+        _round_bytes(axes.yaxis, chart, axes.get_ylim()[1])
     places = sorted({point.x for line in chart.lines for point in line.points})
     axes.set_xticks(places, [place(chart, x) for x in places])
     axes.minorticks_off()
@@ -120,8 +126,9 @@ def _label(figure: Any, axes: Any, ends: list[tuple[str, str, float, float]]) ->
         at = axes.transAxes.inverted().transform((0, height))[1]
         axes.annotate(
             name, xy=(x, y), xytext=(1.04, at), textcoords="axes fraction", color=colour,
-            va="center", fontsize=9, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6},
+            va="center", fontsize=9, annotation_clip=False, fontweight=_weight(name),
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6,
+                        "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
@@ -137,32 +144,55 @@ def _apart(wanted: list[float], gap: float, bottom: float, top: float) -> list[f
     return placed
 
 
+def _round_bytes(axis: Any, chart: Chart, most: float) -> None:
+    """Ticks of a linear axis at powers of two, which are round figures of KiB and MiB."""
+    if chart.unit == "bytes" and most > 0:
+        step = 2.0 ** math.ceil(math.log2(most / 7))
+        axis.set_ticks([step * number for number in range(int(most / step) + 1)])
+
+
+def _weight(name: str) -> str:
+    return "bold" if name.startswith("Ramet") else "normal"
+
+
 def _bars(figure: Any, axes: Any, chart: Chart, names: dict[str, str]) -> None:
-    """A group of horizontal bars for each named place, the figure at its end."""
+    """A group of rows below the name of each place, the figure at the end of each row."""
     looks = styles(list(names))
     places = sorted({point.x for line in chart.lines for point in line.points})
+    grouped = bool(chart.x_names) and len(places) > 1
     rows = [(x, peer, each) for x in places for peer, each in figures_at(chart, x).items()]
-    figure.set_size_inches(SIZE_INCHES[0], 1.1 + 0.3 * (len(rows) + len(places)))
-    at, ticks, labels = 0.0, [], []
-    most = max(each.most for _, _, each in rows)
+    figure.set_size_inches(SIZE_INCHES[0], 1.1 + 0.3 * (len(rows) + 1.3 * len(places)))
+    least, most = min(each.median for _, _, each in rows), max(each.most for _, _, each in rows)
+    dots = chart.log_y and least > 0 and most > BARS_UP_TO * least
+    at, ticks = 0.0, []
     for number, (x, peer, each) in enumerate(rows):
-        if number and x != rows[number - 1][0]:
-            at += 0.8
-        error = [[each.median - each.least], [each.most - each.median]]
-        axes.barh(at, each.median, color=looks[peer][0], height=0.8, xerr=error,
-                  error_kw={"linewidth": 0.9, "ecolor": "#444444"})  # fmt: skip
-        axes.annotate(quantity(each.median, chart.unit), (each.most, at), xytext=(5, 0),
-                      textcoords="offset points", va="center", fontsize=9)  # fmt: skip
-        ticks.append(at)
-        named = f"{place(chart, x)}: " if chart.x_names and len(places) > 1 else ""
-        labels.append(named + names[peer])
+        if grouped and (not number or x != rows[number - 1][0]):
+            at += 1.3 if number else 0
+            axes.text(0.0, at - 0.85, f" {place(chart, x)}", transform=axes.get_yaxis_transform(),
+                      va="center", fontsize=10, fontstyle="italic", color="#333333")  # fmt: skip
+        colour, marker = looks[peer]
+        if dots:
+            axes.axhline(at, color="#EEEEEE", linewidth=0.7, zorder=0)
+            axes.plot(each.median, at, marker, color=colour, markersize=8)
+        else:
+            axes.barh(at, each.median, color=colour, height=0.8)
+        axes.hlines(at, each.least, each.most, color="#444444", linewidth=0.9)
+        axes.annotate(quantity(each.median, chart.unit), (each.most, at),
+                      xytext=(8 if dots else 5, 0), textcoords="offset points", va="center",
+                      fontsize=9, annotation_clip=False)  # fmt: skip
+        ticks.append((at, names[peer]))
         at += 1
-    if chart.log_y:
+    if dots:
         axes.set_xscale("log")
+        lowest = min(each.least for _, _, each in rows if each.least > 0)
+        axes.set_xlim(lowest / 1.6, most * 2.5)
     else:
-        axes.set_xlim(0, most * 1.15)
-    axes.set_yticks(ticks, labels)
-    axes.invert_yaxis()
+        axes.set_xlim(0, (most or 1) * 1.16)
+        _round_bytes(axes.xaxis, chart, most)
+    axes.set_ylim(at - 0.4, -1.4 if grouped else -0.6)
+    axes.set_yticks([each for each, _ in ticks], [name for _, name in ticks])
+    for label, (_, name) in zip(axes.get_yticklabels(), ticks, strict=True):
+        label.set_fontweight(_weight(name))
     arrow = "less is better" if chart.better == "lower" else "more is better"
     axes.set_xlabel(arrow)
     axes.xaxis.set_major_formatter(

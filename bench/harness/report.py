@@ -18,7 +18,7 @@ from bench.harness.tables import (
     of_left_out,
     titles,
 )
-from bench.harness.words import place
+from bench.harness.words import place, times
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem; margin: 2rem auto;
@@ -29,7 +29,7 @@ table { border-collapse: collapse; font-size: 13px; margin: .8rem 0; display: bl
 caption { text-align: left; font-weight: 600; }
 th, td { text-align: left; padding: .2rem .7rem .2rem 0; border-bottom: 1px solid #e4e4e4;
   vertical-align: top; }
-svg { max-width: 100%; height: auto; font-family: system-ui, sans-serif; }
+svg { max-width: 100%; height: auto; overflow: visible; font-family: system-ui, sans-serif; }
 .behind { background: #fff6e5; border-left: 4px solid #E69F00; padding: .5rem 1rem; }
 .small { color: #555; font-size: 13px; } pre { background: #f4f4f4; padding: .6rem; }
 """
@@ -83,11 +83,12 @@ def _verdicts(scenario: ScenarioResult, names: Mapping[str, str]) -> Iterator[li
             if not ours or not theirs:
                 continue
             mine, other = best(ours, chart.better), best(theirs, chart.better)
-            times = ratio(found[mine].median, found[other].median, chart.better)
-            leader = mine if times <= 1 else other
+            factor = ratio(found[mine].median, found[other].median, chart.better)
+            leader = mine if factor <= 1 else other
             told = (
-                f"{names[other]} {1 / times:,.1f} x worse" if times < 1 else f"{times:,.1f} x worse"
-            )
+                f"{names[other]} {times(1 / factor)} worse" if 0 < factor < 1
+                else f"{times(factor)} worse"
+            )  # fmt: skip
             yield [scenario.title, chart.title, place(chart, x), names[leader], names[mine], told]
 
 
@@ -129,9 +130,10 @@ def losses(scenario: ScenarioResult) -> dict[str, list[str]]:
                 continue
             mine = ours[best(ours, chart.better)].median
             for peer, each in figures.items():
-                times = ratio(mine, each.median, chart.better)
-                if peer not in ours and times > 1:
-                    where = f"{chart.title}, {place(chart, x)}: {times:,.1f} x"
+                factor = ratio(mine, each.median, chart.better)
+                if peer not in ours and factor > 1:
+                    axis = "" if chart.x_names else f"{chart.x_label} "
+                    where = f"{chart.title}, {axis}{place(chart, x)}: {times(factor)}"
                     found.setdefault(peer, []).append(where)
     return found
 

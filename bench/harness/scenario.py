@@ -3,9 +3,11 @@
 ``run`` gets a ``Lab`` with the peers that could be started.  All work on peers goes through
 ``Lab.prepare`` and ``Lab.turns``, which are what keeps a run fair and alive: turns are A B A B with
 the first place rotating; a peer that fails is left out from there on, with the reason; one that
-takes longer than ``patience_s`` for a sample is not asked for more of the same.
+takes longer than ``patience_s`` for a sample is not asked for more of the same.  When a scenario
+has had its time, what is left of it is done in one round: ``--quick`` is quick on busy hosts too.
 """
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +19,7 @@ from bench.harness.results import Chart, LeftOut, Line, Point, Scale
 from engine.errors import RametError
 
 FAILURES = (OSError, RametError, CalledProcessError, TimeoutExpired)
+TIME_S: dict[Scale, float] = {"tiny": math.inf, "quick": 15.0, "full": math.inf}
 PATIENCE_S: dict[Scale, float] = {"tiny": 5.0, "quick": 4.0, "full": 120.0}
 WARM = "warm: what is copied was written just before, and synced"
 T = TypeVar("T")
@@ -37,6 +40,7 @@ class Lab:
         self.left_out: list[LeftOut] = []
         self.notes: list[str] = []
         self.patience_s = PATIENCE_S[scale]
+        self.deadline = time.monotonic() + TIME_S[scale]  # of second rounds
         self._slow: set[str] = set()
 
     def pick(self, *, tiny: T, quick: T, full: T) -> T:
@@ -63,6 +67,9 @@ class Lab:
         """``act(peer, round)`` returns samples by chart; they are taken at ``x``."""
         peers = [peer for peer in self.peers if peer.name not in self._slow]
         for number in range(rounds):
+            if number and time.monotonic() > self.deadline:
+                self.notes.append(f"{what or x}: {number} of {rounds} rounds, for want of time.")
+                return
             first = number % len(peers) if peers else 0
             for peer in peers[first:] + peers[:first]:
                 if peer.name in self._slow or peer not in self.peers:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bench.harness.compare import Change
 from bench.harness.results import Chart, Results
 from bench.harness.spread import Figure, best, ratio
-from bench.harness.words import place, quantity
+from bench.harness.words import place, quantity, times
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def _cell(figure: Figure | None, leader: float, chart: Chart) -> str:
     spread = (
         f" ±{figure.deviation / figure.median:.0%}" if figure.count > 1 and figure.median else ""
     )
-    times = ratio(figure.median, leader, chart.better)
-    return f"{told}{spread}  {'best' if times <= 1 else f'{times:,.2f} x'}"
+    factor = ratio(figure.median, leader, chart.better)
+    return f"{told}{spread}  {'best' if factor <= 1 else times(factor)}"
 
 
 def of_budgets(results: Results) -> Table:

@@ -23,11 +23,18 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def times(value: float) -> str:
+    """A ratio: ``1.37 x``, ``2.2 x``, ``583 x``."""
+    return f"{number(value)} x"
+
+
 def place(chart: Chart, x: float) -> str:
     """A point of the x axis."""
     if chart.x_names:
         return chart.x_names[int(x)]
-    return quantity(x, chart.x_unit if chart.x_unit in SIZES else "")
+    if chart.x_unit in SIZES:
+        return _bytes(x * 1024 ** SIZES.index(chart.x_unit))
+    return quantity(x, "")
 
 
 def _bytes(value: float) -> str:

@@ -13,13 +13,14 @@ from typing import ClassVar
 from bench.disks import file_system
 from bench.harness.peer import File, TreePeer, fsync, write_files
 from bench.peers.commands import kernel_knows, missing, not_root, quietly, version
+from bench.peers.exported import ByGanesha
 
 FICLONE = 0x40049409  # linux/fs.h
 LIBC = ctypes.CDLL(None, use_errno=True)
 SIZE_BYTES = 2 << 40  # sparse: what is written takes space, and images of 1 TiB fit
 
 
-class FileSystemPeer(TreePeer):
+class FileSystemPeer(ByGanesha, TreePeer):
     """``FICLONE`` of whole files: what ``cp --reflink`` does, without a process to start."""
 
     kind: ClassVar[str]  # of mkfs and of /proc/filesystems

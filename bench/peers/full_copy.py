@@ -5,10 +5,11 @@ from collections.abc import Iterable
 
 from bench.harness.peer import File, TreePeer, write_files
 from bench.peers.commands import quietly, taken_bytes, version
+from bench.peers.exported import ByGanesha
 from bench.peers.file_system import syncfs
 
 
-class FullCopy(TreePeer):
+class FullCopy(ByGanesha, TreePeer):
     name = "copy"
     title = "full copy"
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from bench.harness.peer import File, TreePeer, fsync, write_files
 from bench.peers.commands import beside_python, not_root, quietly, taken_bytes, version
+from bench.peers.exported import ByGanesha
 
 
-class JuiceFS(TreePeer):
+class JuiceFS(ByGanesha, TreePeer):
     name = "juicefs"
     title = "JuiceFS clone"
 

@@ -43,6 +43,12 @@ class Qcow2(Peer):
         backing = ["-b", str(self.path(source)), "-F", form]
         return ["qemu-img", "create", "-q", "-f", "qcow2", *backing, str(self.path(target))]
 
+    def no_nfs(self) -> str | None:
+        return (
+            "QEMU's NFS client looks for a backing file one directory too high (7.2: a mount of it "
+            "is refused); by a mount of the kernel's it can be used"
+        )
+
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[Path]:
         """A qcow2 file as the disk a guest would see, by an export of its own."""

@@ -9,7 +9,17 @@ import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.harness.peer import Block, File, Peer, TreePeer, VmPeer, fsync, numbered, write_files
+from bench.harness.peer import (
+    Block,
+    File,
+    Peer,
+    Share,
+    TreePeer,
+    VmPeer,
+    fsync,
+    numbered,
+    write_files,
+)
 from bench.peers.commands import quietly
 from engine import ROOT_INO, Store, Volume
 from service.client import Client
@@ -72,6 +82,17 @@ class Ramet(TreePeer, VmPeer):
 
     def sync(self, names: Sequence[str]) -> None:
         """A job is durable when it has ended."""
+
+    def no_nfs(self) -> str | None:
+        return None
+
+    def export(self, undo: contextlib.ExitStack) -> Share:
+        address = f"127.77.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"  # nobody's port mapper
+        self.ramet("share", "nfs", "add", VOLUME, "--listen", address,
+                   "--client", "127.0.0.0/8:root")  # fmt: skip
+        undo.callback(self.ramet, "share", "nfs", "rm", VOLUME)
+        self.settings["NFS"] = "ramet share nfs add, the store mounted as well"
+        return Share(f"nfs://{address}/{VOLUME}")
 
     def reclaim(self) -> None:
         self.ramet("gc")
@@ -158,6 +179,9 @@ class RametEngine(TreePeer):
         self.settings["clone"] = "engine.Store.clone_file in this process"
         self.settings["durable"] = "engine.Store.commit"
         self.settings["space"] = SPACE
+
+    def no_nfs(self) -> str | None:
+        return "a store in a program of its own has no server"
 
     def make(self, name: str, size_bytes: int) -> None:
         ino = self.volume.create(ROOT_INO, name.encode(), 0o644, 0, 0).ino

@@ -30,7 +30,7 @@ class Command(Scenario):
         return [Chart("command", "one whole command", "ms", "lower", "what", x_names=["clone"])]
 
     def run(self, lab: Lab) -> None:
-        blocks = lab.pick(tiny=16, quick=5_000, full=100_000)
+        blocks = lab.pick(tiny=16, quick=1_000, full=100_000)
 
         def put(peer: Peer) -> None:
             peer.make("golden", 4 * GIB)

@@ -20,7 +20,7 @@ class Fragmentation(Scenario):
 
     def run(self, lab: Lab) -> None:
         counts = lab.pick(
-            tiny=(1, 100), quick=(1, 1000, 10_000), full=(1, 1000, 10_000, 50_000, 200_000)
+            tiny=(1, 100), quick=(1, 1000, 5000), full=(1, 1000, 10_000, 50_000, 200_000)
         )
         for count in counts:
             name = f"golden-{count}"

@@ -21,7 +21,7 @@ class Growth(Scenario):
         return clone_charts("clones there are", "clones")
 
     def run(self, lab: Lab) -> None:
-        patience_s = lab.patience_s * 2
+        patience_s = lab.patience_s
 
         def put(peer: Peer) -> None:
             peer.make("golden", 4 * GIB)
@@ -38,7 +38,7 @@ class Growth(Scenario):
 
         lab.prepare("image", put)
         there = 0
-        for count in lab.pick(tiny=(1, 5), quick=(1, 100, 500), full=(1, 100, 1000, 10_000)):
+        for count in lab.pick(tiny=(1, 5), quick=(1, 100, 300), full=(1, 100, 1000, 10_000)):
             lab.prepare(f"{count:,} clones", lambda peer, a=there, b=count: grow(peer, a, b))  # type: ignore[misc]
             there = count
             lab.turns(

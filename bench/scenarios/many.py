@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 from bench.harness.peer import Peer
 from bench.harness.results import Chart
@@ -32,9 +33,12 @@ class Batch(Scenario):
 
     def run(self, lab: Lab) -> None:
         put_golden(lab)
-        for count in lab.pick(
+        patience_s = lab.patience_s
+        counts = lab.pick(
             tiny=(1, 10), quick=(1, 10, 100, 1000), full=(1, 10, 100, 1000, 10_000)
-        ):
+        )  # fmt: skip
+        for count, more in pairwise((*counts, counts[-1])):
+            lab.patience_s = 2 * patience_s * count / more  # who would be too slow at the next
 
             def many(peer: Peer, n: int, count: int = count) -> dict[str, float]:
                 start = time.perf_counter()
@@ -64,8 +68,8 @@ class Concurrency(Scenario):
 
     def run(self, lab: Lab) -> None:
         put_golden(lab)
-        each = lab.pick(tiny=2, quick=4, full=50)
-        for clients in lab.pick(tiny=(1, 2), quick=(1, 4, 16), full=(1, 2, 4, 8, 16, 32)):
+        each = lab.pick(tiny=2, quick=3, full=50)
+        for clients in lab.pick(tiny=(1, 2), quick=(1, 4, 8), full=(1, 2, 4, 8, 16, 32)):
 
             def side_by_side(peer: Peer, n: int, clients: int = clients) -> dict[str, float]:
                 names = [f"s{clients}-{n}-{number}" for number in range(clients * each)]

@@ -31,6 +31,9 @@ XML = """
 </domain>"""
 
 
+libvirt.registerErrorHandler(lambda _context, _error: None, None)  # not on our stderr
+
+
 class Vms(Scenario):
     """Domains are named ``ramet-bench-PID-...`` and undefined afterwards; none is started."""
 
@@ -72,7 +75,7 @@ class Vms(Scenario):
         lab.patience_s *= 5
         try:
             lab.prepare("base VM", put)
-            for count in lab.pick(tiny=(1, 2), quick=(1, 10, 50), full=(1, 10, 100, 1000)):
+            for count in lab.pick(tiny=(1, 2), quick=(1, 10, 30), full=(1, 10, 100, 1000)):
 
                 def make(peer: Peer, n: int, count: int = count) -> dict[str, float]:
                     start = time.perf_counter()

@@ -182,6 +182,18 @@ def test_turns_rotate_and_patience_ends(tmp_path: Path) -> None:
     assert {each.peer for each in made.left_out} == {"recorded", "copy"}
 
 
+def test_when_the_time_is_over_there_is_one_round(tmp_path: Path) -> None:
+    class Kind(Probe):
+        def run(self, lab: Lab) -> None:
+            lab.turns(1, 2, self.act)
+            lab.deadline = 0.0
+            lab.turns(2, 2, self.act)
+
+    (made,) = run(Plan([FullCopy], [Kind], "tiny", tmp_path)).scenarios
+    assert [len(point.samples) for point in made.charts[0].lines[0].points] == [2, 1]
+    assert made.notes == ["2: 1 of 2 rounds, for want of time."]
+
+
 def test_names_are_unique_and_unknown_ones_are_told() -> None:
     for kinds in (PEERS, SCENARIOS):
         assert len({kind.name for kind in kinds}) == len(kinds)

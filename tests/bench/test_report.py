@@ -71,7 +71,7 @@ def test_each_chart_is_a_picture_of_both_kinds(tmp_path: Path) -> None:
 
 def test_it_tells_where_a_peer_is_better_and_why() -> None:
     found = results()
-    assert losses(found.scenarios[0]) == {"xfs": ["call plain, 1,024 GiB: 2.2 x"]}
+    assert losses(found.scenarios[0]) == {"xfs": ["call plain, size plain 1 TiB: 2.18 x"]}
     text = html(found, {})
     assert "Where a peer is better" in text
     assert "why plain" in text
