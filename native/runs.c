@@ -70,7 +70,7 @@ static bool footer_is_sound(uint64_t seed, const footer *f, uint64_t length) {
   if (f->magic != MAGIC_RUN ||
       XXH3_64bits_withSeed(f, offsetof(footer, checksum), seed) != f->checksum)
     return false;
-  if (!f->entries || f->entries > UINT32_MAX || !f->groups || f->groups > f->entries + 1 ||
+  if (!f->entries || f->entries > UINT32_MAX || !f->groups || f->groups > length / sizeof(group) ||
       f->part >= PARTS || f->low > f->high)
     return false;
   return length == (run_pages(f->entries) + 1) * PAGE_BYTES + filter_bytes(f->groups, f->entries);

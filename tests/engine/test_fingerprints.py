@@ -115,6 +115,28 @@ def test_entries_of_freed_slots_go(store: Store, monkeypatch: pytest.MonkeyPatch
     assert store.fingerprints.figures().run_entries < bound < 4 * BLOCKS
 
 
+def test_a_run_of_the_few_that_are_left_of_many_is_whole(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprints, "RUNS_KEPT", 1000)
+    with opened(path) as store:
+        lab = store.volume("lab")
+        write(lab, b"left", contents(0, 8))
+        write(lab, b"gone", contents(0, 4 * BLOCKS))
+        store.fingerprints.settle()
+        lab.unlink(ROOT_INO, b"gone")
+        store.commit()
+        store.reclaim()
+        store.commit()
+        write(lab, b"more", contents(4 * BLOCKS, 16))
+        store.fingerprints.freeze(1)
+        store.fingerprints.settle()
+        entries = store.fingerprints.figures().run_entries
+    assert check_path(path).findings == []
+    with opened(path) as store:
+        assert store.fingerprints.figures().run_entries >= entries
+
+
 def test_a_damaged_page_is_noticed_and_forgotten(path: Path) -> None:
     with opened(path) as store:
         write(store.volume("lab"), b"a", contents(0, BLOCKS))
