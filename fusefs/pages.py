@@ -18,9 +18,8 @@ class Pages:
     """One mount's; all calls on the loop's thread."""
 
     def __init__(self) -> None:
-        self._uses: dict[
-            int, dict[int, int]
-        ] = {}  # inode: stretch: how often, since it was dropped
+        # Of each inode, by stretch: how often it was used since it was dropped.
+        self._uses: dict[int, dict[int, int]] = {}
 
     def used(self, number: int, offset: int, length: int) -> None:
         """A read or write whose bytes the kernel keeps."""
