@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 
 from engine import errors
 
-KERNEL = frozenset({"ro", "noexec", "noatime", "nodiratime", "sync", "dirsync"})
-NO_MORE = {"rw": "ro", "exec": "noexec", "atime": "noatime", "diratime": "nodiratime",
-           "async": "sync"}  # fmt: skip
+KERNEL = frozenset({"ro", "noexec", "noatime", "sync", "dirsync"})
+NO_MORE = {"rw": "ro", "exec": "noexec", "atime": "noatime", "async": "sync"}
 ELSEWHERE = frozenset({
     "defaults", "auto", "noauto", "user", "users", "nouser", "owner", "group", "nofail", "_netdev",
     "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime", "nolazytime", "iversion",
     "noiversion", "silent", "loud", "nomand", "nosuid", "nodev", "allow_other",
     "default_permissions", "nosymfollow", "suid", "dev",  # nosuid and nodev it is always
+    "nodiratime", "diratime",  # reading sets no access time, and libfuse does not know them
 })  # fmt: skip
 ELSEWHERE_VALUES = ("x-", "X-", "comment=", "uhelper=", "helper=", "subtype=",
                     "user_id=", "group_id=", "max_read=", "user=")  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 from own_mounts import OwnMounts, own_mounts
 
 from engine import ROOT_INO, Store
+from service import mount_options
 
 
 @dataclass
@@ -110,6 +111,13 @@ def test_one_volume_alone(host: Host) -> None:
     run("mount", "-t", "ramet", "-o", "volume=lab@monday", host.store, host.one)
     assert run("ls", host.one).split() == ["file"]
     assert "Read-only" in run("touch", host.one / "new", code=1)
+
+
+def test_all_flags_of_the_kernel_at_once(host: Host) -> None:
+    flags = sorted(mount_options.KERNEL)
+    words = ",".join([*flags, "nodiratime"])
+    host.mounts.run("mount", "-t", "ramet", "-o", words, host.store, host.all)
+    assert set(flags) <= set(host.mounted()[str(host.all)].split(","))
 
 
 def test_remount_changes_what_the_kernel_minds(host: Host) -> None:

@@ -9,8 +9,9 @@ from service.mount_options import MountOptions, parse
 def test_words_of_fstab_that_say_nothing_here_are_taken() -> None:
     usual = (
         "defaults,rw,suid,dev,exec,auto,nouser,async,nosuid,nodev,noauto,user,users,owner,nofail,"
-        "_netdev,relatime,strictatime,lazytime,allow_other,x-systemd.automount,x-gvfs-hide,"
-        "x-systemd.requires=libvirtd.service,X-mount.mkdir=0755,comment=a,,subtype=ramet"
+        "_netdev,relatime,nodiratime,strictatime,lazytime,allow_other,x-systemd.automount,"
+        "x-gvfs-hide,x-systemd.requires=libvirtd.service,X-mount.mkdir=0755,comment=a,,"
+        "subtype=ramet"
     )
     assert parse([usual]) == MountOptions()
 
