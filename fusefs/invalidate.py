@@ -6,7 +6,8 @@ answers: then what one door changes, the mount shows.  Changes that the mount's 
 are known to the kernel; ``foreign`` marks the others.  What the kernel cannot know it is not told
 (known.py): then there is nothing to wait for.
 
-A direct write beside pages of the file is answered from here (``drop``; pages.py tells why).
+A direct write beside pages of the file is answered from here (``drop``; pages.py tells why): held
+until the kernel has dropped these pages, or until it may be unable to (``_let_go``).
 
 The thread has ended before the session closes (``close``): a notice to a closed session would be
 written to whatever file has the number of its descriptor by then.
@@ -29,6 +30,8 @@ from fusefs.known import Known
 from fusefs.pages import STRETCH_BITS
 
 CLOSE_S = 5.0
+HELD_MAX = 8  # of the 12 asynchronous requests that the kernel sends before it has answers
+STUCK_S = 0.002
 Notice = partial[None]
 Drop = Callable[[int, int, int, int], bool]  # as Invalidator.drop
 
@@ -59,6 +62,8 @@ class Invalidator:
         self._sent = 0  # into the queue
         self._done = 0  # by the thread; the difference is what the kernel does not know yet
         self._waiters: deque[tuple[int, trio.Event]] = deque()  # (until so many are done, ...)
+        self._held: dict[int, int] = {}  # direct writes without an answer: how much was written
+        self._watched = False  # by _let_go
         self._loop = trio.lowlevel.current_trio_token()
         self._thread = threading.Thread(target=self._work, name="invalidate", daemon=True)
         self._store = store
@@ -92,6 +97,7 @@ class Invalidator:
                 self._closed = True
                 self._store.listeners.remove(self._changed)
                 self._queue.put(None)
+        self._answer_held()
         self._thread.join(CLOSE_S)
 
     # --- from changes to notices, on the loop
@@ -137,13 +143,45 @@ class Invalidator:
         """Have the kernel drop what it has of a range, and then answer ``request`` (0: none), a
         write of ``length`` bytes.  False: nobody will, the mount ends."""
         pages = self.known.pages.of(number, offset, length)
-        return self._send(partial(self._drop, number, pages, request, length))
+        if request:
+            self._held[request] = length
+        if not self._send(partial(self._drop, number, pages, request)):
+            return bool(request) and self._held.pop(request, None) is None  # close has, or nobody
+        if len(self._held) >= HELD_MAX and not self._watched:
+            self._watched = True
+            trio.lowlevel.spawn_system_task(self._let_go)
+        return True
+
+    async def _let_go(self) -> None:
+        """Answer what is held when the kernel does not get on with a notice.
+
+        It may be waiting for a page that is being read, or written back, by a request that it does
+        not send before it has answers: to those that are held.  Their pages go a little later.
+        """
+        while len(self._held) >= HELD_MAX and not self._closed:
+            done = self._done
+            await trio.sleep(STUCK_S)
+            if done == self._done and not self._closed:
+                self._answer_held()
+        self._watched = False
+
+    def _answer_held(self) -> None:
+        for request in list(self._held):
+            self._answer(request)
+
+    def _answer(self, request: int) -> None:
+        """The loop and the thread both do this, and one of them finds it."""
+        done = self._held.pop(request, None)
+        if done is not None:
+            drop_pages(0, 0, 0, request, done)
 
     # --- on the thread
 
-    def _drop(self, number: int, pages: dict[int, int], request: int, done: int) -> None:
+    def _drop(self, number: int, pages: dict[int, int], request: int) -> None:
         begin, end = min(pages) << STRETCH_BITS, max(pages) + 1 << STRETCH_BITS
-        drop_pages(number, begin, 0 if self._closed else end - begin, request, done)
+        if not self._closed:
+            drop_pages(number, begin, end - begin, 0, 0)
+        self._answer(request)
         with contextlib.suppress(trio.RunFinishedError):
             self._loop.run_sync_soon(self.known.pages.dropped, number, pages)
 

@@ -23,7 +23,7 @@ from engine.namespace import RENAME_EXCHANGE
 from fusefs.cold_requests import OnThread
 from fusefs.errnos import mapped
 from fusefs.extra import direct, writer
-from fusefs.invalidate import Drop
+from fusefs.invalidate import STUCK_S, Drop
 from fusefs.known import Known
 from fusefs.listings import Listings
 from fusefs.privileges import stripped
@@ -410,7 +410,8 @@ class Operations(Xattrs, Ranges, Statfs):
         self.writes += 1
         done = await self.cold.write(fh, offset, data)
         if is_direct and self.drop(fh, offset, done):
-            await self._settled()
+            with trio.move_on_after(STUCK_S):  # as long as others are held (invalidate.py)
+                await self._settled()
         return done
 
     async def flush(self, fh: int) -> None:

@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import struct
+import subprocess
 import threading
 from pathlib import Path
 
@@ -20,6 +21,7 @@ SETUP, SUBMIT, EVENTS, PREAD = NUMBERS[platform.machine()]
 PWRITE = 1
 ONE = ctypes.c_long(1)
 STRETCH = 1 << STRETCH_BITS
+READ_S = 30  # a tenth of a second, on an idle machine
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -32,13 +34,14 @@ def call(*arguments: object) -> int:
 
 
 class DirectWrite:
-    """An asynchronous one, of the whole file in one request to the kernel."""
+    """An asynchronous one in one request to the kernel, of the whole file unless told otherwise."""
 
-    def __init__(self, fd: int) -> None:
-        self._memory = mmap.mmap(-1, FILE_BYTES)
-        self._memory[:] = b"b" * FILE_BYTES
+    def __init__(self, fd: int, offset: int = 0, length: int = FILE_BYTES) -> None:
+        self._length = length
+        self._memory = mmap.mmap(-1, length)
+        self._memory[:] = b"b" * length
         address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        request = (0, 0, 0, PWRITE, 0, fd, address, FILE_BYTES, 0, 0, 0, 0)
+        request = (0, 0, 0, PWRITE, 0, fd, address, length, offset, 0, 0, 0)
         self._request = ctypes.create_string_buffer(struct.pack("<QIIHhIQQqQII", *request))
         self._context = ctypes.c_uint64()
         call(SETUP, 1, ctypes.byref(self._context))
@@ -50,7 +53,7 @@ class DirectWrite:
     def wait(self) -> None:
         event = ctypes.create_string_buffer(32)
         assert call(EVENTS, self._context, ONE, ONE, event, None) == 1
-        assert struct.unpack("<QQqq", event.raw[:32])[2] == FILE_BYTES
+        assert struct.unpack("<QQqq", event.raw[:32])[2] == self._length
 
 
 def until_in_call(thread: threading.Thread, number: int) -> None:
@@ -90,6 +93,32 @@ def test_a_page_that_is_read_before_an_asynchronous_direct_write_does_not_stay_o
     mapped.close()
     os.close(reader)
     os.close(direct)
+
+
+def test_many_asynchronous_direct_writes_do_not_stop_a_reader(shared: Mount) -> None:
+    """The kernel locks the pages that it reads ahead, and may ask for them only when it has answers
+    to these writes."""
+    path, over = shared.lab / "beside", threading.Event()
+    path.write_bytes(b"a" * FILE_BYTES)
+    direct = os.open(path, os.O_RDWR | os.O_DIRECT)
+    writes = [DirectWrite(direct, place * (FILE_BYTES // 32), BLOCK) for place in range(32)]
+
+    def write() -> None:
+        while not over.is_set():
+            for each in writes:
+                each.submit()
+            for each in writes:
+                each.wait()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(40):
+            subprocess.run(["cat", path], stdout=subprocess.DEVNULL, check=True, timeout=READ_S)
+    finally:  # killed, it lets go of its pages
+        over.set()
+        writer.join()
+        os.close(direct)
 
 
 def test_only_stretches_that_were_used_have_pages() -> None:
