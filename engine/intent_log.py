@@ -26,9 +26,9 @@ import xxhash
 from engine import errors
 
 LOG_FILE = "intents"
-REGION_BYTES = 16 << 20
+REGION_BYTES_MIN = 1 << 20
 PAGE_BYTES = 4096
-SPARE_BYTES = 256 << 20  # the host keeps as much when the log is made
+SPARE = 16  # of what the host has free the log takes this part at most
 ZEROES = bytes(1 << 20)
 
 _MAGIC = b"RAMETIL1"
@@ -64,7 +64,7 @@ class IntentLog:
     """Of one store that is open for writing.  ``prepare`` and ``write`` may run on a thread of
     their own, one at a time; all else is the engine thread's."""
 
-    def __init__(self, root: Path, seed: int, *, region_bytes: int = REGION_BYTES) -> None:
+    def __init__(self, root: Path, seed: int, region_bytes: int) -> None:
         self._path = root / LOG_FILE
         self._seed = seed
         self._region_bytes = region_bytes
@@ -78,14 +78,15 @@ class IntentLog:
     def prepare(self) -> None:
         """Make the file.  LogIsFull when the host has no room to spare; OSError."""
         host = os.statvfs(self._path.parent)
-        size = 2 * self._region_bytes
-        if host.f_bavail * host.f_frsize < SPARE_BYTES + size:
+        while 2 * self._region_bytes > host.f_bavail * host.f_frsize // SPARE:
+            self._region_bytes //= 2
+        if self._region_bytes < REGION_BYTES_MIN:
             raise LogIsFull
         self._fd = os.open(
             self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
         )  # fmt: skip
         try:
-            self._fill(size)
+            self._fill(2 * self._region_bytes)
             _sync_directory(self._path.parent)
         except OSError as error:
             if error.errno in errors.DISK_FULL:

@@ -55,12 +55,13 @@ INDEX_SLOTS = 1 << 18  # of fingerprints in memory, at first; 13 bytes each
 RECLAIM_STEP_S = 0.1
 DEAD_NODES_MAX = 20_000
 NODES_EVICTED = 1024
+LOG_BYTES = 32 << 20  # of the intent log, at most
 
 
 class Store(Volumes):
     """An open store.  Use as a context manager; ``close`` commits."""
 
-    def __init__(self, path: Path, lock_fd: int, pool: Pool) -> None:
+    def __init__(self, path: Path, lock_fd: int, pool: Pool, log_bytes: int) -> None:
         super().__init__(pool)
         self.path = path
         self._lock_fd = lock_fd
@@ -69,7 +70,7 @@ class Store(Volumes):
         self._records: dict[str, bytes] = {}
         self.fingerprints = Fingerprints(path / INDEX, pool.core)
         self.unique: Unique | None = None  # of the last accounting pass
-        self.log = IntentLog(path, pool.superblock.hash_seed)
+        self.log = IntentLog(path, pool.superblock.hash_seed, log_bytes // 2)
         self._backed = (-1, 0)  # generation, bytes that the slabs take on the host
 
     # --- life
@@ -95,6 +96,7 @@ class Store(Volumes):
         *,
         cache_bytes: int = CACHE_BYTES,
         index_slots: int = INDEX_SLOTS,
+        log_bytes: int = LOG_BYTES,
         read_only: bool = False,
     ) -> "Store":
         """Open a store.  NoSuchStore, StoreInUse, Corrupt, Unsupported."""
@@ -118,7 +120,7 @@ class Store(Volumes):
                 index_slots=index_slots, read_only=read_only,
             )  # fmt: skip
             undo.callback(pool.core.close)
-            store = cls(root, lock_fd, pool)
+            store = cls(root, lock_fd, pool, log_bytes)
             store._load()
             store._write_again()
             undo.pop_all()

@@ -18,7 +18,7 @@ WEIGHTS = {
     "open_file": 3, "close_file": 2, "clone_file": 10, "clone_from_snapshot": 5, "clone_range": 14,
     "clone_ranges": 10,
     "clone_volume": 3, "remove_volume": 1, "snapshot": 3, "remove_snapshot": 2, "restore": 3,
-    "capture": 6, "write_commit": 8, "finish_commit": 8, "gc_start": 3, "gc_mark": 8,
+    "capture": 6, "sync": 8, "write_commit": 8, "finish_commit": 8, "gc_start": 3, "gc_mark": 8,
     "gc_sweep": 8, "gc_whole": 1, "reclaim": 8, "trim_take": 4, "trim_punch": 4,
     "crash": 1, "forget_caches": 2, "check_contents": 2,
 }  # fmt: skip
