@@ -138,6 +138,7 @@ class FileData(Attributes):
         """A write of the intent log, after a crash; not into a file that a repair has replaced."""
         with contextlib.suppress(errors.Stale, errors.InvalidArgument, errors.IsADirectory):
             inode = self.file(write.ino)
+            self._check_range(write.offset, len(write.data))
             if inode.generation != write.generation:
                 return
             done = 0

@@ -234,7 +234,10 @@ class Scan:
         raw[_CHECKSUM_OFFSET : _HEADER.size] = bytes(8)
         if xxhash.xxh3_64_intdigest(raw, self._seed) != checksum:
             return None
-        return size, before, list(_writes(memoryview(raw), count))
+        try:
+            return size, before, list(_writes(memoryview(raw)[:length], count))
+        except (struct.error, ValueError):
+            return None
 
     def cut(self, commits: int) -> None:
         """Take away what comes after the damage, so that the rest can be written again."""
@@ -254,6 +257,8 @@ def _writes(raw: memoryview, count: int) -> Iterable[Logged]:
         volume_id, ino, generation, change, mtime_ns, offset, length = _WRITE.unpack_from(raw, at)
         at += _WRITE.size
         data = raw[at : at + length]
+        if len(data) != length:
+            raise ValueError(length)
         yield Logged(volume_id, ino, generation, change, mtime_ns, offset, data)
         at += length
 

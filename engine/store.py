@@ -189,7 +189,7 @@ class Store(Volumes):
             raise errors.ReadOnly("the store was not closed; open it for writing once")
         for write in writes:
             volume = self._volumes.get(write.volume_id)
-            if volume is not None:
+            if volume is not None and not volume.is_snapshot:
                 volume.write_again(write)
         if writes:
             self.pool.state.commits += 2

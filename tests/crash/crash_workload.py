@@ -61,7 +61,7 @@ class EngineRun:
         self._workload.first()()
         kinds = {
             self._operate: 72, self._commit: 6, self._sync: 12, self._commit_beside: 10,
-            self._write_back: 4,
+            self._synced_writes: 8, self._write_back: 4,
             self._reclaim: 4, self._gc: 2, self._reopen: 1, self._clone_tree: 5,
             self._remove_tree: 3,
         }  # fmt: skip
@@ -88,6 +88,16 @@ class EngineRun:
         sequence = self._note_state()
         self._store.commit()
         self._ack(sequence)
+
+    def _synced_writes(self) -> None:
+        """Nothing but data changes, as a guest changes it: the intent log's part."""
+        self._commit()
+        for _ in range(self._rng.choice([1, 4, 12])):
+            for _ in range(self._rng.choice([1, 1, 3])):
+                action = self._workload.write()
+                if action is not None:
+                    action()
+            self._sync()
 
     def _sync(self) -> None:
         sequence = self._note_state()
@@ -175,7 +185,10 @@ class DaemonClient:
         chance = self._rng.random()
         if chance < 0.12:
             self._perform(self._fsync)
-        elif chance < 0.14:
+        elif chance < 0.3:
+            self._perform(self.workload.write() or self._fsync)
+            self._perform(self._fsync)
+        elif chance < 0.32:
             self._perform(partial(self._door.call, "gc"))
         else:
             self._perform(self.workload.next())
