@@ -443,12 +443,15 @@ class Store(Volumes):
     def sync(self) -> None:
         """Make durable all that was done: by the intent log when that is enough, else by
         ``commit``.  StoreFailed, NoSpace when the disk fails."""
-        if self.loggable and (not self.unlogged or self._log()):
-            return
-        self.commit()
+        if not self.sync_by_log():
+            self.commit()
 
-    def _log(self) -> bool:
-        """Whether the log has it now."""
+    def sync_by_log(self) -> bool:
+        """The same, also while a commit is being written; False when it takes a commit."""
+        if not self.loggable:
+            return False
+        if not self.unlogged:
+            return True
         try:
             if not self.log.wanted:
                 self.log.wanted = True

@@ -104,6 +104,11 @@ class EngineRun:
         self._store.sync()
         self._ack(sequence)
 
+    def _sync_by_log(self) -> None:
+        sequence = self._note_state()
+        if self._store.sync_by_log():
+            self._ack(sequence)
+
     def _clone_tree(self) -> None:
         """In steps, and what is not whole yet is committed."""
         picked = self._workload.pick_tree()
@@ -135,7 +140,7 @@ class EngineRun:
         for _ in range(self._rng.choice([0, 1, 4, 16])):
             self._operate()
             if self._store.loggable:
-                self._sync()
+                self._sync_by_log()
         writer.join()
         assert commit.durable
         self._store.finish(commit)

@@ -362,11 +362,12 @@ class EngineMachine(RuleBasedStateMachine):
     @rule()
     def sync(self) -> None:
         """By the log or by a commit; beside a commit that is under way, by the log only."""
-        commits = self.store.pool.state.commits
-        self.store.sync()
+        if self.commit is None:
+            self.store.sync()
+        elif not self.store.sync_by_log():
+            return
         self.durable = copy.deepcopy(self.model)
         if self.commit is not None:
-            assert self.store.pool.state.commits == commits
             self.captured = self.durable
 
     @precondition(lambda self: self.commit is None and self.gc is None)
