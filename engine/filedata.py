@@ -23,6 +23,7 @@ from engine.superblock import BLOCK_BYTES
 TIME_MAX_NS = (1 << 63) - 1
 PAGE_BLOCKS = 1 << 15
 PAGE_EXTENTS = 512
+LOOK_BLOCKS = 1024
 
 
 class FileData(Attributes):
@@ -240,6 +241,22 @@ class FileData(Attributes):
         inode.mtime_ns = inode.ctime_ns = now_ns()
         self.touch(inode)
         self.pool.notify(self.id, inode.ino, "data")
+
+    def look_at_cut(self, ino: int, size: int) -> None:
+        """``look_at_name`` of a file that is cut: what its map changes there."""
+        self.look_at_map(ino, size, max(self.file(ino).size - size, 0))
+
+    def look_at_map(self, ino: int, offset: int, length: int) -> None:
+        """``look_at_name`` of a range that is cut out or cloned: the nodes at its ends, which
+        change, and of a short one all, because its entries may have to be copied."""
+        inode = self.file(ino)
+        if length <= 0:
+            return
+        self.mapped_blocks(inode, offset, length)
+        first, count = offset // BLOCK_BYTES, length // BLOCK_BYTES
+        if count <= LOOK_BLOCKS:
+            with self.sound_nodes(inode):
+                self.pool.core.plan_read(self.data_tree(inode), first, count)
 
     def punch(self, ino: int, offset: int, length: int) -> None:
         """Turn a byte range into a hole; the size stays."""
