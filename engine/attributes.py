@@ -28,6 +28,14 @@ class Attributes(Namespace):
             raise errors.NoAttribute(f"no attribute {name.decode(errors='replace')!r}")
         return b"".join(chunks)
 
+    def look_at_xattr(self, ino: int, name: bytes) -> None:
+        """``look_at_name`` of an attribute that is set or removed."""
+        self.inode(ino)
+        prefix = keys.xattr_name_prefix(ino, name)
+        self.tree.load(prefix)
+        for key, _ in self.tree.scan(prefix, prefix):
+            self.tree.load(key, delete=True)
+
     def list_xattrs(self, ino: int) -> list[bytes]:
         self.inode(ino)
         prefix = keys.xattr_prefix(ino)

@@ -15,12 +15,15 @@ import native
 from engine import errors
 from engine.attributes import Attributes
 from engine.inode import FILE_BYTES_MAX, Inode
+from engine.intent_log import Logged
+from engine.intents import Written
 from engine.pool import now_ns
 from engine.superblock import BLOCK_BYTES
 
 TIME_MAX_NS = (1 << 63) - 1
 PAGE_BLOCKS = 1 << 15
 PAGE_EXTENTS = 512
+LOOK_BLOCKS = 1024
 
 
 class FileData(Attributes):
@@ -97,6 +100,8 @@ class FileData(Attributes):
         first for what is patched or compared; then nothing is written.
         """
         self.check_writable()
+        intents = self.pool.intents
+        intents.look(self.pool.generation)
         inode = self.file(ino)
         length = len(data)
         self._check_range(offset, length)
@@ -113,7 +118,37 @@ class FileData(Attributes):
                 inode.mtime_ns = inode.ctime_ns = now_ns()
                 self.touch(inode)
                 self.pool.notify(self.id, ino, "data")
+        if not inode.orphan:
+            intents.wrote(self.pool.generation, self.id, ino, offset, length)
         return length
+
+    def logged(self, write: Written) -> Logged | None:
+        """What the intent log needs of a write; None when the disk has to be asked for it."""
+        inode = self.file(write.ino)
+        data = memoryview(bytearray(write.length))
+        try:
+            if self.read_into(write.ino, write.offset, data, wait=False) < write.length:
+                return None
+        except native.Cold:
+            return None
+        return Logged(
+            self.id, inode.ino, inode.generation, inode.change, inode.mtime_ns, write.offset, data
+        )
+
+    def write_again(self, write: Logged) -> None:
+        """A write of the intent log, after a crash; not into a file that a repair has replaced."""
+        with contextlib.suppress(errors.Stale, errors.InvalidArgument, errors.IsADirectory):
+            inode = self.file(write.ino)
+            self._check_range(write.offset, len(write.data))
+            if inode.generation != write.generation:
+                return
+            done = 0
+            while done < len(write.data):
+                done += self._write_part(inode, write.offset + done, write.data[done:], wait=True)
+            inode.mtime_ns = inode.ctime_ns = write.mtime_ns
+            self.touch(inode)
+            inode.change = max(inode.change, write.change)
+            self.pool.state.next_change = max(self.pool.state.next_change, inode.change + 1)
 
     def _write_part(self, inode: Inode, offset: int, data: memoryview, wait: bool) -> int:
         """As much as is written whole or not at all; returns the bytes."""
@@ -206,6 +241,22 @@ class FileData(Attributes):
         inode.mtime_ns = inode.ctime_ns = now_ns()
         self.touch(inode)
         self.pool.notify(self.id, inode.ino, "data")
+
+    def look_at_cut(self, ino: int, size: int) -> None:
+        """``look_at_name`` of a file that is cut: what its map changes there."""
+        self.look_at_map(ino, size, max(self.file(ino).size - size, 0))
+
+    def look_at_map(self, ino: int, offset: int, length: int) -> None:
+        """``look_at_name`` of a range that is cut out or cloned: the nodes at its ends, which
+        change, and of a short one all, because its entries may have to be copied."""
+        inode = self.file(ino)
+        if length <= 0:
+            return
+        self.mapped_blocks(inode, offset, length)
+        first, count = offset // BLOCK_BYTES, length // BLOCK_BYTES
+        if count <= LOOK_BLOCKS:
+            with self.sound_nodes(inode):
+                self.pool.core.plan_read(self.data_tree(inode), first, count)
 
     def punch(self, ino: int, offset: int, length: int) -> None:
         """Turn a byte range into a hole; the size stays."""

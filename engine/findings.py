@@ -25,6 +25,7 @@ CHECKS = {
     "F18": "past its end a file's last block is zero",
     "F19": "records of the layers above have text for a key",
     "F20": "entries of the reclaim queue parse, and name a node of their kind and level",
+    "F21": "the intent log has no damaged record before a whole one",
 }
 
 

@@ -20,6 +20,7 @@ from engine.fsck_maps import MapsCheck, Slots
 from engine.fsck_names import Names, NamesCheck
 from engine.fsck_slots import SlotsCheck
 from engine.inode import Inode
+from engine.intent_log import LOG_FILE, Scan
 from engine.meta import STATE_KEY, Reader
 from engine.nodes import Node, decode, is_namespace
 from engine.reclaim import NAMESPACE, TABLE, Entry
@@ -311,8 +312,20 @@ def _check(source: Source, index: Path | None, *, data: bool) -> Report:
 
 
 def check_stored(source: Stored, *, data: bool = False) -> Report:
-    """Check a closed store, its index too."""
-    return _check(source, source.path / INDEX, data=data)
+    """Check a closed store, its index and its intent log too."""
+    report = _check(source, source.path / INDEX, data=data)
+    check_log(source, report)
+    return report
+
+
+def check_log(source: Stored, report: Report) -> Scan:
+    """A closed store's intent log; what it holds is written again when the store is opened."""
+    scan = Scan(source.path / LOG_FILE, source.superblock.hash_seed)
+    for _ in scan.records(source.state.commits):
+        pass
+    if scan.problem is not None:
+        report.find("F21", str(scan.path), scan.problem)
+    return scan
 
 
 def check_path(path: "str | os.PathLike[str]", *, data: bool = False) -> Report:

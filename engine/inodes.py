@@ -129,6 +129,7 @@ class InodeTable:
         self.mark_dirty(inode)
 
     def mark_dirty(self, inode: Inode) -> None:
+        self.pool.intents.changes += 1
         if not inode.dirty:
             if len(self._dirty) >= INODES_DIRTY_MAX:
                 self.flush()

@@ -49,6 +49,16 @@ class Namespace(InodeTable):
             raise _not_here(name)
         return self.inode(keys.unpack_by_name(name, value).ino)
 
+    def look_at_name(self, parent: int, name: bytes) -> None:
+        """Read what making, replacing or removing a name reads, and change nothing: for who does
+        not want to wait for it in the middle (engine/cold.py).  Errors are those of the change."""
+        directory = self.directory(parent)
+        self._load_for_entry(directory, name)
+        self.tree.load(keys.target_prefix(self.pool.state.next_ino))
+        entry = self.entry(parent, name)
+        if entry is not None:
+            self._load_of_entry(directory, entry, self.inode(entry.ino))
+
     def readdir(self, ino: int, cookie: int = 0, limit: int = 1024) -> list[DirEntry]:
         """At most ``limit`` entries after ``cookie``, in cookie order."""
         self.directory(ino)

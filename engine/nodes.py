@@ -21,6 +21,7 @@ from collections.abc import Callable
 import xxhash
 
 from engine import errors
+from engine.intents import Intents
 from native import HEADER_BYTES, NODE_BYTES, Cold
 
 MAGIC = 0x4E4D5452  # 'RTMN'
@@ -135,11 +136,13 @@ class NodeCache:
         take_id: Callable[[], int],
         seed: int,
         limit: int,
+        intents: Intents,
     ) -> None:
         self._load = load
         self._take_id = take_id
         self._seed = seed
         self._limit = limit
+        self._intents = intents
         self.waits = True  # False: Cold for a node that no thread has just had read (``warmed``)
         self.warmed: set[int] = set()
         self._nodes: OrderedDict[int, Node] = OrderedDict()
@@ -168,12 +171,14 @@ class NodeCache:
         return node
 
     def create(self, level: int) -> Node:
+        self._intents.changes += 1
         node = Node(self._take_id(), level, self.epoch)
         self._nodes[node.id] = self.dirty[node.id] = node
         return node
 
     def own(self, node: Node, shared_epoch: int) -> Node:
         """The node to change instead of ``node``: itself, or a copy."""
+        self._intents.changes += 1
         node_id = node.id
         if node.birth > shared_epoch:
             changeable = self.dirty.get(node_id)

@@ -19,6 +19,7 @@ import native
 from engine import errors
 from engine.corrupt_reads import CorruptReads
 from engine.inode import Inode
+from engine.intents import Intents
 from engine.meta import Meta, Reader, orphan_key
 from engine.nodes import NodeCache
 from engine.reclaim import ReclaimQueue
@@ -68,6 +69,7 @@ class Pool:
         self.failed: str | None = None
         self.corrupt_reads = CorruptReads()
         self.generation = 1
+        self.intents = Intents()
         self.collecting = False  # a gc is running
         self.presented: set[tuple[int, int]] = set()  # (volume, inode) that must keep their names
         nodes_max = max(cache_bytes // native.NODE_BYTES, 256)
@@ -81,8 +83,9 @@ class Pool:
             index_entries=index_slots,
         )
         self.nodes = NodeCache(
-            meta.read_node, self.core.take_node_id, superblock.hash_seed, nodes_max // 16
-        )
+            meta.read_node, self.core.take_node_id, superblock.hash_seed, nodes_max // 16,
+            self.intents,
+        )  # fmt: skip
         self.nodes.warmed = self.core.warmed
         self.listeners: list[Callable[[Change], None]] = []
         self.after_write: Callable[[int], None] | None = None  # so many blocks, at most, are new
@@ -94,6 +97,7 @@ class Pool:
         self.set_epoch(state.epoch)
 
     def set_epoch(self, epoch: int) -> None:
+        self.intents.changes += 1
         self.state.epoch = epoch
         self.nodes.epoch = epoch
         self.core.epoch = epoch
@@ -142,10 +146,12 @@ class Pool:
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         """Store a small record with the next commit."""
+        self.intents.changes += 1
         self.deletes.discard((table, key))
         self.puts[table, key] = value
 
     def delete(self, table: str, key: bytes) -> None:
+        self.intents.changes += 1
         self.puts.pop((table, key), None)
         self.deletes.add((table, key))
 

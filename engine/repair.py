@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine import errors
 from engine.findings import Report
-from engine.fsck import check_stored
+from engine.fsck import check_log, check_stored
 from engine.fsck_data import check_index
 from engine.fsck_slots import HALF_CHUNK, SLOTS_PER_CHUNK, SlotsCheck
 from engine.inode import Inode
@@ -120,6 +120,14 @@ def _index(source: Stored, result: Result) -> None:
         result.repaired.append(Repaired("F17", str(file), "removed: it is only a hint"))
 
 
+def _log(source: Stored, result: Result) -> None:
+    scan = check_log(source, Report())
+    if scan.problem is not None:
+        scan.cut(source.state.commits)
+        done = "cut there: what was synced after it is as the last commit has it"
+        result.repaired.append(Repaired("F21", str(scan.path), f"{scan.problem}; {done}"))
+
+
 def repair(path: "str | os.PathLike[str]", *, data: bool = False) -> Result:
     """Repair a closed store.  NoSuchStore, StoreInUse; Corrupt when there is no superblock."""
     result = Result()
@@ -127,5 +135,6 @@ def repair(path: "str | os.PathLike[str]", *, data: bool = False) -> Result:
         for part in (_records, _epochs, _slots):
             _run(source, result, part)
         _index(source, result)
+        _log(source, result)
         result.left = check_stored(source, data=data)
     return result

@@ -18,11 +18,12 @@ from types import TracebackType
 from engine import clones, errors, long_clones, ranges, reclaim, removal
 from engine.accounting import Accounting, Unique
 from engine.block_range import BlockRange
-from engine.commit import Commit, write_or_fail
+from engine.commit import Commit, failure, write_or_fail
 from engine.creation import create_store
 from engine.fingerprints import Fingerprints
 from engine.gc import Gc, GcResult
 from engine.inode import Inode
+from engine.intent_log import IntentLog, LogIsFull, Record
 from engine.meta import (
     STATE_KEY,
     SUPERBLOCK_KEY,
@@ -38,7 +39,7 @@ from engine.reserve import Reserve
 from engine.slabs import SlabPool
 from engine.space import Space
 from engine.stored import INDEX, lock
-from engine.superblock import SLAB_SLOTS, State, Superblock
+from engine.superblock import INTENT_LOG, SLAB_SLOTS, State, Superblock
 from engine.tree_clones import TreeClone, clone_in_steps
 from engine.trim import Trim
 from engine.volume import Volume
@@ -54,12 +55,13 @@ INDEX_SLOTS = 1 << 18  # of fingerprints in memory, at first; 13 bytes each
 RECLAIM_STEP_S = 0.1
 DEAD_NODES_MAX = 20_000
 NODES_EVICTED = 1024
+LOG_BYTES = 32 << 20  # of the intent log, at most
 
 
 class Store(Volumes):
     """An open store.  Use as a context manager; ``close`` commits."""
 
-    def __init__(self, path: Path, lock_fd: int, pool: Pool) -> None:
+    def __init__(self, path: Path, lock_fd: int, pool: Pool, log_bytes: int) -> None:
         super().__init__(pool)
         self.path = path
         self._lock_fd = lock_fd
@@ -68,6 +70,7 @@ class Store(Volumes):
         self._records: dict[str, bytes] = {}
         self.fingerprints = Fingerprints(path / INDEX, pool.core)
         self.unique: Unique | None = None  # of the last accounting pass
+        self.log = IntentLog(path, pool.superblock.hash_seed, log_bytes // 2)
         self._backed = (-1, 0)  # generation, bytes that the slabs take on the host
 
     # --- life
@@ -93,6 +96,7 @@ class Store(Volumes):
         *,
         cache_bytes: int = CACHE_BYTES,
         index_slots: int = INDEX_SLOTS,
+        log_bytes: int = LOG_BYTES,
         read_only: bool = False,
     ) -> "Store":
         """Open a store.  NoSuchStore, StoreInUse, Corrupt, Unsupported."""
@@ -116,8 +120,9 @@ class Store(Volumes):
                 index_slots=index_slots, read_only=read_only,
             )  # fmt: skip
             undo.callback(pool.core.close)
-            store = cls(root, lock_fd, pool)
+            store = cls(root, lock_fd, pool, log_bytes)
             store._load()
+            store._write_again()
             undo.pop_all()
         return store
 
@@ -173,6 +178,25 @@ class Store(Volumes):
         for volume in list(self._hidden.values()) if not pool.read_only else ():
             self.drop_hidden(volume)
 
+    def _write_again(self) -> None:
+        """What was synced since the last commit, when the store was not closed.
+
+        The number of commits leaves out those that the log's records name, so that nobody heeds
+        them again, also where the file itself cannot be removed.
+        """
+        writes = self.log.pending(self.pool.state.commits)
+        if writes and self.pool.read_only:
+            raise errors.ReadOnly("the store was not closed; open it for writing once")
+        for write in writes:
+            volume = self._volumes.get(write.volume_id)
+            if volume is not None and not volume.is_snapshot:
+                volume.write_again(write)
+        if writes:
+            self.pool.state.commits += 2
+            self.commit()
+        if not self.pool.read_only:
+            self.log.close(remove=True)
+
     def __enter__(self) -> "Store":
         return self
 
@@ -198,6 +222,7 @@ class Store(Volumes):
         try:
             if not self.pool.read_only and self.pool.failed is None:
                 self.commit()
+                self.log.close(remove=True)
                 self.fingerprints.save()
         finally:
             self._release()
@@ -210,6 +235,7 @@ class Store(Volumes):
         if self._lock_fd < 0:
             return
         self.fingerprints.drop_jobs()
+        self.log.close(remove=False)
         self.pool.core.close()
         self.pool.close_reserve()
         self.pool.slabs.close()
@@ -329,7 +355,10 @@ class Store(Volumes):
         """Freeze what has changed; None when nothing has.  One commit at a time."""
         self.pool.check_writable()
         assert self._in_flight is None, "finish the commit in flight first"
+        intents = self.pool.intents
+        intents.look(self.pool.generation)
         self._flush()
+        intents.captured()
         if not (force or self.pool.dirty):
             return None
         self._in_flight = Commit(self.pool)
@@ -342,6 +371,7 @@ class Store(Volumes):
         if not commit.durable:
             self.pool.fail("a commit did not reach its disk")
             return
+        self.pool.intents.durable(commit.generation)
         self.pool.core.release(commit.sealed)
         self.pool.nodes.release()
         self.pool.reserve.end()
@@ -368,6 +398,73 @@ class Store(Volumes):
                 self.finish(commit)
         while self.pool.nodes.crowded:
             self.pool.nodes.evict(NODES_EVICTED)
+
+    # --- the intent log
+
+    @property
+    def loggable(self) -> bool:
+        """Whether the intent log can make all durable that is not, were it ready."""
+        pool = self.pool
+        return (
+            bool(pool.superblock.incompat & INTENT_LOG)
+            and not pool.read_only
+            and pool.failed is None
+            and pool.intents.loggable(pool.generation)
+        )
+
+    @property
+    def unlogged(self) -> bool:
+        """Whether there is anything that neither a commit nor the log has made durable."""
+        return bool(self.pool.intents.pending)
+
+    def intend(self) -> Record | None:
+        """What was written and is not durable, as a record that makes it so once it is written
+        (``log.write``, before the next is asked for); None when it takes a commit."""
+        if not (self.log.ready and self.loggable):
+            return None
+        writes = []
+        for each in self.pool.intents.pending:
+            try:
+                write = self._volumes[each.volume_id].logged(each)
+            except (errors.RametError, OSError):
+                write = None  # whoever reads it will be told
+            if write is None:
+                return None
+            writes.append(write)
+        record = self.log.record(self.pool.state.commits + 1, writes)
+        if record is not None:
+            self.pool.intents.logged()
+        return record
+
+    def not_logged(self) -> None:
+        """A record was not written: the host has no room for it.  It takes a commit now."""
+        self.pool.intents.not_logged(self.pool.generation)
+
+    def sync(self) -> None:
+        """Make durable all that was done: by the intent log when that is enough, else by
+        ``commit``.  StoreFailed, NoSpace when the disk fails."""
+        if not self.sync_by_log():
+            self.commit()
+
+    def sync_by_log(self) -> bool:
+        """The same, also while a commit is being written; False when it takes a commit."""
+        if not self.loggable:
+            return False
+        if not self.unlogged:
+            return True
+        try:
+            if not self.log.wanted:
+                self.log.wanted = True
+                self.log.prepare()
+            record = self.intend()
+            if record is not None:
+                self.log.write(record)
+        except LogIsFull:
+            self.not_logged()
+            return False
+        except OSError as error:
+            raise failure(error, self.pool) from error
+        return record is not None
 
     # --- space
 

@@ -18,7 +18,8 @@ from engine import errors
 from native import EXTENT_FANOUT
 
 VERSION = 1
-INCOMPAT_KNOWN = 0  # a set bit that is not known here: refuse to open
+INTENT_LOG = 1  # what was synced last may be in the intent log alone
+INCOMPAT_KNOWN = INTENT_LOG  # a set bit that is not known here: refuse to open
 RO_COMPAT_KNOWN = 0  # a set bit that is not known here: open read-only at most
 BLOCK_BYTES = 4096
 SLAB_SLOTS = 262_144  # 1 GiB
@@ -74,7 +75,7 @@ class Superblock:
         if not _good_shape(fanout, records_max, slab_slots):
             raise errors.InvalidArgument("fanout or slab size out of range")
         return cls(
-            VERSION, BLOCK_BYTES, 0, 0, 0, uuid.UUID(bytes=os.urandom(16), version=4),
+            VERSION, BLOCK_BYTES, 0, 0, INTENT_LOG, uuid.UUID(bytes=os.urandom(16), version=4),
             secrets.randbits(64), fanout, records_max, slab_slots, time.time_ns(),
         )  # fmt: skip
 

@@ -5,11 +5,13 @@ raised Cold.  What engine/cold.py yields runs on a thread, and other requests ha
 meanwhile; so each attempt looks its handle up anew, and finds out when its volume was restored.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 from engine import Store, Volume, cold
+from engine.errors import RametError
 from engine.ranges import COPY_BYTES_MAX
 from engine.superblock import BLOCK_BYTES
 
@@ -48,6 +50,11 @@ class ColdRequests:
             pass
         return await self._driven(cold.read_only(self._pool, known))
 
+    async def before(self, look: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Before a change: what it needs is in memory.  What is wrong the change itself says."""
+        with contextlib.suppress(RametError, OSError):
+            await self.found(look, *args, **kwargs)
+
     async def read(self, fh: int, offset: int, size: int) -> memoryview:
         """The answer may come long after others have had the shared buffer: it has its own."""
         buffer = memoryview(bytearray(size))
@@ -78,6 +85,7 @@ class ColdRequests:
         """What will be copied, not shared, is in memory before it is."""
         await self.edges(fh, offset, offset + length)
         await self.edges(into, into_offset, into_offset + length)
+        await self.before(self._look_at_maps, (fh, offset, length), (into, into_offset, length))
         if (offset - into_offset) % BLOCK_BYTES == 0:
             return
 
@@ -86,6 +94,20 @@ class ColdRequests:
 
         await self._driven(cold.until_warm(self._pool, probe))
 
+    def _look_at_maps(self, *ranges: tuple[int, int, int]) -> None:
+        for fh, offset, length in ranges:
+            volume, ino = self._opened(fh)
+            volume.look_at_map(ino, offset, length)
+
+    async def before_seek(self, fh: int, offset: int, whence: int) -> None:
+        def look() -> None:
+            volume, ino = self._opened(fh)
+            volume.seek_data(ino, offset)
+            volume.seek_hole(ino, offset)
+
+        await self.before(look)
+
     async def before_allocate(self, fh: int, mode: int, offset: int, length: int) -> None:
         """Zeroes are written at the ends of a range that is punched."""
         await self.edges(fh, offset, offset + length)
+        await self.before(self._look_at_maps, (fh, offset, length))

@@ -5,10 +5,10 @@ Importing this module loads ``extra_ops.so`` in front of libfuse; it must come b
 import of pyfuse3, and ``fusefs/__init__.py`` sees to that.
 
 The requests come inside a task of pyfuse3 that cannot wait for us.  lseek changes nothing and is
-answered there and then.  copy_file_range and fallocate wait for room among the dirty nodes like
-every change, and until what they patch is in memory: each goes on in a task of its own and is
-answered from there.  The file handles stay valid meanwhile, because the kernel releases a file only
-after its requests were answered.
+answered there and then, unless it meets what is not in memory.  copy_file_range and fallocate wait
+for room among the dirty nodes like every change, and until what they need is in memory: each goes
+on in a task of its own and is answered from there, and so does that lseek.  The file handles stay
+valid meanwhile, because the kernel releases a file only after its requests were answered.
 """
 
 import contextlib
@@ -23,13 +23,15 @@ from fusefs.build import LIBRARY
 
 _COPY = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_uint64] * 5)
 _ALLOCATE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_uint64] * 4)
-_SEEK = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_uint64] * 3)
+_SEEK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_uint64] * 3)
+LATER = -(1 << 63)  # a seek that is answered later
 
 library = ctypes.CDLL(str(LIBRARY), mode=ctypes.RTLD_GLOBAL)
 _answer_copy = library.ramet_answer_copy
 _answer_allocate = library.ramet_answer_allocate
-_answer_copy.argtypes = _answer_allocate.argtypes = [ctypes.c_void_p, ctypes.c_int64]
-_answer_copy.restype = _answer_allocate.restype = None
+_answer_seek = library.ramet_answer_seek
+for _answer in (_answer_copy, _answer_allocate, _answer_seek):
+    _answer.argtypes, _answer.restype = [ctypes.c_void_p, ctypes.c_int64], None
 _writer = ctypes.c_uint32.in_dll(library, "ramet_writer")
 _direct = ctypes.c_uint64.in_dll(library, "ramet_direct")
 _drop_pages = library.ramet_drop_pages
@@ -67,9 +69,10 @@ Before = Callable[..., Awaitable[None]]
 class Calls:
     """Who answers the three requests of a mount.
 
-    ``copy``, ``allocate`` and ``seek`` return their result or a negative errno and raise nothing;
-    the first two are told last which user asks, and run after ``admit`` and what comes ``before``
-    them (copy, allocate), in ``nursery``, which the mount opens and cancels at its end.
+    All return their result or a negative errno and raise nothing.  ``copy`` and ``allocate`` are
+    told last which user asks, and run after ``admit`` and what comes ``before`` them, in
+    ``nursery``, which the mount opens and cancels at its end; ``seek`` runs there when
+    ``seek_now`` says LATER, after what comes before it.
     """
 
     def __init__(
@@ -78,14 +81,15 @@ class Calls:
         copy: Callable[..., int],
         allocate: Callable[..., int],
         seek: Callable[..., int],
-        before: tuple[Before, Before],
+        seek_now: Callable[..., int],
+        before: tuple[Before, Before, Before],
     ) -> None:
         self._admit = admit
         self.nursery: trio.Nursery | None = None
         calls = (
             _COPY(self._later(copy, before[0], _answer_copy)),
             _ALLOCATE(self._later(allocate, before[1], _answer_allocate)),
-            _SEEK(seek),
+            _SEEK(self._now_or_later(seek_now, seek, before[2])),
         )
         _kept[:] = calls
         library.ramet_set_calls(*calls)
@@ -103,6 +107,32 @@ class Calls:
             return 0
 
         return start
+
+    def _now_or_later(
+        self, now: Callable[..., int], seek: Callable[..., int], before: Before
+    ) -> Callable[..., int]:  # fmt: skip
+        def start(request: int, *arguments: int) -> int:
+            found = now(*arguments)
+            if found == LATER:
+                try:
+                    assert self.nursery is not None
+                    self.nursery.start_soon(self._finish_seek, seek, before, arguments, request)
+                except Exception:  # as above
+                    return -errno.EIO
+            return found
+
+        return start
+
+    async def _finish_seek(
+        self, seek: Callable[..., int], before: Before, arguments: tuple[int, ...], request: int
+    ) -> None:  # fmt: skip
+        result = -errno.EIO
+        try:
+            with contextlib.suppress(RametError, OSError):
+                await before(*arguments)
+            result = seek(*arguments)
+        finally:
+            _answer_seek(request, result)
 
     async def _finish(
         self, call: Callable[..., int], before: Before, arguments: tuple[int, ...],

@@ -2,10 +2,10 @@
  * pyfuse3 binds no copy_file_range, fallocate and lseek. This library is loaded before it, with
  * RTLD_GLOBAL, and so stands in front of libfuse's fuse_session_new: it adds the three handlers to
  * the table that pyfuse3 hands over and calls the real function. The handlers run on pyfuse3's own
- * thread, inside one of its tasks that cannot wait. lseek is answered at once; the two that change
- * something may have to wait for room, so their calls take the request along and answer it later,
- * once, with ramet_answer_*. The callbacks are the one piece of global state: a process has one
- * interposed symbol, whatever number of mounts.
+ * thread, inside one of its tasks that cannot wait. lseek is answered at once if it can be; the two
+ * that change something may have to wait for room, so their calls take the request along and answer
+ * it later, once, with ramet_answer_*. The callbacks are the one piece of global state: a process
+ * has one interposed symbol, whatever number of mounts.
  *
  * Two arguments that pyfuse3 drops are put aside for its handler, which begins in the same step of
  * its thread: which inode a statfs is about, and the flags of a setxattr. (pyfuse3 looks for the
@@ -22,12 +22,13 @@
 #include <unistd.h>
 
 /* Each takes file handles. The first two return 0, and answer the request later, or a negative
- * errno; the third returns its result or a negative errno. */
+ * errno; the third returns its result, a negative errno, or RAMET_LATER. */
+#define RAMET_LATER INT64_MIN
 typedef int64_t (*copy_call)(void *request, uint64_t fh_in, uint64_t off_in, uint64_t fh_out,
                              uint64_t off_out, uint64_t length);
 typedef int64_t (*allocate_call)(void *request, uint64_t fh, uint64_t mode, uint64_t offset,
                                  uint64_t length);
-typedef int64_t (*seek_call)(uint64_t fh, uint64_t offset, uint64_t whence);
+typedef int64_t (*seek_call)(void *request, uint64_t fh, uint64_t offset, uint64_t whence);
 
 static struct {
   copy_call copy;
@@ -58,6 +59,14 @@ void ramet_answer_copy(void *request, int64_t done) {
     fuse_reply_err(request, (int)-done);
   else
     fuse_reply_write(request, (size_t)done);
+}
+
+/* An offset, or a negative errno. */
+void ramet_answer_seek(void *request, int64_t found) {
+  if (found < 0)
+    fuse_reply_err(request, (int)-found);
+  else
+    fuse_reply_lseek(request, found);
 }
 
 /* Zero, or a negative errno. */
@@ -97,11 +106,8 @@ static void on_seek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence,
     fuse_reply_err(req, ENXIO);
     return;
   }
-  int64_t found = calls.seek(fi->fh, (uint64_t)offset, (uint64_t)whence);
-  if (found < 0)
-    fuse_reply_err(req, (int)-found);
-  else
-    fuse_reply_lseek(req, found);
+  int64_t found = calls.seek(req, fi->fh, (uint64_t)offset, (uint64_t)whence);
+  if (found != RAMET_LATER) ramet_answer_seek(req, found);
 }
 
 static void on_statfs(fuse_req_t req, fuse_ino_t ino) {

@@ -68,7 +68,8 @@ async def serve(
         store, volume=volume, durable=durable, admit=admit, on_thread=on_thread,
         real_blocks=real_blocks, known=known, drop_pages=drop_pages, settled=settled,
     )  # fmt: skip
-    before = operations.cold.before_copy, operations.cold.before_allocate
+    cold = operations.cold
+    before = cold.before_copy, cold.before_allocate, cold.before_seek
     at_once.begin(operations, full)
     calls = extra.Calls(admit, *operations.callbacks(), before)
     named = escaped(source or f"ramet:{store.path}")

@@ -128,6 +128,16 @@ class Operations(Xattrs, Ranges, Statfs):
 
     # --- names
 
+    async def _admit_names(self, *names: tuple[int, bytes]) -> None:
+        """Before names in directories change: there is room, and nothing has to be waited for."""
+        await self.admit()
+        await self.cold.before(self._look_at, names)
+
+    def _look_at(self, names: tuple[tuple[int, bytes], ...]) -> None:
+        for number, name in names:
+            volume, ino = self._locate(number)
+            volume.look_at_name(ino, name)
+
     @mapped
     async def lookup(
         self, parent: int, name: bytes, ctx: pyfuse3.RequestContext
@@ -175,6 +185,7 @@ class Operations(Xattrs, Ranges, Statfs):
         await self.admit()
         if fields.update_size and fh is not None:
             await self.cold.edges(fh, attr.st_size)
+        await self.cold.before(self._look_at_file, number, fh, fields.update_size, attr.st_size)
         volume, ino = self._locate(number) if fh is None else self.opened(fh)
         mode = None
         if fields.update_uid or fields.update_gid or (fields.update_size and ctx.uid):
@@ -191,6 +202,12 @@ class Operations(Xattrs, Ranges, Statfs):
         self.known.told(number)
         return self._attributes(volume, inode)
 
+    def _look_at_file(self, number: int, fh: int | None, cut: bool, size: int) -> None:
+        volume, ino = self._locate(number) if fh is None else self.opened(fh)
+        volume.inode(ino)
+        if cut:
+            volume.look_at_cut(ino, size)
+
     @mapped
     async def readlink(self, number: int, ctx: pyfuse3.RequestContext) -> bytes:
         volume, ino = self._locate(number)
@@ -200,7 +217,7 @@ class Operations(Xattrs, Ranges, Statfs):
     async def mknod(
         self, parent: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        await self.admit()
+        await self._admit_names((parent, name))
         volume, ino = self._locate(parent)
         mode &= ~ctx.umask
         inode = volume.create(ino, name, mode, ctx.uid, ctx.gid, rdev=rdev)
@@ -210,7 +227,7 @@ class Operations(Xattrs, Ranges, Statfs):
     async def mkdir(
         self, parent: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        await self.admit()
+        await self._admit_names((parent, name))
         volume, ino = self._locate(parent)
         inode = volume.mkdir(ino, name, mode & ~ctx.umask, ctx.uid, ctx.gid)
         return self._named(self._attributes(volume, inode), parent, name)
@@ -219,7 +236,7 @@ class Operations(Xattrs, Ranges, Statfs):
     async def symlink(
         self, parent: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        await self.admit()
+        await self._admit_names((parent, name))
         volume, ino = self._locate(parent)
         inode = volume.symlink(ino, name, target, ctx.uid, ctx.gid)
         return self._named(self._attributes(volume, inode), parent, name)
@@ -228,7 +245,8 @@ class Operations(Xattrs, Ranges, Statfs):
     async def link(
         self, number: int, parent: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        await self.admit()
+        await self._admit_names((parent, name))
+        await self.cold.before(self._look_at_file, number, None, False, 0)
         volume, ino = self._locate(number)
         into, directory = self._locate(parent)
         if into is not volume:
@@ -238,7 +256,7 @@ class Operations(Xattrs, Ranges, Statfs):
 
     @mapped
     async def unlink(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        await self.admit()
+        await self._admit_names((parent, name))
         volume, ino = self._locate(parent)
         inode = volume.lookup(ino, name)
         volume.unlink(ino, name)
@@ -247,7 +265,7 @@ class Operations(Xattrs, Ranges, Statfs):
 
     @mapped
     async def rmdir(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        await self.admit()
+        await self._admit_names((parent, name))
         volume, ino = self._locate(parent)
         inode = volume.lookup(ino, name)
         volume.rmdir(ino, name)
@@ -259,7 +277,7 @@ class Operations(Xattrs, Ranges, Statfs):
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int,
         ctx: pyfuse3.RequestContext,
     ) -> None:  # fmt: skip
-        await self.admit()
+        await self._admit_names((parent, name), (new_parent, new_name))
         volume, ino = self._locate(parent)
         into, directory = self._locate(new_parent)
         if into is not volume:
@@ -278,7 +296,7 @@ class Operations(Xattrs, Ranges, Statfs):
 
     @mapped
     async def opendir(self, number: int, ctx: pyfuse3.RequestContext) -> int:
-        self._attributes_of(number)
+        await self.cold.found(self._attributes_of, number)
         return self._listings.opened(number)
 
     @mapped
@@ -360,7 +378,7 @@ class Operations(Xattrs, Ranges, Statfs):
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        await self.admit()
+        await self._admit_names((parent, name))
         volume, ino = self._locate(parent)
         inode = volume.create(ino, name, mode & ~ctx.umask, ctx.uid, ctx.gid)
         return self._hold(volume, inode.ino), self._named(
@@ -377,6 +395,7 @@ class Operations(Xattrs, Ranges, Statfs):
             raise errors.ReadOnly("a snapshot is read-only; clone it")
         if flags & os.O_TRUNC:
             await self.admit()
+            await self.cold.before(volume.look_at_cut, ino, 0)
             self.strip(volume, ino, ctx.uid)
             volume.setattr(ino, size=0)
         return await self.cold.found(self._hold, volume, ino)

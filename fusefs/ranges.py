@@ -1,14 +1,17 @@
 """Requests for ranges of files that pyfuse3 does not bind (extra.py): copy, allocate, seek.
 
 Each is one step of the engine and waits for nothing: extra.py has waited before, for room and for
-what was not in memory (cold_requests.py).
+what was not in memory (cold_requests.py).  A seek is tried first.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from engine import errors
 from engine.allocation import check_allocation
+from engine.cold import Cold, hasty
 from fusefs.errnos import plain
+from fusefs.extra import LATER
 from fusefs.places import Places
 
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
@@ -17,13 +20,15 @@ FALLOC_MODES = (
     FALLOC_ZERO_RANGE, FALLOC_KEEP_SIZE | FALLOC_ZERO_RANGE,
 )  # fmt: skip
 SEEK_DATA, SEEK_HOLE = 3, 4
+Call = Callable[..., int]
 
 
 class Ranges(Places):
     """copy_file_range, fallocate and lseek."""
 
-    def callbacks(self) -> tuple[Callable[..., int], Callable[..., int], Callable[..., int]]:
-        return plain(self.copy_range), plain(self.allocate), plain(self.seek)
+    def callbacks(self) -> tuple[Call, Call, Call, Call]:
+        """copy, allocate, seek, and seek that is LATER instead of waiting."""
+        return plain(self.copy_range), plain(self.allocate), plain(self.seek), plain(self.seek_now)
 
     def copy_range(
         self, fh: int, offset: int, into: int, into_offset: int, length: int, uid: int
@@ -51,6 +56,12 @@ class Ranges(Places):
         if not mode & FALLOC_KEEP_SIZE and offset + length > volume.file(ino).size:
             volume.setattr(ino, size=offset + length)
         return 0
+
+    def seek_now(self, fh: int, offset: int, whence: int) -> int:
+        try:
+            return hasty(self.store.pool, partial(self.seek, fh, offset, whence))
+        except Cold:
+            return LATER
 
     def seek(self, fh: int, offset: int, whence: int) -> int:
         volume, ino = self.opened(fh)

@@ -125,6 +125,7 @@ class Xattrs(Places):
         self._check_settable(name)
         await self.admit()
         volume, ino = self._locate(number)
+        await self.cold.before(volume.look_at_xattr, ino, name)
         volume.set_xattr(ino, name, value, flags)
 
     @mapped
@@ -132,6 +133,7 @@ class Xattrs(Places):
         self._check_settable(name)
         await self.admit()
         volume, ino = self._locate(number)
+        await self.cold.before(volume.look_at_xattr, ino, name)
         volume.remove_xattr(ino, name)
 
     def _check_settable(self, name: bytes) -> None:

@@ -8,7 +8,7 @@ The server runs it in place until it yields, and beside other requests from ther
 """
 
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -16,7 +16,8 @@ from typing import TypeVar
 import trio
 
 from engine import Store
-from engine.cold import Steps, Work
+from engine.cold import Cold, Steps, Work, hasty, read_only
+from engine.errors import RametError
 
 Wait = Callable[[], Awaitable[None]]
 Told = Callable[[Exception | None], object]
@@ -67,6 +68,16 @@ class Gate:
                 except StopIteration as end:
                     return end.value  # type: ignore[no-any-return]
                 yield partial(self.on_thread, work)
+
+    def warm(self, look: Callable[[], object]) -> Waits:
+        """Until what ``look`` reads is in memory; it changes nothing, and its errors are told by
+        what comes after."""
+        pool = self.store.pool
+        with suppress(RametError, OSError, ValueError):
+            try:
+                hasty(pool, look)
+            except Cold:
+                yield from self.driven(read_only(pool, look))
 
     def room(self) -> Waits:
         """Before a change enters the engine."""

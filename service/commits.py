@@ -1,25 +1,30 @@
 """Grouped commits: every fsync that waits when a commit starts is answered by it.
 
+Where only data were written, a record of the intent log does instead (engine/intents.py).  It may
+be written beside a commit; who asks while one is being written shares the next.
+
 A commit is captured on the loop, written on a thread that does nothing else, and finished on the
 loop.  Who asks while none is under way has his captured in the same step of the loop; who asks
 while one is being written waits for the next, because his own change may not be in that one.
 The thread calls back into the loop, where one step finishes the commit, captures the next if
 anybody waits, and answers: between a disk and a guest there is no other turn of the loop.
 
-Invariants: one commit at a time; nobody is answered by a commit that was captured before he asked;
-when a write fails the store takes no more changes, and everyone is told.
+Invariants: one commit and one record at a time; nobody is answered by one that was captured before
+he asked; when a write fails the store takes no more changes, and everyone is told.
 """
 
 import contextlib
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from queue import SimpleQueue
 
 import trio
 
 from engine import Store, errors
 from engine.commit import Commit, failure
+from engine.intent_log import LogIsFull
 from engine.pool import METADATA_ERRORS
 from service.log import log_exception
 from service.steps import DIRTY_NODES_MAX
@@ -29,37 +34,39 @@ EVICT_STEP = 128  # about 0.5 ms
 Told = Callable[[errors.RametError | None], object]
 
 
-class Writer:
-    """The thread that writes commits; what comes of each is told on the loop."""
+Work = Callable[[], object]
+Written = Callable[[Exception | None], None]
 
-    def __init__(self) -> None:
+
+class Writer:
+    """A thread that waits for the disk; what comes of each piece of work is told on the loop."""
+
+    def __init__(self, name: str) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        self._handed: SimpleQueue[tuple[Commit, Callable[[Exception | None], None]] | None] = (
-            SimpleQueue()
-        )
-        self._thread = threading.Thread(target=self._run, name="commits", daemon=True)
+        self._handed: SimpleQueue[tuple[Work, Written] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def hand(self, commit: Commit, written: Callable[[Exception | None], None]) -> None:
-        """Write it; ``written`` is called on the loop, with what went wrong."""
-        self._handed.put((commit, written))
+    def hand(self, work: Work, written: Written) -> None:
+        """Do it; ``written`` is called on the loop, with what went wrong."""
+        self._handed.put((work, written))
 
     def end(self) -> None:
-        """Nothing is under way, and nothing will be handed over."""
+        """What was handed over is done before it ends."""
         self._handed.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         while (handed := self._handed.get()) is not None:
-            commit, written = handed
+            work, written = handed
             problem: Exception | None = None
             try:
-                commit.write()
+                work()
             except Exception as error:
                 problem = error
             with contextlib.suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(written, problem)
-            del handed, commit, written, problem  # else they stay until the next
+            del handed, work, written, problem  # else they stay until the next
 
 
 class Committer:
@@ -71,6 +78,8 @@ class Committer:
         self._waiting: list[Told] = []
         self._wanted = False  # though nobody waits
         self._busy = False  # a commit is under way, or somebody has it to himself
+        self._logger: Writer | None = None
+        self._logging = False  # the log is being written, or made
         self._turns: deque[trio.Event] = deque()  # who wants it to himself
         self._room = trio.Event()
         self._look = trio.Event()  # for ``run``: there is something to do
@@ -143,14 +152,14 @@ class Committer:
             done.set()
 
         with trio.CancelScope(shield=True):
-            self._writer.hand(commit, written)
+            self._writer.hand(commit.write, written)
             await done.wait()
 
     # --- the task
 
     async def run(self) -> None:
         """Until cancelled; a commit under way is finished then."""
-        self._writer = Writer()
+        self._writer, self._logger = Writer("commits"), Writer("intent log")
         try:
             self._begin()
             while True:
@@ -168,7 +177,8 @@ class Committer:
             with trio.CancelScope(shield=True):
                 async with self.alone():
                     self._writer.end()
-                    self._writer = None
+                    self._logger.end()
+                    self._writer = self._logger = None
 
     async def _evict(self) -> None:
         """A large commit leaves more nodes in memory than shall stay: they go in short steps."""
@@ -180,17 +190,24 @@ class Committer:
     # --- commits
 
     def _begin(self) -> None:
-        """Capture a commit for all who wait, now, unless one is under way."""
-        if self._busy or self._writer is None or not (self._waiting or self._wanted):
+        """Begin now what those who wait need, unless it is under way: a record, or a commit."""
+        if self._writer is None:
             return
-        waiting, self._waiting = self._waiting, []
+        if self._waiting:
+            self._log()
+        by_log = self._logging and self._store.log.ready and self._store.loggable
+        if self._busy or not (self._wanted or (self._waiting and not by_log)):
+            return
+        waiting: list[Told] = []
+        if not by_log:
+            waiting, self._waiting = self._waiting, waiting
         self._wanted = False
         commit = self._capture()
         if commit is None:
             self._answer(waiting)
             return
         self._busy = True
-        self._writer.hand(commit, lambda problem: self._written(commit, waiting, problem))
+        self._writer.hand(commit.write, lambda problem: self._written(commit, waiting, problem))
 
     def _capture(self) -> Commit | None:
         """What stands in the way of a capture stops the changes, not the reads, and no waiter is
@@ -212,6 +229,44 @@ class Committer:
             self._failed(f"a commit could not be finished ({error})")
             self._look.set()
         self._go_on()  # first: the disk has nothing to do meanwhile
+        self._answer(waiting)
+
+    def _log(self) -> None:
+        """A record for all who wait, if it is all that they need and none is being written."""
+        store, log = self._store, self._store.log
+        if self._logging or not store.loggable:
+            return
+        assert self._logger is not None
+        if not store.unlogged:
+            waiting, self._waiting = self._waiting, []
+            self._answer(waiting)
+        elif not log.wanted:
+            log.wanted = self._logging = True  # a commit does until it is there
+            self._logger.hand(log.prepare, self._prepared)
+        elif (record := store.intend()) is not None:
+            waiting, self._waiting = self._waiting, []
+            self._logging = True
+            self._logger.hand(
+                partial(log.write, record), lambda problem: self._logged(waiting, problem)
+            )
+
+    def _prepared(self, problem: Exception | None) -> None:
+        self._logging = False
+        if problem is not None and not isinstance(problem, LogIsFull):
+            self._failed(f"the intent log could not be made ({problem})")
+        self._begin()
+
+    def _logged(self, waiting: list[Told], problem: Exception | None) -> None:
+        """The log's thread has done with a record."""
+        self._logging = False
+        if isinstance(problem, LogIsFull):
+            self._store.not_logged()
+            self._waiting = waiting + self._waiting
+            waiting = []
+        elif problem is not None:
+            self._failed(f"the intent log could not be written ({problem})")
+        self._wanted |= self._store.log.crowded
+        self._begin()  # first: the disk has nothing to do meanwhile
         self._answer(waiting)
 
     def _finish(self, commit: Commit, problem: Exception | None) -> None:

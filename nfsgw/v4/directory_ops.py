@@ -15,7 +15,7 @@ from nfsgw.v4.attributes import pack_bitmap, pack_change, supported
 from nfsgw.v4.current import Current, Operation
 from nfsgw.v4.fattr import Attr, bits
 from nfsgw.v4.names import read_name
-from nfsgw.v4.places import directory_here, here, saved_directory, saved_here
+from nfsgw.v4.places import directory_here, here, room_for_names, saved_directory, saved_here
 from nfsgw.v4.protocol import Failed, Op, Status
 from nfsgw.v4.readdir import read_dir
 from nfsgw.v4.settable import Settable, read_settable
@@ -45,7 +45,7 @@ def create(current: Current, args: Unpacker, out: Packer) -> Waits:
         raise Failed(Status.INVAL)
     if kind == NF4LNK and len(target) > SYMLINK_MAX:
         raise Failed(Status.NAMETOOLONG)
-    yield from current.files.gate.room()
+    yield from room_for_names(current, (current.place, name))
     directory = directory_here(current)
     before = directory.inode.change
     made = _make(current, directory, name, kind, target, rdev, wished)
@@ -88,7 +88,7 @@ def _make(
 
 def remove(current: Current, args: Unpacker, out: Packer) -> Waits:
     name = read_name(args)
-    yield from current.files.gate.room()
+    yield from room_for_names(current, (current.place, name))
     directory, files = directory_here(current), current.files
     before = directory.inode.change
     try:
@@ -101,7 +101,7 @@ def remove(current: Current, args: Unpacker, out: Packer) -> Waits:
 
 def rename(current: Current, args: Unpacker, out: Packer) -> Waits:
     name, new_name = read_name(args), read_name(args)
-    yield from current.files.gate.room()
+    yield from room_for_names(current, (current.saved_place, name), (current.place, new_name))
     source, target = saved_directory(current), directory_here(current)
     before, before_target = source.inode.change, target.inode.change
     try:
@@ -115,7 +115,7 @@ def rename(current: Current, args: Unpacker, out: Packer) -> Waits:
 
 def link(current: Current, args: Unpacker, out: Packer) -> Waits:
     name = read_name(args)
-    yield from current.files.gate.room()
+    yield from room_for_names(current, (current.place, name))
     place, directory = saved_here(current), directory_here(current)
     if place.inode.is_dir:
         raise Failed(Status.ISDIR)

@@ -20,7 +20,7 @@ from nfsgw.v4.limits import OWNER_BYTES_MAX
 from nfsgw.v4.lookup_ops import visible_exports
 from nfsgw.v4.names import read_name
 from nfsgw.v4.opens import SHARE_BOTH, SHARE_READ, SHARE_WRITE
-from nfsgw.v4.places import directory_here, file_here, file_of
+from nfsgw.v4.places import directory_here, file_here, file_of, room_for_names
 from nfsgw.v4.protocol import Failed, Op, Status
 from nfsgw.v4.settable import Settable, read_settable
 from nfsgw.v4.state_ops import ACCESS_BITS, answer_stateid, check_grace, client_of
@@ -62,7 +62,9 @@ class Wish:
 def open_(current: Current, args: Unpacker, out: Packer) -> Generator[Wait, None, None]:
     """18.16."""
     wish = _read(current, args)
-    if wish.how is not None:
+    if wish.how is not None and wish.claim == NULL:
+        yield from room_for_names(current, (current.place, wish.name))
+    elif wish.how is not None:
         yield from current.files.gate.room()
     check_grace(current, wish.claim == PREVIOUS)
     before = after = attributes = 0

@@ -3,8 +3,12 @@
 An operation asks here after each wait: what it stands on may have gone meanwhile, or be another's.
 """
 
+from collections.abc import Callable
+from contextlib import suppress
+
 from engine import errors
 from nfsgw.files import Place
+from nfsgw.gate import Waits
 from nfsgw.v4.current import At, Current, PseudoRoot
 from nfsgw.v4.protocol import Failed, Status
 
@@ -40,6 +44,20 @@ def saved_directory(current: Current) -> Place:
 def saved_here(current: Current) -> Place:
     """What was saved; NOFILEHANDLE, ROFS for the pseudo-root."""
     return _alive(current, current.saved_place())
+
+
+def room_for_names(current: Current, *names: tuple[Callable[[], Place], bytes]) -> Waits:
+    """Before names (where, the name) are made or taken away: there is room, and what that reads is
+    in memory.  What is wrong is for the change itself to say."""
+
+    def look() -> None:
+        with suppress(Failed):
+            for directory, name in names:
+                at = directory()
+                at.volume.look_at_name(at.inode.ino, name)
+
+    yield from current.files.gate.room()
+    yield from current.files.gate.warm(look)
 
 
 def _alive(current: Current, place: Place) -> Place:

@@ -7,12 +7,13 @@ silently absent.
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from engine import Store, meta
 from engine.commit import Commit
+from engine.intent_log import IntentLog, Logged, Record
 from engine.slabs import SlabPool
 from native import lib
 
@@ -78,6 +79,38 @@ def lmdb_nosync() -> None:
     _replace(meta.lmdb, "open", partial(meta.lmdb.open, sync=False))
 
 
+def no_log_fdatasync() -> None:
+    """A record of the intent log is acknowledged before it is on disk."""
+
+    def written(self: IntentLog, record: Record) -> None:
+        os.pwrite(self._fd, record.raw, record.at)
+
+    _replace(IntentLog, "write", written)
+
+
+def log_of_the_last_commit() -> None:
+    """Records are taken for superfluous: they name the commit before the one that has them."""
+    record = IntentLog.record
+
+    def named_wrong(self: IntentLog, commit: int, writes: Sequence[Logged]) -> Record | None:
+        return record(self, commit - 1, writes)
+
+    _replace(IntentLog, "record", named_wrong)
+
+
+def log_forgets_captured_writes() -> None:
+    """What was captured by a commit that is under way is taken for durable."""
+    capture = Store.capture
+
+    def forget(self: Store, *, force: bool = False) -> Commit | None:
+        commit = capture(self, force=force)
+        self.pool.intents.logged()
+        self.pool.intents._durable = self.pool.generation - 1
+        return commit
+
+    _replace(Store, "capture", forget)
+
+
 BUGS = {
     "no-slab-fdatasync": no_slab_fdatasync,
     "map-before-data": map_before_data,
@@ -85,4 +118,7 @@ BUGS = {
     "no-directory-fsync": no_directory_fsync,
     "no-slab-directory-fsync": no_slab_directory_fsync,
     "lmdb-nosync": lmdb_nosync,
+    "no-log-fdatasync": no_log_fdatasync,
+    "log-of-the-last-commit": log_of_the_last_commit,
+    "log-forgets-captured-writes": log_forgets_captured_writes,
 }

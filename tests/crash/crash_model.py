@@ -183,6 +183,10 @@ class Workload:
             if action is not None:
                 return action
 
+    def write(self) -> Action | None:
+        """A write, if there is a file."""
+        return self._plan_write()
+
     # --- what to pick
 
     def _volume(self) -> str:

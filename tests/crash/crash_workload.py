@@ -55,11 +55,13 @@ class EngineRun:
         self._door = EngineDoor(self._store)
         self._workload = Workload(rng, self.client, self._door)
         self._sequence = 0
+        self._acked = 0
 
     def run(self, steps: int) -> None:
         self._workload.first()()
         kinds = {
-            self._operate: 72, self._commit: 9, self._commit_beside: 10, self._write_back: 4,
+            self._operate: 72, self._commit: 6, self._sync: 12, self._commit_beside: 10,
+            self._synced_writes: 8, self._write_back: 4,
             self._reclaim: 4, self._gc: 2, self._reopen: 1, self._clone_tree: 5,
             self._remove_tree: 3,
         }  # fmt: skip
@@ -77,10 +79,35 @@ class EngineRun:
         self._sink(Note("state", self.client, self._sequence, changes))
         return self._sequence
 
+    def _ack(self, sequence: int) -> None:
+        """A record of the log may have acknowledged more than a commit captured before it."""
+        self._acked = max(self._acked, sequence)
+        self._sink(Note("ack", self.client, self._acked))
+
     def _commit(self) -> None:
         sequence = self._note_state()
         self._store.commit()
-        self._sink(Note("ack", self.client, sequence))
+        self._ack(sequence)
+
+    def _synced_writes(self) -> None:
+        """Nothing but data changes, as a guest changes it: the intent log's part."""
+        self._commit()
+        for _ in range(self._rng.choice([1, 4, 12])):
+            for _ in range(self._rng.choice([1, 1, 3])):
+                action = self._workload.write()
+                if action is not None:
+                    action()
+            self._sync()
+
+    def _sync(self) -> None:
+        sequence = self._note_state()
+        self._store.sync()
+        self._ack(sequence)
+
+    def _sync_by_log(self) -> None:
+        sequence = self._note_state()
+        if self._store.sync_by_log():
+            self._ack(sequence)
 
     def _clone_tree(self) -> None:
         """In steps, and what is not whole yet is committed."""
@@ -112,10 +139,12 @@ class EngineRun:
         writer.start()
         for _ in range(self._rng.choice([0, 1, 4, 16])):
             self._operate()
+            if self._store.loggable:
+                self._sync_by_log()
         writer.join()
         assert commit.durable
         self._store.finish(commit)
-        self._sink(Note("ack", self.client, sequence))
+        self._ack(sequence)
 
     def _write_back(self) -> None:
         """What the kernel does when it pleases: write dirty pages of a slab, without a flush."""
@@ -132,12 +161,12 @@ class EngineRun:
     def _gc(self) -> None:
         sequence = self._note_state()
         self._store.gc()
-        self._sink(Note("ack", self.client, sequence))
+        self._ack(sequence)
 
     def _reopen(self) -> None:
         sequence = self._note_state()
         self._store.close()
-        self._sink(Note("ack", self.client, sequence))
+        self._ack(sequence)
         self._store = Store.open(self._path, cache_bytes=CACHE_BYTES)
         self._door.reopened(self._store)
 
@@ -161,7 +190,10 @@ class DaemonClient:
         chance = self._rng.random()
         if chance < 0.12:
             self._perform(self._fsync)
-        elif chance < 0.14:
+        elif chance < 0.3:
+            self._perform(self.workload.write() or self._fsync)
+            self._perform(self._fsync)
+        elif chance < 0.32:
             self._perform(partial(self._door.call, "gc"))
         else:
             self._perform(self.workload.next())

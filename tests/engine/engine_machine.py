@@ -22,6 +22,7 @@ from engine.trim import Run, Trim
 
 BLOCK = 4096
 FILE_BLOCKS = 80
+LOG_BYTES = 4 << 20
 NAMES = st.sampled_from([b"a", b"b", b"c", b"d", b"e", b"f"])
 VOLUMES = st.sampled_from(["v1", "v2", "v3"])
 SNAPSHOTS = st.sampled_from(["s1", "s2"])
@@ -88,7 +89,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.path = Path(tempfile.mkdtemp(prefix="ramet-model-"))
         shutil.rmtree(self.path)
         Store.create(self.path, fanout=4, records_max=4, slab_slots=64)
-        self.store = Store.open(self.path)
+        self.store = self.reopened()
         self.store.create_volume("v1")
         self.model = Model()
         self.commit: Commit | None = None
@@ -103,6 +104,9 @@ class EngineMachine(RuleBasedStateMachine):
         self.durable = copy.deepcopy(self.model)
 
     # --- helpers
+
+    def reopened(self) -> Store:
+        return Store.open(self.path, log_bytes=LOG_BYTES)
 
     def volume(self, name: str) -> Volume:
         return self.store.volume(name)
@@ -354,6 +358,18 @@ class EngineMachine(RuleBasedStateMachine):
             self.gc_stage = "mark"
         self.commit = None
 
+    @precondition(lambda self: self.commit is None or self.store.loggable)
+    @rule()
+    def sync(self) -> None:
+        """By the log or by a commit; beside a commit that is under way, by the log only."""
+        if self.commit is None:
+            self.store.sync()
+        elif not self.store.sync_by_log():
+            return
+        self.durable = copy.deepcopy(self.model)
+        if self.commit is not None:
+            self.captured = self.durable
+
     @precondition(lambda self: self.commit is None and self.gc is None)
     @rule()
     def gc_start(self) -> None:
@@ -416,7 +432,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.store.abandon()
         self.commit = self.gc = self.gc_commit = self.captured = None
         self.gc_stage, self.trimming = "", []
-        self.store = Store.open(self.path)
+        self.store = self.reopened()
         self.model = copy.deepcopy(self.durable)
         self.model.open.clear()
         self.durable.open.clear()

@@ -13,6 +13,7 @@ from damage import Surgery, fingerprint, slots_of
 from engine import ROOT_INO, Store, errors, keys
 from engine.findings import CHECKS
 from engine.fsck import check_path
+from engine.intent_log import LOG_FILE, IntentLog, Logged
 from engine.keys import DirEntry
 from engine.meta import SUPERBLOCK_KEY, chunk_key, orphan_key
 from engine.reclaim import EXTENT, Entry
@@ -448,6 +449,23 @@ ALSO = {  # what a missing record of one kind says of others as well
     "extent_node_of_another": {"F2"},
 }
 LOST = {"F2", "F10", "F15", "F18"}  # what no repair can bring back
+
+
+@breaks("F21")
+def damaged_record_of_the_intent_log(case: Case, s: Surgery) -> None:
+    log = IntentLog(case.path, s.seed, 1 << 20)
+    log.prepare()
+    ino, commit = case.inos["g"], s.state().commits + 1
+    write = Logged(
+        s.volume("lab").id, ino, s.inode("lab", ino).generation, 1, 0, 0, memoryview(b"x")
+    )
+    for record in (log.record(commit, [write]), log.record(commit, [write])):
+        assert record is not None
+        log.write(record)
+    log.close(remove=False)
+    with (case.path / LOG_FILE).open("r+b") as file:
+        file.seek(commit % 2 << 20)
+        file.write(b"?")
 
 
 @pytest.mark.parametrize("name", BREAKERS)

@@ -159,6 +159,10 @@ class World:
         self.store.commit()
         self.acknowledged = copy.deepcopy(self.state)
 
+    def sync(self) -> None:
+        self.store.sync()
+        self.acknowledged = copy.deepcopy(self.state)
+
     def gc(self) -> None:
         self.store.gc()
         self.acknowledged = copy.deepcopy(self.state)
@@ -192,8 +196,13 @@ def the_day() -> Day:
     add("commit")
     add("write", "lab", "fresh", 8 * BLOCK, block(2, 4))  # overwrites owned blocks
     add("write", "lab", "fresh", 100, b"patched" * 300)
+    add("sync")
     add("write", "lab", "long", 5, block(3, 90), parts=True)
+    add("write", "lab", "long", 9, block(3, 2), parts=True)
+    add("sync")
     add("commit")
+    add("write", "lab", "long", 5, block(3, 90), parts=True)
+    add("sync")
     add("clone", "lab", "long", "lab", "twin")
     add("write", "lab", "twin", 40 * BLOCK, block(4, 3))
     add("snapshot", "s1")
@@ -250,7 +259,7 @@ def random_day(rng: random.Random) -> Day:
         elif pick == 8:
             day.add("gc", parts=True)
         else:
-            day.add("commit")
+            day.add(rng.choice(["commit", "sync"]))
     day.add("close")
     return day
 

@@ -10,33 +10,14 @@ from pathlib import Path
 
 import pytest
 import trio
+from held_threads import Threads, nothing
 
 from engine import ROOT_INO, Store
-from engine.cold import Work
 from fusefs.mount import serve
 
 BLOCK = 4096
 DEADLINE_S = 30
 A, B = b"A" * (8 * BLOCK), b"B" * (8 * BLOCK)
-
-
-class Threads:
-    """The first thing it is given it runs when told, and anything else at once."""
-
-    def __init__(self) -> None:
-        self.released = trio.Event()
-        self.waiting = trio.Event()
-
-    async def run(self, work: Work) -> None:
-        with trio.CancelScope(shield=True):  # as a thread that runs
-            if not self.waiting.is_set():
-                self.waiting.set()
-                await self.released.wait()
-            await trio.to_thread.run_sync(work)
-
-
-async def nothing() -> None:
-    pass
 
 
 @pytest.fixture

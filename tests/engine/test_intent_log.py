@@ -1,0 +1,421 @@
+"""The intent log by itself, and a store that was not closed after syncs of a little data."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from engine_walk import SYNCED, run
+
+from engine import ROOT_INO, Store, Volume, errors, fsck, repair
+from engine.intent_log import LOG_FILE, PAGE_BYTES, IntentLog, Logged, LogIsFull, Scan
+
+BLOCK = 4096
+SEED = 0x1234_5678_9ABC
+REGION = 1 << 20
+HOST = os.statvfs
+
+
+def logged(data: bytes, offset: int = 0, ino: int = 9) -> Logged:
+    return Logged(1, ino, 7, 100 + offset, -5 + offset, offset, memoryview(data))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[IntentLog]:
+    made = IntentLog(tmp_path, SEED, REGION)
+    made.prepare()
+    yield made
+    made.close(remove=False)
+
+
+def put(log: IntentLog, commit: int, *writes: Logged) -> int:
+    """Where the record is."""
+    record = log.record(commit, writes)
+    assert record is not None
+    log.write(record)
+    return record.at
+
+
+def found(log: IntentLog, commits: int) -> list[bytes]:
+    return [bytes(write.data) for write in log.pending(commits)]
+
+
+def damage(path: Path, at: int, data: bytes = b"?") -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
+# --- the file
+
+
+def test_what_was_written_is_found_in_order(log: IntentLog) -> None:
+    writes = [logged(bytes([n]) * (n * 1000 + 1), n * BLOCK) for n in range(6)]
+    put(log, 5, writes[0])
+    put(log, 5, writes[1], writes[2], writes[3])
+    put(log, 6, writes[4])
+    put(log, 6, writes[5])
+    assert log.pending(4) == writes
+    assert log.pending(5) == writes[4:]
+    assert log.pending(6) == []
+    assert log.pending(2) == []  # of a commit that is not the next: another past
+
+
+def test_a_region_is_used_again_from_its_start(log: IntentLog) -> None:
+    places = [put(log, commit, logged(b"%d" % commit)) for commit in (5, 6, 7, 8)]
+    assert places == [REGION, 0, REGION, 0]
+    assert found(log, 6) == [b"7", b"8"]
+
+
+def test_the_last_record_may_be_torn(log: IntentLog, tmp_path: Path) -> None:
+    put(log, 5, logged(b"a" * 9000))
+    at = put(log, 5, logged(b"b" * 9000))
+    for page in range(3):
+        shutil.copy(tmp_path / LOG_FILE, tmp_path / "copy")
+        damage(tmp_path / LOG_FILE, at + page * PAGE_BYTES + 60)
+        assert found(log, 4) == [b"a" * 9000]
+        shutil.copy(tmp_path / "copy", tmp_path / LOG_FILE)
+    assert len(found(log, 4)) == 2
+
+
+@pytest.mark.parametrize("where", [0, 8, 20, 44, 60, 5000])
+def test_a_damaged_record_before_others_is_no_end(
+    log: IntentLog, tmp_path: Path, where: int
+) -> None:
+    put(log, 5, logged(b"a"))
+    at = put(log, 5, logged(b"b" * 9000))
+    put(log, 5, logged(b"c"))
+    damage(tmp_path / LOG_FILE, at + where)
+    with pytest.raises(errors.Corrupt, match=r"record 1 of commit 5 .* is damaged: .*ramet fsck"):
+        log.pending(4)
+    assert log.pending(5) == []  # all of it is in that commit
+
+
+def test_a_damaged_record_before_those_of_the_next_commit_is_no_end(
+    log: IntentLog, tmp_path: Path
+) -> None:
+    put(log, 5, logged(b"a"))
+    at = put(log, 5, logged(b"b"))
+    put(log, 6, logged(b"c"))
+    damage(tmp_path / LOG_FILE, at)
+    with pytest.raises(errors.Corrupt, match="1 of 2 records of commit 5"):
+        log.pending(4)
+
+
+def test_a_commit_without_records_between_two_with_some(log: IntentLog) -> None:
+    put(log, 5, logged(b"a"))
+    put(log, 7, logged(b"b"))
+    assert found(log, 6) == [b"b"]
+    assert found(log, 5) == [b"b"]  # commit 6 was lost, and had no records
+
+
+def test_another_stores_log_is_none(log: IntentLog, tmp_path: Path) -> None:
+    put(log, 5, logged(b"a"))
+    assert Scan(tmp_path / LOG_FILE, SEED + 1).problem is None
+    assert list(Scan(tmp_path / LOG_FILE, SEED + 1).records(4)) == []
+
+
+def test_a_full_region_takes_no_more_until_the_next_commit(log: IntentLog) -> None:
+    big = logged(b"x" * (REGION // 4))
+    for _ in range(3):
+        put(log, 5, big)
+    assert log.crowded
+    assert log.record(5, [big]) is None
+    put(log, 5, logged(b"small"))
+    put(log, 6, big)
+    assert not log.crowded
+    assert len(found(log, 4)) == 5
+
+
+def test_a_cut_leaves_what_is_before_the_damage(log: IntentLog, tmp_path: Path) -> None:
+    put(log, 5, logged(b"a"))
+    at = put(log, 5, logged(b"b"))
+    put(log, 5, logged(b"c"))
+    put(log, 6, logged(b"d"))
+    damage(tmp_path / LOG_FILE, at + 70)
+    Scan(tmp_path / LOG_FILE, SEED).cut(4)
+    assert found(log, 4) == [b"a"]
+
+
+def test_a_host_without_room_has_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [0]
+
+    def host(path: Path) -> object:
+        return os.statvfs_result([4096, 4096, 1 << 30, 1 << 30, free[0] // 4096, 9, 9, 9, 0, 255])
+
+    monkeypatch.setattr(os, "statvfs", host)
+    log = IntentLog(tmp_path, SEED, 16 * REGION)
+    free[0] = 31 * REGION
+    with pytest.raises(LogIsFull):
+        log.prepare()
+    assert not (tmp_path / LOG_FILE).exists()
+    free[0] = 32 * REGION
+    log = IntentLog(tmp_path, SEED, 16 * REGION)
+    log.prepare()
+    assert (tmp_path / LOG_FILE).stat().st_size == 2 * REGION
+    log.close(remove=True)
+    assert not (tmp_path / LOG_FILE).exists()
+
+
+# --- the store
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    Store.create(tmp_path / "store", slab_slots=256)
+    return tmp_path / "store"
+
+
+def opened(path: Path) -> Store:
+    return Store.open(path, log_bytes=2 * REGION)
+
+
+def begun(path: Path) -> tuple[Store, Volume, int]:
+    """A store with one durable file."""
+    store = opened(path)
+    lab = store.create_volume("lab")
+    ino = lab.create(ROOT_INO, b"disk", 0o644, 0, 0).ino
+    lab.write(ino, 0, b"old" * 4000)
+    store.commit()
+    return store, lab, ino
+
+
+def content(store: Store) -> bytes:
+    lab = store.volume("lab")
+    inode = lab.lookup(ROOT_INO, b"disk")
+    return lab.read(inode.ino, 0, inode.size)
+
+
+def test_what_was_synced_is_there_after_a_crash_and_what_was_not_is_not(path: Path) -> None:
+    store, lab, ino = begun(path)
+    lab.write(ino, 5, b"patched")
+    lab.write(ino, 3 * BLOCK, b"longer" * 1000)
+    store.sync()
+    expected, stat = content(store), lab.inode(ino)
+    assert store.pool.state.commits == 1
+    lab.write(ino, 0, b"not synced")
+    store.abandon()
+    with opened(path) as again:
+        inode = again.volume("lab").inode(ino)
+        assert content(again) == expected
+        assert (inode.size, inode.blocks, inode.nlink) == (stat.size, stat.blocks, stat.nlink)
+        assert inode.change >= stat.change - 1
+        assert fsck.check(again, data=True).findings == []
+    assert not (path / LOG_FILE).exists()
+
+
+def test_it_is_written_again_once_only(path: Path) -> None:
+    store, lab, ino = begun(path)
+    lab.write(ino, 0, b"synced")
+    store.sync()
+    shutil.copy(path / LOG_FILE, path.parent / "copy")
+    store.abandon()
+    store = opened(path)
+    store.volume("lab").write(ino, 0, b"newer!")
+    store.commit()
+    store.abandon()
+    shutil.copy(path.parent / "copy", path / LOG_FILE)  # as if its removal had been lost
+    with opened(path) as again:
+        assert content(again).startswith(b"newer!")
+
+
+def change_mode(store: Store, lab: Volume, ino: int) -> None:
+    lab.setattr(ino, mode=0o600)
+
+
+def change_size(store: Store, lab: Volume, ino: int) -> None:
+    lab.setattr(ino, size=100)
+
+
+def punch(store: Store, lab: Volume, ino: int) -> None:
+    lab.punch(ino, 0, BLOCK)
+
+
+def set_xattr(store: Store, lab: Volume, ino: int) -> None:
+    lab.set_xattr(ino, b"user.a", b"b")
+
+
+def rename(store: Store, lab: Volume, ino: int) -> None:
+    lab.rename(ROOT_INO, b"disk", ROOT_INO, b"other")
+
+
+def link(store: Store, lab: Volume, ino: int) -> None:
+    lab.link(ino, ROOT_INO, b"other")
+
+
+def create(store: Store, lab: Volume, ino: int) -> None:
+    lab.write(lab.create(ROOT_INO, b"new", 0o644, 0, 0).ino, 0, b"new")
+
+
+def clone(store: Store, lab: Volume, ino: int) -> None:
+    store.clone_file(lab, ino, lab, ROOT_INO, b"twin")
+
+
+def clone_range(store: Store, lab: Volume, ino: int) -> None:
+    store.clone_range(lab, ino, 0, lab, ino, 2 * BLOCK, BLOCK)
+
+
+def snapshot(store: Store, lab: Volume, ino: int) -> None:
+    store.create_snapshot(lab, "s")
+
+
+def new_volume(store: Store, lab: Volume, ino: int) -> None:
+    store.create_volume("other")
+
+
+def rename_volume(store: Store, lab: Volume, ino: int) -> None:
+    store.rename_volume("lab", "other")
+
+
+def put_record(store: Store, lab: Volume, ino: int) -> None:
+    store.records.put("job/1", b"running")
+
+
+OTHER_CHANGES = [
+    change_mode, change_size, punch, set_xattr, rename, link, create, clone, clone_range, snapshot,
+    new_volume, rename_volume, put_record,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", OTHER_CHANGES)
+@pytest.mark.parametrize("writes", ["before", "after", "around"])
+def test_anything_but_data_takes_a_commit(
+    path: Path, change: Callable[[Store, Volume, int], None], writes: str
+) -> None:
+    store, lab, ino = begun(path)
+    if writes != "after":
+        lab.write(ino, 0, b"before")
+    change(store, lab, ino)
+    if writes != "before":
+        lab.write(ino, 10, b"after")
+    assert not store.loggable
+    store.sync()
+    assert store.pool.state.commits == 2
+    assert store.loggable
+    lab.write(ino, 20, b"then")
+    store.sync()
+    assert store.pool.state.commits == 2
+    store.abandon()
+
+
+def test_a_write_to_a_file_without_a_name_takes_a_commit(path: Path) -> None:
+    store, lab, ino = begun(path)
+    lab.hold(ino)
+    lab.unlink(ROOT_INO, b"disk")
+    store.commit()
+    lab.write(ino, 0, b"nobody sees this")
+    assert not store.loggable
+    store.abandon()
+
+
+def test_much_data_takes_a_commit(path: Path) -> None:
+    store, lab, ino = begun(path)
+    for n in range(2):
+        lab.write(ino, n << 19, os.urandom(300 << 10))
+        assert store.loggable == (n == 0)
+    store.sync()
+    assert store.pool.state.commits == 2
+    for n in range(600):
+        lab.write(ino, n * 2 * BLOCK % (1 << 20), b"%d" % n)
+    assert not store.loggable
+    store.abandon()
+
+
+def test_a_sync_of_nothing_writes_nothing(path: Path) -> None:
+    store, lab, ino = begun(path)
+    lab.write(ino, 0, b"a")
+    store.sync()
+    before = (path / LOG_FILE).read_bytes()
+    store.sync()
+    assert (path / LOG_FILE).read_bytes() == before
+    store.abandon()
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_sync_beside_a_commit(path: Path, durable: bool) -> None:
+    """What the commit has captured is in the record as well: it may never become durable."""
+    store, lab, ino = begun(path)
+    lab.write(ino, 0, b"captured, logged")
+    store.sync()
+    lab.write(ino, 20, b"captured only")
+    commit = store.capture()
+    assert commit is not None
+    lab.write(ino, 40, b"after")
+    store.sync()
+    expected = content(store)
+    if durable:
+        commit.write()
+    store.abandon()
+    with opened(path) as again:
+        assert content(again) == expected
+
+
+def test_read_only_it_does_not_show_less_than_was_synced(path: Path) -> None:
+    store, lab, ino = begun(path)
+    lab.write(ino, 0, b"synced")
+    store.sync()
+    store.abandon()
+    with pytest.raises(errors.ReadOnly, match="open it for writing once"):
+        Store.open(path, read_only=True)
+    opened(path).close()
+    with Store.open(path, read_only=True) as store:
+        assert content(store).startswith(b"synced")
+
+
+def test_a_store_that_has_the_feature_not_does_without(path: Path) -> None:
+    store, lab, ino = begun(path)
+    object.__setattr__(store.pool.superblock, "incompat", 0)
+    lab.write(ino, 0, b"a")
+    store.sync()
+    assert store.pool.state.commits == 2
+    assert not (path / LOG_FILE).exists()
+    store.abandon()
+
+
+def test_no_room_for_a_record_takes_a_commit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, lab, ino = begun(path)
+    lab.write(ino, 0, b"a")
+    store.sync()
+    assert store.pool.state.commits == 1
+
+    def full(fd: int, data: bytes, at: int) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    lab.write(ino, 0, b"b")
+    monkeypatch.setattr(os, "pwrite", full)
+    store.sync()
+    assert store.pool.state.commits == 2
+    monkeypatch.undo()
+    lab.write(ino, 0, b"c")
+    store.sync()
+    assert store.pool.state.commits == 3
+    expected = content(store)
+    store.abandon()
+    with opened(path) as again:
+        assert content(again) == expected
+
+
+def test_a_damaged_log_is_named_and_what_is_whole_of_it_is_kept(path: Path) -> None:
+    store, lab, ino = begun(path)
+    for word in (b"one", b"two", b"six"):
+        lab.write(ino, 0, word)
+        store.sync()
+    store.abandon()
+    region = 0 if (path / LOG_FILE).read_bytes()[:8] == b"RAMETIL1" else REGION
+    damage(path / LOG_FILE, region + PAGE_BYTES + 100)
+    with pytest.raises(errors.Corrupt, match="record 1 of commit 2"):
+        opened(path)
+    report = fsck.check_path(path)
+    assert [f.check for f in report.findings] == ["F21"]
+    result = repair.repair(path)
+    assert [r.check for r in result.repaired] == ["F21"]
+    assert result.left.findings == []
+    with opened(path) as again:
+        assert content(again).startswith(b"oneold")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_long_walk_of_writes_syncs_and_crashes(seed: int) -> None:
+    run(seed, 1500, SYNCED)
