@@ -123,32 +123,46 @@ class FileData(Attributes):
         return length
 
     def logged(self, write: Written) -> Logged | None:
-        """What the intent log needs of a write; None when the disk has to be asked for it."""
+        """What the intent log needs of a write; None when the disk has to be asked for it.
+
+        Whole blocks, to the file's end at most: to write them again nothing has to be read.
+        """
         inode = self.file(write.ino)
-        data = memoryview(bytearray(write.length))
+        offset = write.offset - write.offset % BLOCK_BYTES
+        end = write.offset + write.length
+        end = min(end + -end % BLOCK_BYTES, inode.size)
+        data = memoryview(bytearray(end - offset))
         try:
-            if self.read_into(write.ino, write.offset, data, wait=False) < write.length:
+            if self.read_into(write.ino, offset, data, wait=False) < len(data):
                 return None
         except native.Cold:
             return None
         return Logged(
-            self.id, inode.ino, inode.generation, inode.change, inode.mtime_ns, write.offset, data
+            self.id, inode.ino, inode.generation, inode.change, inode.mtime_ns, offset, data
         )
 
     def write_again(self, write: Logged) -> None:
-        """A write of the intent log, after a crash; not into a file that a repair has replaced."""
-        with contextlib.suppress(errors.Stale, errors.InvalidArgument, errors.IsADirectory):
+        """A write of the intent log, after a crash; not into a file that a repair has replaced.
+
+        No quota is asked, and no reserve: it was admitted.  Corrupt when the file's map is damaged.
+        """
+        try:
             inode = self.file(write.ino)
-            self._check_range(write.offset, len(write.data))
-            if inode.generation != write.generation:
-                return
-            done = 0
-            while done < len(write.data):
-                done += self._write_part(inode, write.offset + done, write.data[done:], wait=True)
-            inode.mtime_ns = inode.ctime_ns = write.mtime_ns
-            self.touch(inode)
-            inode.change = max(inode.change, write.change)
-            self.pool.state.next_change = max(self.pool.state.next_change, inode.change + 1)
+        except (errors.Stale, errors.InvalidArgument, errors.IsADirectory):
+            return
+        if inode.generation != write.generation:
+            return
+        self._check_range(write.offset, len(write.data))
+        end = write.offset + len(write.data)
+        blocks = memoryview(bytes(write.data) + bytes(-len(write.data) % BLOCK_BYTES))
+        for at in range(0, len(blocks), self.pool.core.call_bytes):
+            self._write(inode, write.offset + at, blocks[at : at + self.pool.core.call_bytes])
+        if end > inode.size:
+            self._set_size(inode, end)
+        inode.mtime_ns = inode.ctime_ns = write.mtime_ns
+        self.touch(inode)
+        inode.change = max(inode.change, write.change)
+        self.pool.state.next_change = max(self.pool.state.next_change, inode.change + 1)
 
     def _write_part(self, inode: Inode, offset: int, data: memoryview, wait: bool) -> int:
         """As much as is written whole or not at all; returns the bytes."""

@@ -323,6 +323,9 @@ def check_log(source: Stored, report: Report) -> Scan:
     scan = Scan(source.path / LOG_FILE, source.superblock.hash_seed)
     for _ in scan.records(source.state.commits):
         pass
+    if source.problem is not None and scan.used:
+        scan.good_bytes = None
+        scan.problem = f"nobody knows which commit {scan.path} goes on from"
     if scan.problem is not None:
         report.find("F21", str(scan.path), scan.problem)
     return scan

@@ -100,6 +100,7 @@ def heal_everywhere(
     try:
         if pool.core.allocated(address):
             set_shared(pool.core, address)  # other nodes may map it: gc frees it, nobody else
+        pool.intents.changes += 1  # in slots and a map alone
         tree = native.Tree(inode.root, inode.height, inode.blocks, 0, volume.record.domain)
         pool.core.share(tree, block, scratch, 0, 1)
         assert (tree.root, tree.blocks) == (inode.root, inode.blocks)

@@ -15,6 +15,7 @@ The file is made when it is first wanted and removed when the store is closed.
 """
 
 import contextlib
+import itertools
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +27,8 @@ import xxhash
 from engine import errors
 
 LOG_FILE = "intents"
+UNMADE = ".new"  # while it is made
+ASIDE = ".aside"  # what could not be written again, for somebody to look at
 REGION_BYTES_MIN = 1 << 20
 PAGE_BYTES = 4096
 SPARE = 16  # of what the host has free the log takes this part at most
@@ -56,8 +59,8 @@ class Record(NamedTuple):
     raw: bytearray
 
 
-class LogIsFull(Exception):
-    """The host has no room for the log, or for a change of it: a commit has to do."""
+class NoLog(Exception):
+    """The log cannot be made, or takes no record: nothing was promised, a commit has to do."""
 
 
 class IntentLog:
@@ -76,24 +79,27 @@ class IntentLog:
     # --- writing
 
     def prepare(self) -> None:
-        """Make the file.  LogIsFull when the host has no room to spare; OSError."""
+        """Make the file, whole before it has its name.  NoLog."""
+        unmade = self._path.with_name(LOG_FILE + UNMADE)
+        try:
+            self._take_share()
+            self._fd = os.open(unmade, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            self._fill(2 * self._region_bytes)
+            unmade.rename(self._path)
+            _sync_directory(self._path.parent)
+        except OSError as error:
+            self.close(remove=True)
+            with contextlib.suppress(OSError):
+                unmade.unlink(missing_ok=True)
+            raise NoLog from error
+        self.ready = True
+
+    def _take_share(self) -> None:
         host = os.statvfs(self._path.parent)
         while 2 * self._region_bytes > host.f_bavail * host.f_frsize // SPARE:
             self._region_bytes //= 2
-        if self._region_bytes < REGION_BYTES_MIN:
-            raise LogIsFull
-        self._fd = os.open(
-            self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
-        )  # fmt: skip
-        try:
-            self._fill(2 * self._region_bytes)
-            _sync_directory(self._path.parent)
-        except OSError as error:
-            if error.errno in errors.DISK_FULL:
-                self._path.unlink(missing_ok=True)
-                raise LogIsFull from error
-            raise
-        self.ready = True
+            if self._region_bytes < REGION_BYTES_MIN:
+                raise NoLog
 
     def _fill(self, size: int) -> None:
         """Its blocks are written, not only allocated: else each sync would change the host's own
@@ -138,7 +144,7 @@ class IntentLog:
         return raw
 
     def write(self, record: Record) -> None:
-        """Make it durable.  LogIsFull: nothing was promised, and the log takes no more; OSError:
+        """Make it durable.  NoLog: nothing was promised, and the log takes no more; OSError:
         call ``Store.fail``."""
         try:
             _write_all(self._fd, record.at, record.raw)
@@ -146,7 +152,7 @@ class IntentLog:
             if error.errno not in errors.DISK_FULL:
                 raise
             self.ready = False
-            raise LogIsFull from error
+            raise NoLog from error
         os.fdatasync(self._fd)
 
     def close(self, *, remove: bool) -> None:
@@ -162,7 +168,7 @@ class IntentLog:
     # --- reading
 
     def pending(self, commits: int) -> list[Logged]:
-        """What the log has beyond the commit of this number, in order.  Corrupt, OSError."""
+        """What the log has beyond the commit of this number, in order.  Corrupt."""
         scan = Scan(self._path, self._seed)
         writes = [write for record in scan.records(commits) for write in record]
         if scan.problem is not None:
@@ -171,27 +177,55 @@ class IntentLog:
             )
         return writes
 
+    def keep_aside(self) -> None:
+        """Also under a name that nobody heeds, for somebody to look at."""
+        keep_aside(self._path)
+
+
+def keep_aside(path: Path) -> Path:
+    for number in itertools.count(1):
+        aside = path.with_name(f"{path.name}{ASIDE}-{number}")
+        with contextlib.suppress(FileExistsError):
+            os.link(path, aside)
+            break
+    _sync_directory(path.parent)
+    return aside
+
 
 class Scan:
     """What a log holds, also one that is damaged: ``problem`` says how, ``good_bytes`` how much of
-    it, by region, comes before the damage."""
+    it, by region, comes before the damage (None: of no region)."""
 
     def __init__(self, path: Path, seed: int) -> None:
         self.path = path
         self._seed = seed
         self.problem: str | None = None
+        self.good_bytes: list[int] | None = None
+        self._raw = memoryview(b"")
         try:
             self._raw = memoryview(path.read_bytes())
         except FileNotFoundError:
-            self._raw = memoryview(b"")
-        self.region_bytes = len(self._raw) // 2 // PAGE_BYTES * PAGE_BYTES
-        self.good_bytes = [0, 0]
+            pass
+        except OSError as error:
+            self.problem = f"{path} cannot be read ({error.strerror})"
+        self.region_bytes = len(self._raw) // 2
+        pieces = self.region_bytes // REGION_BYTES_MIN
+        if len(self._raw) != 2 * pieces * REGION_BYTES_MIN or pieces & (pieces - 1):
+            self.problem = f"{path} has another size than it was made with"
+        if self.problem is None:
+            self.good_bytes = [0, 0]
+
+    @property
+    def used(self) -> bool:
+        """Whether there ever was a record."""
+        starts = (0, self.region_bytes)
+        return any(self._raw[at : at + len(_MAGIC)] == _MAGIC for at in starts)
 
     def records(self, commits: int) -> Iterator[list[Logged]]:
         """The whole records that the commit of this number has not, up to the first that is
         missing."""
         number = 0
-        for commit in (commits + 1, commits + 2):
+        for commit in (commits + 1, commits + 2) if self.good_bytes is not None else ():
             before, number = number, 0
             region = commit % 2
             start = at = region * self.region_bytes
@@ -204,6 +238,7 @@ class Scan:
                     return
                 at += size
                 number += 1
+                assert self.good_bytes is not None
                 self.good_bytes[region] = at - start
                 yield writes
             if self._goes_on(at, start + self.region_bytes, commit, number):
@@ -215,7 +250,7 @@ class Scan:
         for page in range(at, end, PAGE_BYTES):
             if self._raw[page : page + len(_MAGIC)] == _MAGIC:
                 later = _HEADER.unpack_from(self._raw, page)[2]
-                if later > number and self._record(page, commit, later) is not None:
+                if later >= number and self._record(page, commit, later) is not None:
                     return True
         return False
 
@@ -239,16 +274,22 @@ class Scan:
         except (struct.error, ValueError):
             return None
 
-    def cut(self, commits: int) -> None:
-        """Take away what comes after the damage, so that the rest can be written again."""
+    def cut(self, commits: int) -> str:
+        """Take away what comes after the damage, so that the rest can be written again; or put the
+        file aside.  Returns what was done."""
         for _ in self.records(commits):
             pass
+        if self.good_bytes is None:
+            aside = keep_aside(self.path)
+            self.path.unlink()
+            return f"kept as {aside}"
         with self.path.open("r+b") as file:
             for region, good in enumerate(self.good_bytes):
                 file.seek(region * self.region_bytes + good)
                 file.write(bytes(self.region_bytes - good))
             file.flush()
             os.fsync(file.fileno())
+        return "cut there"
 
 
 def _writes(raw: memoryview, count: int) -> Iterable[Logged]:

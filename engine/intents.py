@@ -5,9 +5,10 @@ After a crash the store as a whole is in a state that it had: a record of the lo
 written and is neither durable nor in the log yet, of whatever file, and where anything but file
 data has changed (a name, a size that was set, a clone, a record) there is only a commit.
 
-Whatever changes the store for others to see counts one in ``changes``; a write says afterwards that
-it was nothing else (``wrote``).  What nobody has explained blocks the log until the commit that has
-it is durable.  So a new kind of change that knows nothing of this is safe.
+Whatever changes a record, a node of a namespace, an inode or an epoch counts one in ``changes``; a
+write says afterwards that it was nothing else (``wrote``).  What nobody has explained blocks the
+log until the commit that has it is durable.  So a new kind of change that knows nothing of this is
+safe, unless it changes slots and extent maps alone, as healing does: that counts by itself.
 
 Engine thread only.
 """
@@ -15,7 +16,7 @@ Engine thread only.
 from collections import deque
 from typing import NamedTuple
 
-WRITES_MAX = 512
+WRITES_MAX = 128
 BYTES_MAX = 512 << 10  # of one record; more is as quick by a commit, which has to write it anyway
 
 

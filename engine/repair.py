@@ -123,8 +123,7 @@ def _index(source: Stored, result: Result) -> None:
 def _log(source: Stored, result: Result) -> None:
     scan = check_log(source, Report())
     if scan.problem is not None:
-        scan.cut(source.state.commits)
-        done = "cut there: what was synced after it is as the last commit has it"
+        done = scan.cut(source.state.commits)
         result.repaired.append(Repaired("F21", str(scan.path), f"{scan.problem}; {done}"))
 
 
@@ -132,9 +131,9 @@ def repair(path: "str | os.PathLike[str]", *, data: bool = False) -> Result:
     """Repair a closed store.  NoSuchStore, StoreInUse; Corrupt when there is no superblock."""
     result = Result()
     with stored(Path(path), read_only=False) as source:
+        _log(source, result)  # while the counters are what they were found to be
         for part in (_records, _epochs, _slots):
             _run(source, result, part)
         _index(source, result)
-        _log(source, result)
         result.left = check_stored(source, data=data)
     return result

@@ -23,7 +23,7 @@ from engine.creation import create_store
 from engine.fingerprints import Fingerprints
 from engine.gc import Gc, GcResult
 from engine.inode import Inode
-from engine.intent_log import IntentLog, LogIsFull, Record
+from engine.intent_log import IntentLog, NoLog, Record
 from engine.meta import (
     STATE_KEY,
     SUPERBLOCK_KEY,
@@ -39,7 +39,7 @@ from engine.reserve import Reserve
 from engine.slabs import SlabPool
 from engine.space import Space
 from engine.stored import INDEX, lock
-from engine.superblock import INTENT_LOG, SLAB_SLOTS, State, Superblock
+from engine.superblock import BLOCK_BYTES, INTENT_LOG, SLAB_SLOTS, State, Superblock
 from engine.tree_clones import TreeClone, clone_in_steps
 from engine.trim import Trim
 from engine.volume import Volume
@@ -182,19 +182,29 @@ class Store(Volumes):
         """What was synced since the last commit, when the store was not closed.
 
         The number of commits leaves out those that the log's records name, so that nobody heeds
-        them again, also where the file itself cannot be removed.
+        them again, also where the file itself cannot be removed.  A file whose map is damaged
+        stays as it is, and is named; then the log is kept aside.
         """
-        writes = self.log.pending(self.pool.state.commits)
-        if writes and self.pool.read_only:
+        pool, whole = self.pool, True
+        writes = self.log.pending(pool.state.commits)
+        if writes and pool.read_only:
             raise errors.ReadOnly("the store was not closed; open it for writing once")
         for write in writes:
             volume = self._volumes.get(write.volume_id)
-            if volume is not None and not volume.is_snapshot:
+            if volume is None or volume.is_snapshot:
+                continue
+            try:
                 volume.write_again(write)
+            except errors.Corrupt:
+                whole = False
+                block = write.offset // BLOCK_BYTES
+                pool.corrupt_reads.note(f"{volume}: inode {write.ino}", block, -1)
+        if not whole:
+            self.log.keep_aside()
         if writes:
-            self.pool.state.commits += 2
+            pool.state.commits += 2
             self.commit()
-        if not self.pool.read_only:
+        if not pool.read_only:
             self.log.close(remove=True)
 
     def __enter__(self) -> "Store":
@@ -424,9 +434,10 @@ class Store(Volumes):
             return None
         writes = []
         for each in self.pool.intents.pending:
+            volume = self._volumes.get(each.volume_id)
             try:
-                write = self._volumes[each.volume_id].logged(each)
-            except (errors.RametError, OSError):
+                write = None if volume is None else volume.logged(each)
+            except (errors.RametError, OSError, MemoryError):
                 write = None  # whoever reads it will be told
             if write is None:
                 return None
@@ -459,7 +470,7 @@ class Store(Volumes):
             record = self.intend()
             if record is not None:
                 self.log.write(record)
-        except LogIsFull:
+        except NoLog:
             self.not_logged()
             return False
         except OSError as error:

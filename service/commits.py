@@ -1,7 +1,9 @@
 """Grouped commits: every fsync that waits when a commit starts is answered by it.
 
-Where only data were written, a record of the intent log does instead (engine/intents.py).  It may
-be written beside a commit; who asks while one is being written shares the next.
+Who only wants to be safe from a crash (``synced``) is answered by a record of the intent log where
+only data were written (engine/intents.py).  It may be written beside a commit; who asks while one
+is being written shares the next.  Who reads a commit afterwards, or needs what it frees, wants the
+commit itself (``durable``).
 
 A commit is captured on the loop, written on a thread that does nothing else, and finished on the
 loop.  Who asks while none is under way has his captured in the same step of the loop; who asks
@@ -24,7 +26,7 @@ import trio
 
 from engine import Store, errors
 from engine.commit import Commit, failure
-from engine.intent_log import LogIsFull
+from engine.intent_log import NoLog
 from engine.pool import METADATA_ERRORS
 from service.log import log_exception
 from service.steps import DIRTY_NODES_MAX
@@ -70,12 +72,13 @@ class Writer:
 
 
 class Committer:
-    """Runs as one task (``run``); front ends call ``durable``, or ``tell``, and ``admit``."""
+    """Runs as one task (``run``); front ends call ``synced``, or ``tell``, and ``admit``."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._writer: Writer | None = None
-        self._waiting: list[Told] = []
+        self._waiting: list[Told] = []  # for a commit, or a record
+        self._committing: list[Told] = []  # for a commit
         self._wanted = False  # though nobody waits
         self._busy = False  # a commit is under way, or somebody has it to himself
         self._logger: Writer | None = None
@@ -94,8 +97,15 @@ class Committer:
         self._waiting.append(told)
         self._begin()
 
-    async def durable(self) -> None:
+    async def synced(self) -> None:
         """Return when all that was done before the call is on disk; StoreFailed if it cannot."""
+        await self._told_in(self._waiting)
+
+    async def durable(self) -> None:
+        """The same, and it is in a commit: readers of commits find it, what it frees is free."""
+        await self._told_in(self._committing)
+
+    async def _told_in(self, waiting: list[Told]) -> None:
         done = trio.Event()
         problem: list[errors.RametError | None] = []
 
@@ -103,7 +113,8 @@ class Committer:
             problem.append(error)
             done.set()
 
-        self.tell(told)
+        waiting.append(told)
+        self._begin()
         await done.wait()
         if problem[0] is not None:
             raise problem[0]
@@ -196,11 +207,12 @@ class Committer:
         if self._waiting:
             self._log()
         by_log = self._logging and self._store.log.ready and self._store.loggable
-        if self._busy or not (self._wanted or (self._waiting and not by_log)):
+        wanted = self._wanted or self._committing or (self._waiting and not by_log)
+        if self._busy or not wanted:
             return
-        waiting: list[Told] = []
+        waiting = self._taken(self._committing)
         if not by_log:
-            waiting, self._waiting = self._waiting, waiting
+            waiting += self._taken(self._waiting)
         self._wanted = False
         commit = self._capture()
         if commit is None:
@@ -208,6 +220,12 @@ class Committer:
             return
         self._busy = True
         self._writer.hand(commit.write, lambda problem: self._written(commit, waiting, problem))
+
+    @staticmethod
+    def _taken(waiting: list[Told]) -> list[Told]:
+        taken = waiting.copy()
+        waiting.clear()
+        return taken
 
     def _capture(self) -> Commit | None:
         """What stands in the way of a capture stops the changes, not the reads, and no waiter is
@@ -238,30 +256,28 @@ class Committer:
             return
         assert self._logger is not None
         if not store.unlogged:
-            waiting, self._waiting = self._waiting, []
-            self._answer(waiting)
+            self._answer(self._taken(self._waiting))
         elif not log.wanted:
             log.wanted = self._logging = True  # a commit does until it is there
             self._logger.hand(log.prepare, self._prepared)
         elif (record := store.intend()) is not None:
-            waiting, self._waiting = self._waiting, []
+            waiting = self._taken(self._waiting)
             self._logging = True
             self._logger.hand(
                 partial(log.write, record), lambda problem: self._logged(waiting, problem)
             )
 
     def _prepared(self, problem: Exception | None) -> None:
+        """It is there, or cannot be made: then commits go on doing without."""
         self._logging = False
-        if problem is not None and not isinstance(problem, LogIsFull):
-            self._failed(f"the intent log could not be made ({problem})")
         self._begin()
 
     def _logged(self, waiting: list[Told], problem: Exception | None) -> None:
         """The log's thread has done with a record."""
         self._logging = False
-        if isinstance(problem, LogIsFull):
+        if isinstance(problem, NoLog):
             self._store.not_logged()
-            self._waiting = waiting + self._waiting
+            self._waiting[:0] = waiting
             waiting = []
         elif problem is not None:
             self._failed(f"the intent log could not be written ({problem})")

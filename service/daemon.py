@@ -205,7 +205,7 @@ class Daemon:
         number = all_volumes if self.shown is None else one_volume(self.shown)
         self.invalidator, options = Invalidator(self.store, number), self.options
         await serve_mount(
-            self.store, self.mountpoint, volume=self.shown, durable=self.committer.durable,
+            self.store, self.mountpoint, volume=self.shown, durable=self.committer.synced,
             admit=self.committer.admit, full=self.committer.full,
             flags=options.flags, source=options.source,
             real_blocks=options.real_blocks, nonempty=options.nonempty,
@@ -323,7 +323,7 @@ class Daemon:
     def _gate(self) -> Gate:
         committer = self.committer
         return Gate(
-            self.store, Notice(committer.durable, committer.tell), committer.admit, committer.full,
+            self.store, Notice(committer.synced, committer.tell), committer.admit, committer.full,
             self._foreign, self._shown,
             lambda: self.invalidator is not None and self.invalidator.unsettled(),
             on_thread,

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from damage import Surgery, slots_of
 from engine_walk import SYNCED, run
 
-from engine import ROOT_INO, Store, Volume, errors, fsck, repair
-from engine.intent_log import LOG_FILE, PAGE_BYTES, IntentLog, Logged, LogIsFull, Scan
+from engine import ROOT_INO, Store, Volume, errors, fsck, heal, repair
+from engine.intent_log import LOG_FILE, PAGE_BYTES, IntentLog, Logged, NoLog, Scan
 
 BLOCK = 4096
 SEED = 0x1234_5678_9ABC
@@ -148,7 +149,7 @@ def test_a_host_without_room_has_no_log(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "statvfs", host)
     log = IntentLog(tmp_path, SEED, 16 * REGION)
     free[0] = 31 * REGION
-    with pytest.raises(LogIsFull):
+    with pytest.raises(NoLog):
         log.prepare()
     assert not (tmp_path / LOG_FILE).exists()
     free[0] = 32 * REGION
@@ -317,7 +318,7 @@ def test_much_data_takes_a_commit(path: Path) -> None:
         assert store.loggable == (n == 0)
     store.sync()
     assert store.pool.state.commits == 2
-    for n in range(600):
+    for n in range(200):
         lab.write(ino, n * 2 * BLOCK % (1 << 20), b"%d" % n)
     assert not store.loggable
     store.abandon()
@@ -397,6 +398,138 @@ def test_no_room_for_a_record_takes_a_commit(path: Path, monkeypatch: pytest.Mon
         assert content(again) == expected
 
 
+def test_a_bad_block_beneath_a_small_write_is_not_read_again(path: Path) -> None:
+    store, lab, ino = begun(path)
+    slot = slots_of(lab, lab.inode(ino))[1]
+    lab.write(ino, BLOCK + 10, b"small")
+    lab.write(ino, 12_000, b"end of the file")
+    store.sync()
+    expected = content(store)
+    store.abandon()
+    damage(path / "slabs" / "00000000.slab", slot * BLOCK, b"?" * BLOCK)
+    with opened(path) as again:
+        assert content(again) == expected
+        assert fsck.check(again, data=True).findings == []
+
+
+def test_a_file_with_a_damaged_map_is_named_and_the_log_kept(path: Path) -> None:
+    store, lab, ino = begun(path)
+    other = lab.create(ROOT_INO, b"other", 0o644, 0, 0).ino
+    lab.write(other, 0, b"other" * 1000)
+    store.commit()
+    root = lab.inode(ino).root
+    lab.write(ino, 0, b"lost for now")
+    lab.write(other, 0, b"again")
+    store.sync()
+    log = (path / LOG_FILE).read_bytes()
+    store.abandon()
+    with Surgery(path) as surgery:
+        raw = bytearray(surgery.meta.read_node(root))
+        raw[100] ^= 1
+        surgery.put_node(root, bytes(raw))
+    with opened(path) as again:
+        assert again.volume("lab").read(other, 0, 5) == b"again"
+        noted = again.pool.corrupt_reads
+        assert noted.count == 1
+    assert (path / "intents.aside-1").read_bytes() == log
+    assert not (path / LOG_FILE).exists()
+    opened(path).close()
+
+
+@pytest.mark.parametrize("size", [PAGE_BYTES, REGION, 2 * REGION - PAGE_BYTES, 3 * REGION])
+def test_a_log_of_another_size_is_no_log_without_records(path: Path, size: int) -> None:
+    store, lab, ino = begun(path)
+    lab.write(ino, 0, b"synced")
+    store.sync()
+    store.abandon()
+    os.truncate(path / LOG_FILE, size)
+    with pytest.raises(errors.Corrupt, match="another size"):
+        opened(path)
+    result = repair.repair(path)
+    assert [r.check for r in result.repaired] == ["F21"]
+    assert result.left.findings == []
+    assert (path / "intents.aside-1").stat().st_size == size
+    opened(path).close()
+
+
+def test_a_log_that_cannot_be_read_is_no_log_without_records(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, lab, ino = begun(path)
+    lab.write(ino, 0, b"synced")
+    store.sync()
+    store.abandon()
+
+    def bad(_: Path) -> bytes:
+        raise OSError(errno.EIO, "the disk says so")
+
+    monkeypatch.setattr(Path, "read_bytes", bad)
+    with pytest.raises(errors.Corrupt, match="the disk says so"):
+        opened(path)
+    assert [f.check for f in fsck.check_path(path).findings] == ["F21"]
+    assert [r.check for r in repair.repair(path).repaired] == ["F21"]
+    monkeypatch.undo()
+    opened(path).close()
+
+
+def test_a_log_without_its_counters_is_kept_aside(path: Path) -> None:
+    store, lab, ino = begun(path)
+    lab.write(ino, 0, b"synced")
+    store.sync()
+    store.abandon()
+    with Surgery(path) as surgery:
+        surgery.put("super", b"state", b"lost")
+    assert {"F1", "F21"} <= {f.check for f in fsck.check_path(path).findings}
+    assert "F21" in [r.check for r in repair.repair(path).repaired]
+    assert (path / "intents.aside-1").exists()
+    opened(path).close()
+
+
+def test_a_store_at_its_quota_is_written_again(path: Path) -> None:
+    store, lab, ino = begun(path)
+    store.set_quota("lab", 8 * BLOCK)
+    store.commit()
+    lab.write(ino, 0, b"q" * 8 * BLOCK)
+    store.sync()
+    assert store.pool.state.commits == 2
+    store.abandon()
+    with opened(path) as again:
+        assert content(again) == b"q" * 8 * BLOCK
+
+
+def test_what_healed_a_block_takes_a_commit(path: Path) -> None:
+    store, lab, ino = begun(path)
+    extent = next(lab.extents(ino))
+    data = lab.read(ino, 0, BLOCK)
+    checksum = store.pool.core.hash(data)
+    assert heal.heal_everywhere(lab, ino, 0, extent.address, checksum, data)
+    assert not store.loggable
+    store.abandon()
+
+
+def test_a_log_that_cannot_be_made_leaves_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, lab, ino = begun(path)
+    fds = len(os.listdir("/proc/self/fd"))
+
+    def fails(fd: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    lab.write(ino, 0, b"a")
+    store.sync()
+    monkeypatch.undo()
+    assert store.pool.state.commits == 2
+    assert store.failed is None
+    assert not list(path.glob("intents*"))
+    assert len(os.listdir("/proc/self/fd")) == fds
+    lab.write(ino, 0, b"b")
+    store.sync()
+    assert store.pool.state.commits == 3
+    store.abandon()
+
+
 def test_a_damaged_log_is_named_and_what_is_whole_of_it_is_kept(path: Path) -> None:
     store, lab, ino = begun(path)
     for word in (b"one", b"two", b"six"):
@@ -404,7 +537,7 @@ def test_a_damaged_log_is_named_and_what_is_whole_of_it_is_kept(path: Path) -> N
         store.sync()
     store.abandon()
     region = 0 if (path / LOG_FILE).read_bytes()[:8] == b"RAMETIL1" else REGION
-    damage(path / LOG_FILE, region + PAGE_BYTES + 100)
+    damage(path / LOG_FILE, region + 2 * PAGE_BYTES + 100)  # each has a block and a head
     with pytest.raises(errors.Corrupt, match="record 1 of commit 2"):
         opened(path)
     report = fsck.check_path(path)

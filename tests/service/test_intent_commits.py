@@ -10,7 +10,7 @@ import trio
 from test_commits import DEADLINE_S, Disk, run
 
 from engine import ROOT_INO, Store, errors
-from engine.intent_log import IntentLog, LogIsFull, Record
+from engine.intent_log import IntentLog, NoLog, Record
 from service.commits import Committer
 
 
@@ -76,7 +76,7 @@ def test_data_need_no_commit(store: Store, disk: Disk) -> None:
     async def main(committer: Committer) -> None:
         for word in (b"one", b"two"):
             write(store, word)
-            await committer.durable()
+            await committer.synced()
 
     run(store, main)
     assert disk.written == 0
@@ -84,6 +84,27 @@ def test_data_need_no_commit(store: Store, disk: Disk) -> None:
     disk.go.release()
     with Store.open(path) as again:
         assert read(again, 3) == b"two"
+
+
+def test_who_wants_a_commit_gets_one(store: Store, log: LogDisk, disk: Disk) -> None:
+    """Who reads a commit afterwards, or needs the slots that it frees."""
+    told: list[str] = []
+
+    async def main(committer: Committer) -> None:
+        write(store, b"a")
+        committer.tell(lambda _: told.append("synced"))
+        await log.has_begun()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(committer.durable)
+            await disk.has_begun()
+            disk.go.release()
+        assert not told
+        assert not store.dirty
+        log.go.release()
+
+    run(store, main)
+    assert told == ["synced"]
+    assert disk.written == 1
 
 
 def test_who_asks_while_a_record_is_written_shares_the_next(store: Store, log: LogDisk) -> None:
@@ -100,7 +121,7 @@ def test_who_asks_while_a_record_is_written_shares_the_next(store: Store, log: L
         await log.has_begun()
         assert told == ["a"]
         log.go.release()
-        await committer.durable()
+        await committer.synced()
         assert told == ["a", "b", "c"]
 
     run(store, main)
@@ -117,7 +138,7 @@ def test_a_record_does_not_wait_for_a_commit(store: Store, disk: Disk) -> None:
                 nursery.start_soon(committer.write, commit)
                 await disk.has_begun()
                 write(store, b"after")
-                await committer.durable()
+                await committer.synced()
                 assert disk.written == 0
                 disk.go.release()
 
@@ -134,7 +155,7 @@ def test_a_name_does_not_wait_for_a_record(store: Store, log: LogDisk, disk: Dis
         await log.has_begun()
         store.volume("lab").create(ROOT_INO, b"new", 0o644, 0, 0)
         disk.go.release()
-        await committer.durable()
+        await committer.synced()
         assert told == []
         log.go.release()
         await trio.testing.wait_all_tasks_blocked()
@@ -145,13 +166,13 @@ def test_a_name_does_not_wait_for_a_record(store: Store, log: LogDisk, disk: Dis
 
 
 def test_a_record_without_room_becomes_a_commit(store: Store, log: LogDisk, disk: Disk) -> None:
-    log.error = LogIsFull()
+    log.error = NoLog()
 
     async def main(committer: Committer) -> None:
         write(store, b"a")
         log.go.release()
         disk.go.release()
-        await committer.durable()
+        await committer.synced()
 
     run(store, main)
     assert (log.written, disk.written) == (0, 1)
@@ -169,7 +190,7 @@ def test_a_record_that_fails_stops_the_store(store: Store, log: LogDisk) -> None
         committer.tell(told.append)
         log.go.release()
         with pytest.raises(errors.StoreFailed):
-            await committer.durable()
+            await committer.synced()
 
     run(store, main)
     assert [type(each) for each in told] == [errors.StoreFailed] * 2
@@ -192,13 +213,13 @@ def test_a_commit_does_while_the_log_is_made(
     async def main(committer: Committer) -> None:
         write(store, b"a")
         disk.go.release()
-        await committer.durable()
+        await committer.synced()
         assert disk.written == 1
         go.set()
         while not store.log.ready:
             await trio.sleep(0.01)
         write(store, b"b")
-        await committer.durable()
+        await committer.synced()
 
     run(store, main)
     assert disk.written == 1
@@ -210,7 +231,7 @@ def test_a_commit_comes_before_the_log_is_full(store: Store, disk: Disk) -> None
     async def main(committer: Committer) -> None:
         for n in range(80):
             write(store, bytes([n]) * 9000)
-            await committer.durable()
+            await committer.synced()
         await disk.has_begun()
         assert disk.written == 0
         disk.go.release()
