@@ -19,7 +19,15 @@ from bench.harness.peer import Peer
 from bench.harness.results import LeftOut, Results, Scale, UnreadableResults, load, save
 from bench.harness.runner import NotFound, Plan, load_file, run
 from bench.harness.scenario import Scenario
-from bench.harness.tables import Table, of_budgets, of_changes, of_chart, of_left_out, titles
+from bench.harness.tables import (
+    Table,
+    of_budgets,
+    of_changes,
+    of_chart,
+    of_left_out,
+    of_times,
+    titles,
+)
 from bench.peers import PEERS
 from bench.scenarios import SCENARIOS
 from engine import errors
@@ -40,6 +48,7 @@ class Wish:
     out: Path | None = None
     folder: Path | None = None
     given: dict[str, Path] = field(default_factory=dict)
+    rounds: int | None = None
     quiet: bool = False
     command: str = ""
 
@@ -89,7 +98,8 @@ def bench(wish: Wish, *, as_json: bool = False) -> int:
     with Progress(quiet=wish.quiet) as progress:
         plan = Plan(
             chosen(peers, wish.peers, "peer"), [each for each in wanted if each not in long],
-            wish.scale, wish.folder or out, wish.given, wish.command, progress.say,
+            wish.scale, wish.folder or out, wish.given, wish.command, wish.rounds, progress.say,
+            progress.done,
         )  # fmt: skip
         results = run(plan)
     why = "it takes long: use --full, or ask for it by --scenarios"
@@ -119,7 +129,10 @@ def write_report(results: Results, out: Path) -> None:
 
 
 class Progress:
-    """What is going on now: a line that changes on a terminal, lines in a log."""
+    """What is going on now: a line that changes on a terminal, one for each scenario in a log.
+
+    What has ended stays to be read in both.
+    """
 
     def __init__(self, *, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet)
@@ -143,6 +156,9 @@ class Progress:
             self._console.print(scenario, markup=False, highlight=False)
             self._told = scenario
 
+    def done(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False)
+
 
 def print_results(results: Results) -> None:
     names = titles(results)
@@ -152,6 +168,7 @@ def print_results(results: Results) -> None:
             if chart.lines:
                 print_table(of_chart(chart, names))
     print_table(of_budgets(results))
+    print_table(of_times(results))
     if results.left_out:
         print_table(of_left_out(results))
 

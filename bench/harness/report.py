@@ -16,6 +16,7 @@ from bench.harness.tables import (
     of_budgets,
     of_chart,
     of_left_out,
+    of_times,
     titles,
 )
 from bench.harness.words import place, times
@@ -48,6 +49,8 @@ def html(results: Results, pictures: Mapping[tuple[str, str], str]) -> str:
         *_peers(results),
         "<h2>Left out, and why</h2>",
         _table(of_left_out(results)) if results.left_out else "<p>Nothing.</p>",
+        "<h2>What the run took</h2>",
+        _table(of_times(results)),
         *_reproduce(results),
         "</body></html>",
     ]

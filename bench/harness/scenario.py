@@ -4,7 +4,8 @@
 ``Lab.prepare`` and ``Lab.turns``, which are what keeps a run fair and alive: turns are A B A B with
 the first place rotating; a peer that fails is left out from there on, with the reason; one that
 takes longer than ``patience_s`` for a sample is not asked for more of the same.  When a scenario
-has had its time, what is left of it is done in one round: ``--quick`` is quick on busy hosts too.
+has had its time, what is left of it is done in one round: ``--quick`` is quick on busy hosts too,
+and ``--full`` ends.
 """
 
 import math
@@ -19,7 +20,7 @@ from bench.harness.results import Chart, LeftOut, Line, Point, Scale
 from engine.errors import RametError
 
 FAILURES = (OSError, RametError, CalledProcessError, TimeoutExpired)
-TIME_S: dict[Scale, float] = {"tiny": math.inf, "quick": 15.0, "full": math.inf}
+TIME_S: dict[Scale, float] = {"tiny": math.inf, "quick": 15.0, "full": 600.0}
 PATIENCE_S: dict[Scale, float] = {"tiny": 5.0, "quick": 4.0, "full": 120.0}
 WARM = "warm: what is copied was written just before, and synced"
 T = TypeVar("T")
@@ -30,13 +31,14 @@ class Lab:
 
     def __init__(
         self, scale: Scale, peers: Sequence[Peer], charts: Sequence[Chart],
-        say: Callable[[str], None] = lambda _: None,
+        say: Callable[[str], None] = lambda _: None, rounds_max: int | None = None,
     ) -> None:  # fmt: skip
         self.scale = scale
         self.peers = list(peers)  # those that have not failed
         self.all_peers = list(peers)
         self.charts = {chart.name: chart for chart in charts}
         self.say = say
+        self.rounds_max = rounds_max
         self.left_out: list[LeftOut] = []
         self.notes: list[str] = []
         self.patience_s = PATIENCE_S[scale]
@@ -65,6 +67,7 @@ class Lab:
         what: str = "",
     ) -> None:  # fmt: skip
         """``act(peer, round)`` returns samples by chart; they are taken at ``x``."""
+        rounds = min(rounds, self.rounds_max or rounds)
         peers = [peer for peer in self.peers if peer.name not in self._slow]
         for number in range(rounds):
             if number and time.monotonic() > self.deadline:

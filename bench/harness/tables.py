@@ -73,6 +73,13 @@ def of_left_out(results: Results) -> Table:
     return Table("Left out", ["scenario", "peer", "why"], rows)
 
 
+def of_times(results: Results) -> Table:
+    """Which scenarios a run's time went to."""
+    rows = [[each.title, f"{each.elapsed_s:.0f} s"] for each in results.scenarios]
+    rows.append(["all", f"{sum(each.elapsed_s for each in results.scenarios):.0f} s"])
+    return Table("Time", ["scenario", "took"], rows)
+
+
 def of_changes(changes: Sequence[Change]) -> Table:
     head = ["scenario", "chart", "peer", "at", "before", "after", "change", "others", ""]
     rows = []
