@@ -124,7 +124,7 @@ def _started(
     """The peers that take part, set up in the order given."""
     peers = []
     for kind in able:
-        if kind.role not in scenario.roles:
+        if kind.role not in scenario.roles or kind.name not in (scenario.only or (kind.name,)):
             continue
         peer = kind(plan.given.get(kind.name))
         why = scenario.accepts(peer)

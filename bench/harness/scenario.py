@@ -5,13 +5,13 @@
 the first place rotating; a peer that fails is left out from there on, with the reason; one that
 takes longer than ``patience_s`` for a sample is not asked for more of the same.  When a scenario
 has had its time, what is left of it is done in one round: ``--quick`` is quick on busy hosts too,
-and ``--full`` ends.
+and ``--full`` ends.  Nor does a peer prepare for longer than PREPARE_S.
 """
 
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from subprocess import CalledProcessError, TimeoutExpired
 from typing import ClassVar, TypeVar
 
@@ -22,6 +22,7 @@ from engine.errors import RametError
 FAILURES = (OSError, RametError, CalledProcessError, TimeoutExpired)
 TIME_S: dict[Scale, float] = {"tiny": math.inf, "quick": 15.0, "full": 600.0}
 PATIENCE_S: dict[Scale, float] = {"tiny": 5.0, "quick": 4.0, "full": 120.0}
+PREPARE_S: dict[Scale, float] = {"tiny": 20.0, "quick": 20.0, "full": 180.0}
 WARM = "warm: what is copied was written just before, and synced"
 T = TypeVar("T")
 
@@ -44,6 +45,8 @@ class Lab:
         self.patience_s = PATIENCE_S[scale]
         self.deadline = time.monotonic() + TIME_S[scale]  # of second rounds
         self._slow: set[str] = set()
+        self._preparing: dict[str, float] = {}  # seconds, by peer
+        self._until = math.inf  # when who is at it now has had its time
 
     def pick(self, *, tiny: T, quick: T, full: T) -> T:
         """By how much time there is."""
@@ -54,13 +57,27 @@ class Lab:
         self.left_out.append(LeftOut(why, peer=peer.name))
 
     def prepare(self, what: str, act: Callable[[Peer], object]) -> None:
-        """Do it with each peer, untimed."""
-        for peer in list(self.peers):
+        """Do it with each peer, untimed; who needs more than PREPARE_S for all of it is dropped."""
+        for peer in [each for each in self.peers if each.name not in self._slow]:
             self.say(f"{what}: {peer.name}")
+            started, took = time.monotonic(), self._preparing.get(peer.name, 0.0)
+            self._until = started + PREPARE_S[self.scale] - took
             try:
                 act(peer)
             except FAILURES as error:
                 self.drop(peer, f"{what}: {reason(error)}")
+                continue
+            finally:
+                self._preparing[peer.name] = took + time.monotonic() - started
+            if time.monotonic() > self._until:
+                self.drop(peer, f"{what}: preparing took {self._preparing[peer.name]:.0f} s")
+
+    def limited(self, pieces: Iterable[T]) -> Iterator[T]:
+        """What an ``act`` writes, until its peer has had its time: then TimeoutError."""
+        for number, piece in enumerate(pieces):
+            if time.monotonic() > self._until:
+                raise TimeoutError(f"had its time after {number:,} writes")
+            yield piece
 
     def turns(
         self, x: float, rounds: int, act: Callable[[Peer, int], Mapping[str, float]],
@@ -79,6 +96,7 @@ class Lab:
                     continue
                 self.say(f"{what or x}, round {number + 1} of {rounds}: {peer.name}")
                 started = time.perf_counter()
+                self._until = time.monotonic() + self.patience_s
                 try:
                     for chart, sample in act(peer, number).items():
                         self.record(chart, peer, x, sample)
@@ -120,6 +138,7 @@ class Scenario(ABC):
     cache: ClassVar[str] = WARM
     reasons: ClassVar[Mapping[str, str]] = {}
     roles: ClassVar[tuple[Role, ...]] = ("images",)
+    only: ClassVar[tuple[str, ...]] = ()  # peers by name that it is about; empty: all of its roles
     long: ClassVar[bool] = False  # only with --full, or when it is asked for by name
 
     def detect(self) -> str | None:

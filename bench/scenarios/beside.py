@@ -54,7 +54,7 @@ class Beside(Scenario):
         def put(peer: Peer) -> None:
             for name in ("golden", "import"):
                 peer.make(name, mib * MIB)
-            peer.write("golden", sequential(mib * MIB, seed=1))
+            peer.write("golden", lab.limited(sequential(mib * MIB, seed=1)))
 
         def write(peer: Peer, n: int, where: int) -> dict[str, float]:
             with contextlib.ExitStack() as beside:

@@ -58,7 +58,7 @@ class Cold(Scenario):
 
         def put(peer: Peer) -> None:
             peer.make("golden", mib * MIB)
-            peer.write("golden", sequential(mib * MIB, seed=1))
+            peer.write("golden", lab.limited(sequential(mib * MIB, seed=1)))
 
         def read(peer: Peer, n: int, where: int) -> dict[str, float]:
             found = {}

@@ -34,7 +34,7 @@ class Command(Scenario):
 
         def put(peer: Peer) -> None:
             peer.make("golden", 4 * GIB)
-            peer.write("golden", scattered(4 * GIB, blocks, seed=1))
+            peer.write("golden", lab.limited(scattered(4 * GIB, blocks, seed=1)))
 
         def typed(peer: Peer, n: int) -> dict[str, float]:
             words = peer.clone_command("golden", f"clone-{n}") or []

@@ -88,7 +88,7 @@ class DataPath(Scenario):
 
         def put(peer: Peer) -> None:
             peer.make("golden", mib * MIB)
-            peer.write("golden", sequential(mib * MIB, seed=1))
+            peer.write("golden", lab.limited(sequential(mib * MIB, seed=1)))
 
         def on_image(peer: Peer, n: int, work: Work | None) -> dict[str, float]:
             with peer.opened("golden") as path:

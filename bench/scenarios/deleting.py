@@ -32,12 +32,12 @@ class Deleting(Scenario):
 
         def put(peer: Peer) -> None:
             peer.make("golden", size)
-            peer.write("golden", sequential(size, seed=1))
+            peer.write("golden", lab.limited(sequential(size, seed=1)))
 
         def delete(peer: Peer, n: int) -> dict[str, float]:
             names = peer.clone_many("golden", f"clone-{n}-", count)
             for number, name in enumerate(names):
-                peer.write(name, scattered(size, blocks, seed=number))
+                peer.write(name, lab.limited(scattered(size, blocks, seed=number)))
             peer.sync(names)
             deleted = timed_ms(lambda: peer.delete(names))
             lab.record("time", peer, 1, deleted + timed_ms(peer.reclaim))

@@ -50,7 +50,7 @@ class Duplicate(Scenario):
 
         def put(peer: Peer) -> None:
             peer.make("golden", mib * MIB)
-            peer.write("golden", sequential(mib * MIB, seed=1))
+            peer.write("golden", lab.limited(sequential(mib * MIB, seed=1)))
             peer.sync(["golden"])
 
         def write(peer: Peer, n: int, what: int) -> dict[str, float]:

@@ -92,8 +92,10 @@ class Concurrency(Scenario):
 
 
 def put_golden(lab: Lab) -> None:
+    blocks = lab.pick(tiny=16, quick=BLOCKS, full=BLOCKS)
+
     def put(peer: Peer) -> None:
         peer.make("golden", 4 * GIB)
-        peer.write("golden", scattered(4 * GIB, lab.pick(tiny=16, quick=BLOCKS, full=BLOCKS), 1))
+        peer.write("golden", lab.limited(scattered(4 * GIB, blocks, seed=1)))
 
     lab.prepare("image of 4 GiB", put)

@@ -47,7 +47,7 @@ class Space(Scenario):
 
         def put(peer: Peer) -> None:
             peer.make("golden", size)
-            peer.write("golden", sequential(size, seed=1))
+            peer.write("golden", lab.limited(sequential(size, seed=1)))
             peer.sync(["golden"])
             before[peer.name] = peer.used_bytes()
 
