@@ -43,8 +43,7 @@ class BtrfsSnapshot(Btrfs):
         self.clone_tree(source, target)
 
     def clone_command(self, source: str, target: str) -> list[str] | None:
-        words = [str(self.root / source), str(self.root / target)]
-        return ["btrfs", "subvolume", "snapshot", *words]
+        return self.clone_tree_command(source, target)
 
     def sync(self, names: Sequence[str]) -> None:
         syncfs(self.root)
@@ -65,3 +64,7 @@ class BtrfsSnapshot(Btrfs):
         finally:
             os.close(fd)
             os.close(into)
+
+    def clone_tree_command(self, source: str, target: str) -> list[str]:
+        words = [str(self.root / source), str(self.root / target)]
+        return ["btrfs", "subvolume", "snapshot", *words]

@@ -35,7 +35,10 @@ class FullCopy(ByGanesha, TreePeer):
         syncfs(self.root)
 
     def clone_tree(self, source: str, target: str) -> None:
-        quietly("cp", "-a", "--reflink=never", self.root / source, self.root / target)
+        quietly(*self.clone_tree_command(source, target))
+
+    def clone_tree_command(self, source: str, target: str) -> list[str]:
+        return ["cp", "-a", "--reflink=never", str(self.root / source), str(self.root / target)]
 
     def sync_tree(self, name: str) -> None:
         syncfs(self.root)

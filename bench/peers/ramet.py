@@ -110,6 +110,9 @@ class Ramet(TreePeer, VmPeer):
     def clone_tree(self, source: str, target: str) -> None:
         self.client.clone_volume(source, target).wait()
 
+    def clone_tree_command(self, source: str, target: str) -> list[str] | None:
+        return self.command("volume", "clone", source, target)
+
     def sync_tree(self, name: str) -> None:
         """A job is durable when it has ended."""
 
