@@ -42,6 +42,7 @@ class Plan:
     rounds_max: int | None = None  # None: as many as the scale has
     say: Say = lambda _: None  # what goes on now
     done: Say = lambda _: None  # what has ended
+    keep: Callable[[Results], None] = lambda _: None  # after each scenario: what there is by then
 
 
 def run(plan: Plan) -> Results:
@@ -58,6 +59,8 @@ def run(plan: Plan) -> Results:
                 started = time.monotonic()
                 _run_one(kind(), able, Path(scratch), plan, results, _prefixed(plan.say, title))
                 plan.done(f"{title}{time.monotonic() - started:.0f} s")
+                results.ended = _now()
+                plan.keep(results)
     except KeyboardInterrupt:
         results.interrupted = True
     finally:
