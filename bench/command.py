@@ -175,13 +175,15 @@ def print_results(results: Results) -> None:
 
 def print_table(table: Table) -> None:
     """Whole lines in a pipe, as wide as the terminal on one."""
-    made = RichTable(title=table.title, title_justify="left", box=None, pad_edge=False)
+    made = RichTable(box=None, pad_edge=False)
     for number, head in enumerate(table.head):
         made.add_column(head, justify="left", no_wrap=number == 0)
     for row in table.rows:
         made.add_row(*row)
     width = None if sys.stdout.isatty() else 10_000
-    Console(width=width, markup=False, highlight=False, emoji=False).print(made)
+    console = Console(width=width, markup=False, highlight=False, emoji=False)
+    console.print(f"\n{table.title}", style="italic")
+    console.print(made)
 
 
 def bench_compare(before: Path, after: Path, *, all_lines: bool) -> bool:

@@ -22,7 +22,7 @@ class Growth(Scenario):
 
     def run(self, lab: Lab) -> None:
         patience_s = lab.patience_s
-        blocks = lab.pick(tiny=8, quick=1000, full=5000)
+        blocks = lab.pick(tiny=8, quick=1000, full=1000)
 
         def put(peer: Peer) -> None:
             peer.make("golden", 4 * GIB)
