@@ -27,6 +27,8 @@ class Beside(Scenario):
     reasons = {  # noqa: RUF012
         "xfs": "fdatasync of a block that is there writes that block and no metadata.",
         "btrfs": "It logs what changed of that one file; Ramet commits all that the store has.",
+        "lvm-thin": "A chunk that is allocated is written in its place, no metadata.",
+        "zfs": "It logs the write by itself; Ramet commits all that the store has.",
         "copy": "fdatasync of a block that is there writes that block and no metadata.",
         "qcow2": "Raw or allocated already: the block is written in its place, no metadata.",
         "juicefs": "What is imported beside it goes to objects, after its own schedule.",

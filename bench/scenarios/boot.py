@@ -45,6 +45,9 @@ class Boot(Scenario):
         "btrfs": "Its reads are the host kernel's; Ramet's pass through FUSE.",
         "btrfs-snapshot": "Its reads are the host kernel's; Ramet's pass through FUSE.",
         "qcow2": "QEMU reads the base itself; Ramet's reads pass through FUSE.",
+        "lvm-thin": "Its reads are the host kernel's; Ramet's pass through FUSE.",
+        "zfs": "Its reads are the host kernel's; Ramet's pass through FUSE.",
+        "juicefs": "It answers reads from its own cache, without a checksum of each block.",
         "copy": "The image is small, and its reads are the host kernel's.",
     }
 

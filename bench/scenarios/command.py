@@ -24,6 +24,8 @@ class Command(Scenario):
         "btrfs-snapshot": "`btrfs` is a small C program" + PYTHON,
         "qcow2": "`qemu-img` is a C program that makes an empty file" + PYTHON,
         "juicefs": "`juicefs` is a compiled program that changes its database" + PYTHON,
+        "lvm-thin": "`lvcreate` is a C program" + PYTHON,
+        "zfs": "`zfs` is a C program" + PYTHON,
         "copy": "There is little in this sparse image, and in few small files, to copy.",
     }
 

@@ -65,6 +65,8 @@ class DataPath(Scenario):
         "btrfs-snapshot": "It is in the kernel: no FUSE request, no dedup.",
         "copy": "It is the host's own file system: no FUSE request, no map, no checksum.",
         "qcow2": "No checksum, no dedup; a clone's reads of the base are the host's own.",
+        "lvm-thin": "It is in the kernel: no FUSE request, no checksum of data, no dedup.",
+        "zfs": "It is in the kernel: no FUSE request, no dedup.",
         "juicefs": "It answers from its own cache, without reading what is durable.",
     }
 

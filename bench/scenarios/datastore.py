@@ -26,6 +26,7 @@ class Datastore(Scenario):
         "xfs": "A handful of files is quickly reflinked one by one.",
         "btrfs": "A handful of files is quickly reflinked one by one.",
         "copy": "A handful of small files is quickly copied.",
+        "juicefs": "A handful of files is a handful of rows of its database.",
     }
 
     def accepts(self, peer: Peer) -> str | None:

@@ -19,6 +19,9 @@ class Deleting(Scenario):
         "btrfs-snapshot": "It frees in the background, which no system call waits for.",
         "qcow2": "A clone is one file of the host's.",
         "copy": "A clone is one file of the host's.",
+        "juicefs": "It deletes rows of its database; objects go in the background.",
+        "lvm-thin": "A chunk has a count of who uses it, so nothing is looked for afterwards.",
+        "zfs": "It frees in the background, which no system call waits for.",
     }
 
     def charts(self) -> list[Chart]:

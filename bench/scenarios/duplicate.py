@@ -29,6 +29,8 @@ class Duplicate(Scenario):
         "passthrough-c": "It only passes on, in C: no hash, no comparison, no Python.",
         "xfs": "It writes the data again, by the kernel, and takes the space again.",
         "btrfs": "It writes the data again, by the kernel, and takes the space again.",
+        "lvm-thin": "It writes the data again, by the kernel, and takes the space again.",
+        "zfs": "It writes the data again, by the kernel, and takes the space again.",
         "copy": "The host's file system writes the data again, and takes the space again.",
         "qcow2": "A raw file of the host's: it writes the data again, and takes the space again.",
         "juicefs": "It writes the data again, and acknowledges it from memory.",

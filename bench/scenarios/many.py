@@ -16,7 +16,11 @@ REASONS = {
     "xfs": "A clone is a system call that changes memory; one sync makes all durable.",
     "btrfs": "A clone is a system call that changes memory; one sync makes all durable.",
     "btrfs-snapshot": "A snapshot copies one root in the kernel.",
+    "qcow2": "Only an empty file that names its base is made; each read pays for it later.",
     "copy": "There is little in this sparse image to copy.",
+    "juicefs": "A clone copies rows of its database, few for an image of few pieces.",
+    "lvm-thin": "One root of the pool's map is copied in the kernel.",
+    "zfs": "A snapshot and a clone are two roots, in the kernel.",
 }
 
 

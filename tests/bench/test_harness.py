@@ -270,6 +270,16 @@ def test_names_are_unique_and_unknown_ones_are_told() -> None:
         chosen(PEERS, ["xsf"], "peer")
 
 
+@pytest.mark.parametrize("scenario", [kind() for kind in SCENARIOS], ids=lambda each: each.name)
+def test_a_scenario_knows_why_each_peer_may_be_better(scenario: Scenario) -> None:
+    asked = {
+        kind.name for kind in PEERS
+        if kind.role in scenario.roles and kind.name in (scenario.only or (kind.name,))
+        and scenario.accepts(kind()) is None and not kind.name.startswith("ramet")
+    }  # fmt: skip
+    assert asked <= scenario.reasons.keys()
+
+
 def wait_for_mount(folder: Path, process: subprocess.Popen[str]) -> None:
     """The kernel tells when its table of mounts changes."""
     deadline = time.monotonic() + DEADLINE_S
