@@ -189,9 +189,13 @@ def print_table(table: Table) -> None:
 def bench_compare(before: Path, after: Path, *, all_lines: bool) -> bool:
     """Print what changed; whether Ramet became worse anywhere, beyond noise."""
     try:
-        changes = compare(load(before), load(after))
+        old, new = load(before), load(after)
     except UnreadableResults as error:
         raise errors.InvalidArgument(str(error)) from None
+    if old.scale != new.scale:
+        raise errors.InvalidArgument(f"{before} is a {old.scale} run, {after} a {new.scale} one; "
+                                     f"compare runs of one size")  # fmt: skip
+    changes = compare(old, new)
     shown = [each for each in changes if all_lines or each.beyond_noise]
     if shown:
         print_table(of_changes(shown))

@@ -1,8 +1,8 @@
 """Two runs: what changed, beyond noise.
 
 A change counts when the medians differ by more than a tenth, by more than three times the sum of
-both deviations, and no sample of the one lies within the other's.  A busy machine slows everybody,
-so next to each change stands what the other peers did at the same place: a change that they share
+both deviations, and no sample of the one lies within the other's.  One sample has no spread, so
+times and rates of which there is only one must differ by half.  A busy machine slows everybody, so next to each change stands what the other peers did at the same place: a change that they share
 is the machine's.
 """
 
@@ -15,6 +15,8 @@ from bench.harness.results import Better, Chart, Results
 from bench.harness.spread import Figure
 
 CHANGE_MIN = 0.10
+CHANGE_OF_ONE_MIN = 0.50
+STEADY = ("bytes", "%")  # units of what does not depend on the moment
 DEVIATIONS_MIN = 3.0
 SHARED = 0.5  # of a change, in logarithms
 Key = tuple[str, str, str, float]
@@ -65,7 +67,7 @@ def compare(before: Results, after: Results) -> list[Change]:
         (old, _), (new, chart) = olds[key], news[key]
         changes.append(Change(
             scenario, chart.name, chart.unit, peer, x, old, new, factor, _others(factors, key),
-            _beyond_noise(old, new),
+            _beyond_noise(old, new, chart.unit),
         ))  # fmt: skip
     return sorted(changes, key=lambda change: -change.factor)
 
@@ -93,11 +95,13 @@ def _others(factors: Mapping[Key, float], key: Key) -> float | None:
     return statistics.median(found) if found else None
 
 
-def _beyond_noise(old: Figure, new: Figure) -> bool:
+def _beyond_noise(old: Figure, new: Figure, unit: str) -> bool:
+    alone = min(old.count, new.count) == 1 and unit not in STEADY
     gap = abs(new.median - old.median)
     apart = old.most < new.least or new.most < old.least
     return (
         apart
-        and gap > CHANGE_MIN * max(abs(old.median), abs(new.median))
+        and gap
+        > (CHANGE_OF_ONE_MIN if alone else CHANGE_MIN) * max(abs(old.median), abs(new.median))
         and gap > DEVIATIONS_MIN * (old.deviation + new.deviation)
     )
