@@ -2,8 +2,9 @@
 
 A change counts when the medians differ by more than a tenth, by more than three times the sum of
 both deviations, and no sample of the one lies within the other's.  One sample has no spread, so
-times and rates of which there is only one must differ by half.  A busy machine slows everybody, so next to each change stands what the other peers did at the same place: a change that they share
-is the machine's.
+times and rates of which there is only one must differ by half.  A busy machine slows everybody, so
+next to each change stands what the other peers did at the same place: a change that they share is
+the machine's.
 """
 
 import math
@@ -97,11 +98,11 @@ def _others(factors: Mapping[Key, float], key: Key) -> float | None:
 
 def _beyond_noise(old: Figure, new: Figure, unit: str) -> bool:
     alone = min(old.count, new.count) == 1 and unit not in STEADY
+    least = CHANGE_OF_ONE_MIN if alone else CHANGE_MIN
     gap = abs(new.median - old.median)
     apart = old.most < new.least or new.most < old.least
     return (
         apart
-        and gap
-        > (CHANGE_OF_ONE_MIN if alone else CHANGE_MIN) * max(abs(old.median), abs(new.median))
+        and gap > least * max(abs(old.median), abs(new.median))
         and gap > DEVIATIONS_MIN * (old.deviation + new.deviation)
     )
