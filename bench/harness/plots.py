@@ -28,6 +28,7 @@ STYLES = {
 OTHERS = (("#5D3A9B", "h"), ("#A0A000", "*"), ("#40B0A6", "d"), ("#994F00", "p"))
 SIZE_INCHES = (8.6, 4.4)
 LABEL_POINTS = 12.5  # between two labels at least
+FEW_DECADES = 200  # times the least of the axis
 BARS_UP_TO = 40  # times the least figure
 
 
@@ -101,6 +102,7 @@ def _lines(figure: Any, axes: Any, chart: Chart, names: dict[str, str]) -> None:
         axes.set_xscale("log", base=10)
     if chart.log_y:
         axes.set_yscale("log", base=10)
+        _more_ticks(axes)
     else:
         axes.set_ylim(bottom=0)
         _round_bytes(axes.yaxis, chart, axes.get_ylim()[1])
@@ -159,6 +161,15 @@ def _apart(wanted: list[float], gap: float, bottom: float, top: float) -> list[f
         placed[spot] = min(placed[spot], limit)
         limit = placed[spot] - gap
     return placed
+
+
+def _more_ticks(axes: Any) -> None:
+    """A logarithmic axis of few decades has ticks between them."""
+    from matplotlib.ticker import LogLocator  # noqa: PLC0415
+
+    bottom, top = axes.get_ylim()
+    if top < FEW_DECADES * bottom:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
 
 
 def _round_bytes(axis: Any, chart: Chart, most: float) -> None:
