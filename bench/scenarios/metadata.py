@@ -5,6 +5,7 @@ from pathlib import Path
 from bench.harness.peer import Peer
 from bench.harness.results import Chart
 from bench.harness.scenario import Lab, Scenario
+from bench.peers.ramet import index_bytes
 from bench.scenarios.mapped import age, solid_file
 from engine import ROOT_INO, Store
 
@@ -65,5 +66,4 @@ def share(path: Path) -> float:
     """Percent; of a closed store."""
     with Store.open(path) as store:
         told = store.space()
-    index = sum(file.stat().st_size for file in (path / "index").iterdir())
-    return (told.metadata_bytes + index) / told.physical_bytes * 100
+    return (told.metadata_bytes + index_bytes(path)) / told.physical_bytes * 100
