@@ -84,6 +84,9 @@ class FileSystemPeer(ByGanesha, TreePeer):
     def sync_tree(self, name: str) -> None:
         syncfs(self.root)
 
+    def reclaim(self) -> None:
+        syncfs(self.root)
+
     def used_bytes(self) -> int:
         syncfs(self.root)
         told = os.statvfs(self.root)

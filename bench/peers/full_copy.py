@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterable
 
-from bench.harness.peer import File, TreePeer, write_files
+from bench.harness.peer import File, TreePeer, fsync, write_files
 from bench.peers.commands import quietly, taken_bytes, version
 from bench.peers.exported import ByGanesha
 from bench.peers.file_system import syncfs
@@ -42,6 +42,9 @@ class FullCopy(ByGanesha, TreePeer):
 
     def sync_tree(self, name: str) -> None:
         syncfs(self.root)
+
+    def reclaim(self) -> None:
+        fsync(self.root)
 
     def used_bytes(self) -> int:
         return taken_bytes(self.root)

@@ -15,13 +15,13 @@ class Deleting(Scenario):
     reasons = {  # noqa: RUF012
         "xfs": "It counts references as it unlinks, so there is nothing to look for afterwards; "
         "Ramet traces what is left.",
-        "btrfs": "It frees in the background, which no system call waits for.",
-        "btrfs-snapshot": "It frees in the background, which no system call waits for.",
+        "btrfs": "It counts references as it unlinks, and a sync has written that.",
+        "btrfs-snapshot": "It frees in the background, for which nothing here waits.",
         "qcow2": "A clone is one file of the host's.",
         "copy": "A clone is one file of the host's.",
-        "juicefs": "It deletes rows of its database; objects go in the background.",
+        "juicefs": "It deletes rows of its database; objects go later, for which nothing waits.",
         "lvm-thin": "A chunk has a count of who uses it, so nothing is looked for afterwards.",
-        "zfs": "It frees in the background, which no system call waits for.",
+        "zfs": "It frees in the background, for which nothing here waits.",
     }
 
     def charts(self) -> list[Chart]:

@@ -67,6 +67,7 @@ class Duplicate(Scenario):
                 peer.delete([name])
             return {RATE: mib / written, DURABLE: mib / synced}
 
+        lab.patience_s *= 3  # a busy host takes its time to sync
         lab.prepare(f"image of {mib} MiB", put)
         for what in (DUPLICATE, NEW):  # a pass-through has then still what it is to have
             rounds = lab.pick(tiny=1, quick=3, full=7)
