@@ -18,6 +18,7 @@ from bench.scenarios.memory import CACHE_BYTES, GROWN
 from bench.scenarios.metadata import AGED, NEW, SHARE
 
 FLAT = 1.5  # a line is flat when its end is at most that many times its beginning
+VMS_MIN = 10  # in one command: of fewer its start is most
 Verdict = tuple[str, bool]
 ENGINE, MOUNT, BARE = "ramet-engine", "ramet", "passthrough"
 
@@ -108,7 +109,7 @@ def beside(results: Results) -> Verdict | None:
 def vms(results: Results) -> Verdict | None:
     ours = line(results, "vms", "rate", "ramet")
     bare = line(results, "vms", "rate", "define")
-    both = sorted(ours.keys() & bare.keys())
+    both = sorted(count for count in ours.keys() & bare.keys() if count >= VMS_MIN)
     if not both:
         return None
     ratio = ours[both[-1]] / bare[both[-1]]

@@ -26,7 +26,8 @@ Key = tuple[str, str, str, float]
 
 @dataclass(frozen=True)
 class Change:
-    """``factor``: how many times worse; below 1, better.  ``others``: that of other peers."""
+    """``factor``: how many times worse; below 1, better; of two zeros 1, of one 0 or infinite.
+    ``others``: that of other peers."""
 
     scenario: str
     chart: str
@@ -48,8 +49,10 @@ class Change:
 
     @property
     def _shared(self) -> bool:
-        if self.others is None or self.others <= 0:
-            return False
+        if self.others is None or not all(
+            0 < each < math.inf for each in (self.others, self.factor)
+        ):
+            return False  # from nothing or to nothing is no ratio
         return math.log(self.others) / math.log(self.factor) >= SHARED
 
     @property
@@ -84,7 +87,9 @@ def _figures(results: Results) -> Iterator[tuple[Key, tuple[Figure, Chart]]]:
 
 def _factor(old: Figure, new: Figure, better: Better) -> float:
     below, above = (old, new) if better == "lower" else (new, old)
-    return above.median / below.median if below.median > 0 else 1.0
+    if not below.median:
+        return math.inf if above.median else 1.0
+    return above.median / below.median
 
 
 def _others(factors: Mapping[Key, float], key: Key) -> float | None:

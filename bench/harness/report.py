@@ -21,6 +21,7 @@ from bench.harness.tables import (
 )
 from bench.harness.words import place, times
 
+BETTER_MIN = 1.005  # times; what would be told as 1 x is no difference
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem; margin: 2rem auto;
   padding: 0 1rem; }
@@ -134,7 +135,7 @@ def losses(scenario: ScenarioResult) -> dict[str, list[str]]:
             mine = ours[best(ours, chart.better)].median
             for peer, each in figures.items():
                 factor = ratio(mine, each.median, chart.better)
-                if peer not in ours and factor > 1:
+                if peer not in ours and factor >= BETTER_MIN:
                     axis = "" if chart.x_names else f"{chart.x_label} "
                     where = f"{chart.title}, {axis}{place(chart, x)}: {times(factor)}"
                     found.setdefault(peer, []).append(where)

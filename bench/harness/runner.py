@@ -102,7 +102,7 @@ def _run_one(
         try:
             scenario.run(lab)
         finally:
-            found.notes = lab.notes
+            found.notes = lab.all_notes()
             _note_peers(results, lab)
             for each in lab.left_out:
                 each.scenario = scenario.name

@@ -45,6 +45,7 @@ class Lab:
         self.patience_s = PATIENCE_S[scale]
         self.deadline = time.monotonic() + TIME_S[scale]  # of second rounds
         self._slow: set[str] = set()
+        self._cut: dict[str, str] = {}  # rounds that were made, by what
         self._preparing: dict[str, float] = {}  # seconds, by peer
         self._until = math.inf  # when who is at it now has had its time
 
@@ -88,7 +89,7 @@ class Lab:
         peers = [peer for peer in self.peers if peer.name not in self._slow]
         for number in range(rounds):
             if number and time.monotonic() > self.deadline:
-                self.notes.append(f"{what or x}: {number} of {rounds} rounds, for want of time.")
+                self._cut[str(what or x)] = f"{number} of {rounds}"
                 return
             first = number % len(peers) if peers else 0
             for peer in peers[first:] + peers[:first]:
@@ -110,6 +111,11 @@ class Lab:
                         LeftOut(f"asked for no more after {what or x} had taken {took:.0f} s",
                                 peer=peer.name)
                     )  # fmt: skip
+
+    def all_notes(self) -> list[str]:
+        """What the scenario noted, and for what the time was short."""
+        cut = ", ".join(f"{what} ({rounds})" for what, rounds in self._cut.items())
+        return self.notes + ([f"Fewer rounds for want of time: {cut}"] if cut else [])
 
     def patient(self) -> None:
         """Who was slow is asked again: another series begins."""

@@ -84,10 +84,10 @@ def of_changes(changes: Sequence[Change]) -> Table:
     head = ["scenario", "chart", "peer", "at", "before", "after", "change", "others", ""]
     rows = []
     for each in changes:
-        others = "-" if each.others is None else f"{each.others:.2f} x"
+        others = "-" if each.others is None else times(each.others)
         rows.append([
             each.scenario, each.chart, each.peer, f"{each.x:g}",
             quantity(each.before.median, each.unit), quantity(each.after.median, each.unit),
-            f"{each.factor:.2f} x", others, each.verdict,
+            times(each.factor), others, each.verdict,
         ])  # fmt: skip
     return Table("Changes (above 1: worse)", head, rows)

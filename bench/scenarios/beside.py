@@ -69,7 +69,8 @@ class Beside(Scenario):
         lab.prepare(f"image of {mib} MiB", put)
         for where in (ALONE, BESIDE):
             rounds = lab.pick(tiny=1, quick=2, full=5)
-            lab.turns(where, rounds, partial(write, where=where))
+            place = self.charts()[0].x_names[where]
+            lab.turns(where, rounds, partial(write, where=where), place)
 
 
 @contextlib.contextmanager

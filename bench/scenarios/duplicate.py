@@ -71,7 +71,7 @@ class Duplicate(Scenario):
         lab.prepare(f"image of {mib} MiB", put)
         for what in (DUPLICATE, NEW):  # a pass-through has then still what it is to have
             rounds = lab.pick(tiny=1, quick=3, full=7)
-            lab.turns(what, rounds, partial(write, what=what))
+            lab.turns(what, rounds, partial(write, what=what), self.charts()[0].x_names[what])
 
 
 def seconds_of(path: Path, content: list[bytes]) -> tuple[float, float]:

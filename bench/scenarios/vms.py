@@ -16,6 +16,7 @@ from bench.harness.scenario import Lab, Scenario
 from bench.peers.virt import URI
 from bench.scenarios.images import MIB
 
+START_S = 4.0
 SIZE_BYTES = 16 * MIB  # small, because virt-clone copies it in full for each
 
 ONE = (
@@ -82,7 +83,7 @@ class Vms(Scenario):
         try:
             lab.prepare("base VM", put)
             for count, more in pairwise((*counts, counts[-1])):
-                lab.patience_s = 3 * patience_s * count / more  # as in Batch
+                lab.patience_s = max(START_S, 3 * patience_s * count / more)  # as in Batch
 
                 def make(peer: Peer, n: int, count: int = count) -> dict[str, float]:
                     start = time.perf_counter()

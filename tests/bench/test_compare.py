@@ -1,5 +1,6 @@
 """Two runs compared: what is a change, and whose."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,17 @@ def test_bytes_are_what_they_are_the_first_time() -> None:
     for results in (before, after):
         results.scenarios[0].charts[0].unit = "bytes"
     assert only(before, after).verdict == "worse"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "factor", "verdict"),
+    [([0.0], [5.0], math.inf, "worse"), ([5.0], [0.0], 0.0, "better"), ([0.0], [0.0], 1.0, "same")],
+)
+def test_nothing_is_a_figure_too(
+    before: list[float], after: list[float], factor: float, verdict: str
+) -> None:
+    change = only(run(ramet=before, xfs=[1, 1]), run(ramet=after, xfs=[2, 2]))
+    assert (change.factor, change.verdict) == (factor, verdict)
 
 
 def test_a_change_that_all_peers_share_is_the_machines() -> None:

@@ -192,7 +192,7 @@ def test_when_the_time_is_over_there_is_one_round(tmp_path: Path) -> None:
 
     (made,) = run(Plan([FullCopy], [Kind], "tiny", tmp_path)).scenarios
     assert [len(point.samples) for point in made.charts[0].lines[0].points] == [2, 1]
-    assert made.notes == ["2: 1 of 2 rounds, for want of time."]
+    assert made.notes == ["Fewer rounds for want of time: 2 (1 of 2)"]
 
 
 def test_no_more_rounds_than_asked_for(tmp_path: Path) -> None:
