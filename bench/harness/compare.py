@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 from bench.harness.results import Better, Chart, Results
 from bench.harness.spread import Figure
+from bench.harness.words import place
 
 CHANGE_MIN = 0.10
 CHANGE_OF_ONE_MIN = 0.50
 STEADY = ("bytes", "%")  # units of what does not depend on the moment
 DEVIATIONS_MIN = 3.0
+NO_RATIO = (0.0, math.inf)  # to nothing, from nothing
 SHARED = 0.5  # of a change, in logarithms
 Key = tuple[str, str, str, float]
 """Scenario, chart, peer, x."""
@@ -33,7 +35,7 @@ class Change:
     chart: str
     unit: str
     peer: str
-    x: float
+    where: str  # on the x axis
     before: Figure
     after: Figure
     factor: float
@@ -49,10 +51,8 @@ class Change:
 
     @property
     def _shared(self) -> bool:
-        if self.others is None or not all(
-            0 < each < math.inf for each in (self.others, self.factor)
-        ):
-            return False  # from nothing or to nothing is no ratio
+        if self.others is None or self.others in NO_RATIO or self.factor in NO_RATIO:
+            return False
         return math.log(self.others) / math.log(self.factor) >= SHARED
 
     @property
@@ -70,7 +70,7 @@ def compare(before: Results, after: Results) -> list[Change]:
         scenario, _, peer, x = key
         (old, _), (new, chart) = olds[key], news[key]
         changes.append(Change(
-            scenario, chart.name, chart.unit, peer, x, old, new, factor, _others(factors, key),
+            scenario, chart.name, chart.unit, peer, place(chart, x), old, new, factor, _others(factors, key),
             _beyond_noise(old, new, chart.unit),
         ))  # fmt: skip
     return sorted(changes, key=lambda change: -change.factor)

@@ -86,7 +86,7 @@ def of_changes(changes: Sequence[Change]) -> Table:
     for each in changes:
         others = "-" if each.others is None else times(each.others)
         rows.append([
-            each.scenario, each.chart, each.peer, f"{each.x:g}",
+            each.scenario, each.chart, each.peer, each.where,
             quantity(each.before.median, each.unit), quantity(each.after.median, each.unit),
             times(each.factor), others, each.verdict,
         ])  # fmt: skip

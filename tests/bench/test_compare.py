@@ -104,7 +104,7 @@ def test_the_command_says_whether_ramet_is_worse(
     save(run(ramet=[10, 10, 10], xfs=[5, 5, 5]), old)
     save(run(ramet=[20, 20, 20], xfs=[5, 5, 5]), new)
     assert bench_compare(old, new, all_lines=False)
-    assert "2.00 x" in capsys.readouterr().out
+    assert "1 GiB  10 ms   20 ms  2 x " in capsys.readouterr().out
     assert not bench_compare(old, old, all_lines=True)
     assert not bench_compare(new, old, all_lines=False)
 
