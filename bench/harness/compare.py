@@ -70,8 +70,8 @@ def compare(before: Results, after: Results) -> list[Change]:
         scenario, _, peer, x = key
         (old, _), (new, chart) = olds[key], news[key]
         changes.append(Change(
-            scenario, chart.name, chart.unit, peer, place(chart, x), old, new, factor, _others(factors, key),
-            _beyond_noise(old, new, chart.unit),
+            scenario, chart.name, chart.unit, peer, place(chart, x), old, new, factor,
+            _others(factors, key), _beyond_noise(old, new, chart.unit),
         ))  # fmt: skip
     return sorted(changes, key=lambda change: -change.factor)
 
