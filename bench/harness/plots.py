@@ -1,7 +1,8 @@
 """A chart as a picture, by matplotlib, which is asked for only here and may be absent.
 
 Okabe and Ito's colours, which colour-blind people tell apart, and a marker for each peer besides;
-the peers' names stand at their lines, so nobody has to look anything up.  A thin line goes from the
+the peers' names stand at their lines, so nobody has to look anything up; from a line that ends
+early, because its peer was asked for no more, dots go there.  A thin line goes from the
 least to the greatest sample.  Ramet's lines and names are bold: it is they that one looks for.
 Bars begin at zero; where that would hide the small ones the axis is logarithmic, and there are
 dots, for the length of a bar would mean nothing.
@@ -136,6 +137,7 @@ def _axis(chart: Chart) -> str:
 def _label(figure: Any, axes: Any, ends: list[tuple[str, str, float, float]]) -> None:
     """Names right of the axes, each as near to its line's end as its neighbours let it."""
     figure.canvas.draw()
+    last = max(x for _, _, x, _ in ends)
     pixels = LABEL_POINTS * figure.dpi / 72
     spots = sorted((axes.transData.transform((x, y))[1], name, colour, x, y)
                    for name, colour, x, y in ends)  # fmt: skip
@@ -147,7 +149,7 @@ def _label(figure: Any, axes: Any, ends: list[tuple[str, str, float, float]]) ->
             name, xy=(x, y), xytext=(1.04, at), textcoords="axes fraction", color=colour,
             va="center", fontsize=9, annotation_clip=False, fontweight=_weight(name),
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6,
-                        "relpos": (0, 0.5)},
+                        "linestyle": "-" if x == last else (0, (1, 4)), "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
