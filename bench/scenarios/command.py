@@ -48,7 +48,7 @@ class Command(Scenario):
 
         def put_tree(peer: Peer) -> None:
             if isinstance(peer, TreePeer) and tree_command(peer, 0):
-                peer.make_tree("tree", files(count))
+                peer.make_tree("tree", lab.limited(files(count)))
 
         def image(peer: Peer, n: int) -> dict[str, float]:
             return typed(peer.clone_command("golden", f"clone-{n}"))

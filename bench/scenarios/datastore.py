@@ -44,7 +44,7 @@ class Datastore(Scenario):
             name = f"tree-{count}"
 
             def put(peer: Peer, name: str = name, count: int = count) -> None:
-                cast(TreePeer, peer).make_tree(name, files(count))
+                cast(TreePeer, peer).make_tree(name, lab.limited(files(count)))
 
             def clone(peer: Peer, n: int, name: str = name) -> dict[str, float]:
                 tree, target = cast(TreePeer, peer), f"{name}-{n}"
