@@ -29,8 +29,8 @@ class Deleting(Scenario):
                       x_names=["deleted", "space is back"])]  # fmt: skip
 
     def run(self, lab: Lab) -> None:
-        size = lab.pick(tiny=2, quick=32, full=512) * MIB
-        count = lab.pick(tiny=2, quick=10, full=200)
+        size = lab.pick(tiny=2, quick=32, full=128) * MIB
+        count = lab.pick(tiny=2, quick=10, full=100)
         blocks = lab.pick(tiny=8, quick=100, full=2000)
 
         def put(peer: Peer) -> None:
