@@ -4,7 +4,6 @@ from bench import (
     clones,
     datapath,
     flat,
-    gc,
     index,
     ingest,
     jobs,
@@ -13,15 +12,11 @@ from bench import (
     nfs_clone,
     nfs_guest,
     scrub,
-    space,
     stalls,
-    vms,
-    volumes,
 )
 
 PARTS = (
-    clones, jobs, volumes, vms, machines, gc, space, datapath, ingest, flat, index, nfs, nfs_clone,
-    nfs_guest, stalls, scrub,
+    clones, jobs, machines, datapath, ingest, flat, index, nfs, nfs_clone, nfs_guest, stalls, scrub,
 )  # fmt: skip
 for part in PARTS:
     part.main()

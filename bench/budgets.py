@@ -1,7 +1,6 @@
 """What Ramet has promised itself, judged by a run: each promise has its line, met or not.
 
-A line that needs a scenario or a peer which the run did not have is not measured; one that no
-scenario measures says which developers' measurement does.
+A line that needs a scenario or a peer which the run did not have is not measured.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +13,12 @@ from bench.scenarios.beside import BESIDE, WORST
 from bench.scenarios.cold import MANY, SMALL
 from bench.scenarios.data_path import AGAIN, FIRST, FSYNC, IMAGE
 from bench.scenarios.duplicate import DUPLICATE, RATE
+from bench.scenarios.mark import ALONE, CLONED
+from bench.scenarios.memory import CACHE_BYTES, GROWN
+from bench.scenarios.metadata import AGED, NEW, SHARE
 
 FLAT = 1.5  # a line is flat when its end is at most that many times its beginning
+VMS_MIN = 10  # in one command: of fewer its start is most
 Verdict = tuple[str, bool]
 ENGINE, MOUNT, BARE = "ramet-engine", "ramet", "passthrough"
 
@@ -24,8 +27,7 @@ ENGINE, MOUNT, BARE = "ramet-engine", "ramet", "passthrough"
 class Budget:
     work: str
     budget: str
-    judge: Callable[[Results], Verdict | None] | None = None
-    elsewhere: str = ""  # the module that measures it
+    judge: Callable[[Results], Verdict | None]
 
 
 def line(results: Results, scenario: str, chart: str, peer: str) -> dict[float, float]:
@@ -107,11 +109,36 @@ def beside(results: Results) -> Verdict | None:
 def vms(results: Results) -> Verdict | None:
     ours = line(results, "vms", "rate", "ramet")
     bare = line(results, "vms", "rate", "define")
-    both = sorted(ours.keys() & bare.keys())
+    both = sorted(count for count in ours.keys() & bare.keys() if count >= VMS_MIN)
     if not both:
         return None
     ratio = ours[both[-1]] / bare[both[-1]]
     return f"{ratio:.2f} x, {both[-1]:g} VMs", ratio >= 0.5
+
+
+def metadata(when: int) -> Callable[[Results], Verdict | None]:
+    def judge(results: Results) -> Verdict | None:
+        share = line(results, "metadata", SHARE, ENGINE).get(when)
+        return None if share is None else (quantity(share, "%"), share <= 1.5)
+
+    return judge
+
+
+def memory(results: Results) -> Verdict | None:
+    found = line(results, "memory", GROWN, ENGINE)
+    if not found:
+        return None
+    told = (f"{quantity(max(found.values()), 'bytes')} at most, cache "
+            f"{quantity(CACHE_BYTES, 'bytes')}, {max(found):g} GiB mapped")  # fmt: skip
+    return told, max(found.values()) <= CACHE_BYTES
+
+
+def mark(what: int) -> Callable[[Results], Verdict | None]:
+    def judge(results: Results) -> Verdict | None:
+        rate = line(results, "mark", RATE, ENGINE).get(what)
+        return None if rate is None else (quantity(rate, "M entries/s"), rate >= 20)
+
+    return judge
 
 
 YARDSTICK = "the bare pyfuse3 pass-through"
@@ -142,20 +169,20 @@ BUDGETS = (
     Budget("4 KiB random read, cold page cache, 16 jobs", "at least 0.7 x the host's",
            against(SMALL, "copy", 0.7, MANY, "cold")),
     Budget("VM cloned, customized, registered", "at least 0.5 x bare virDomainDefineXML", vms),
-    Budget("metadata on disk", "at most 1.5 % of unique data", None, "space"),
+    Budget("metadata on disk, data written in order", "at most 1.5 % of unique data",
+           metadata(NEW)),
+    Budget("the same, a quarter overwritten at random", "at most 1.5 % of unique data",
+           metadata(AGED)),
     Budget("anonymous memory while a large file is walked", "bounded by the configured cache",
-           None, "flat"),
-    Budget("gc mark of an aged tree", "at least 20 million entries/s of a core", None, "gc"),
+           memory),
+    Budget("gc mark of an aged tree", "at least 20 million entries/s of a core", mark(ALONE)),
+    Budget("the same, with clones of it", "at least 20 million entries/s of a core", mark(CLONED)),
 )  # fmt: skip
 
 
 def judged(results: Results, budgets: Sequence[Budget] = BUDGETS) -> list[BudgetLine]:
     lines = []
     for each in budgets:
-        verdict = each.judge(results) if each.judge else None
-        if verdict is None:
-            told = f"python -m bench.{each.elsewhere}" if each.elsewhere else "not in this run"
-            lines.append(BudgetLine(each.work, each.budget, told, None))
-        else:
-            lines.append(BudgetLine(each.work, each.budget, *verdict))
+        measured, met = each.judge(results) or ("not in this run", None)
+        lines.append(BudgetLine(each.work, each.budget, measured, met))
     return lines

@@ -19,7 +19,15 @@ from bench.harness.peer import Peer
 from bench.harness.results import LeftOut, Results, Scale, UnreadableResults, load, save
 from bench.harness.runner import NotFound, Plan, load_file, run
 from bench.harness.scenario import Scenario
-from bench.harness.tables import Table, of_budgets, of_changes, of_chart, of_left_out, titles
+from bench.harness.tables import (
+    Table,
+    of_budgets,
+    of_changes,
+    of_chart,
+    of_left_out,
+    of_times,
+    titles,
+)
 from bench.peers import PEERS
 from bench.scenarios import SCENARIOS
 from engine import errors
@@ -40,6 +48,7 @@ class Wish:
     out: Path | None = None
     folder: Path | None = None
     given: dict[str, Path] = field(default_factory=dict)
+    rounds: int | None = None
     quiet: bool = False
     command: str = ""
 
@@ -89,7 +98,8 @@ def bench(wish: Wish, *, as_json: bool = False) -> int:
     with Progress(quiet=wish.quiet) as progress:
         plan = Plan(
             chosen(peers, wish.peers, "peer"), [each for each in wanted if each not in long],
-            wish.scale, wish.folder or out, wish.given, wish.command, progress.say,
+            wish.scale, wish.folder or out, wish.given, wish.command, wish.rounds, progress.say,
+            progress.done, lambda so_far: save(so_far, out / RESULTS),
         )  # fmt: skip
         results = run(plan)
     why = "it takes long: use --full, or ask for it by --scenarios"
@@ -119,7 +129,10 @@ def write_report(results: Results, out: Path) -> None:
 
 
 class Progress:
-    """What is going on now: a line that changes on a terminal, lines in a log."""
+    """What is going on now: a line that changes on a terminal, one for each scenario in a log.
+
+    What has ended stays to be read in both.
+    """
 
     def __init__(self, *, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet)
@@ -143,6 +156,9 @@ class Progress:
             self._console.print(scenario, markup=False, highlight=False)
             self._told = scenario
 
+    def done(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False)
+
 
 def print_results(results: Results) -> None:
     names = titles(results)
@@ -152,27 +168,34 @@ def print_results(results: Results) -> None:
             if chart.lines:
                 print_table(of_chart(chart, names))
     print_table(of_budgets(results))
+    print_table(of_times(results))
     if results.left_out:
         print_table(of_left_out(results))
 
 
 def print_table(table: Table) -> None:
     """Whole lines in a pipe, as wide as the terminal on one."""
-    made = RichTable(title=table.title, title_justify="left", box=None, pad_edge=False)
+    made = RichTable(box=None, pad_edge=False)
     for number, head in enumerate(table.head):
         made.add_column(head, justify="left", no_wrap=number == 0)
     for row in table.rows:
         made.add_row(*row)
     width = None if sys.stdout.isatty() else 10_000
-    Console(width=width, markup=False, highlight=False, emoji=False).print(made)
+    console = Console(width=width, markup=False, highlight=False, emoji=False)
+    console.print(f"\n{table.title}", style="italic")
+    console.print(made)
 
 
 def bench_compare(before: Path, after: Path, *, all_lines: bool) -> bool:
     """Print what changed; whether Ramet became worse anywhere, beyond noise."""
     try:
-        changes = compare(load(before), load(after))
+        old, new = load(before), load(after)
     except UnreadableResults as error:
         raise errors.InvalidArgument(str(error)) from None
+    if old.scale != new.scale:
+        raise errors.InvalidArgument(f"{before} is a {old.scale} run, {after} a {new.scale} one; "
+                                     f"compare runs of one size")  # fmt: skip
+    changes = compare(old, new)
     shown = [each for each in changes if all_lines or each.beyond_noise]
     if shown:
         print_table(of_changes(shown))

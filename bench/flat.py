@@ -8,17 +8,20 @@ printed beside the configured cache.
 """
 
 import argparse
-import multiprocessing
+import json
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from bench.clones import aged_file
+from bench.scenarios.mapped import mapped_file, solid_file
+from bench.scenarios.memory import PROGRAM
 from engine import ROOT_INO, Store, Volume
-from engine.block_range import BlockRange
 from engine.store import CACHE_BYTES
 
 BLOCK = 4096
@@ -27,7 +30,6 @@ BATCHES = 15
 BATCH = 400
 AGED_BLOCKS = 20_000
 GENERATION_WRITES = 20
-SEED_BLOCKS = 1 << 14
 RANDOM_READS = 200_000
 
 Place = Callable[[random.Random], int]  # of a block that is mapped
@@ -91,14 +93,6 @@ def sizes(store: Store, volume: Volume) -> None:
     row.print()
 
 
-def solid_file(volume: Volume, name: bytes, blocks: int) -> int:
-    ino = volume.create(ROOT_INO, name, 0o644, 0, 0).ino
-    rng = random.Random(blocks)
-    for first in range(0, blocks, 256):
-        volume.write(ino, first * BLOCK, rng.randbytes(256 * BLOCK))
-    return ino
-
-
 def fragments(store: Store, volume: Volume) -> None:
     """One file whole, one of as many extents as it has blocks, nearly."""
     row, blocks = Row(store, volume, "extents"), GIB // 2 // BLOCK
@@ -138,46 +132,22 @@ def siblings(store: Store, volume: Volume) -> None:
     row.print()
 
 
-def anonymous_mib() -> float:
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith("Anonymous:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("no smaps_rollup")
-
-
 def build(path: Path, blocks: int) -> None:
-    """A map that shares no node with itself: each doubling copies out of step with the leaves."""
     with Store.open(path) as store:
-        volume = store.create_volume("walk")
-        ino, done = solid_file(volume, b"walked", SEED_BLOCKS), SEED_BLOCKS
-        while done < blocks:
-            count = min(done, blocks - done)
-            steps = store.clone_in_steps(volume, ino, volume, ino, BlockRange(0, done, count))
-            for n, _ in enumerate(steps):
-                if n % 64 == 0:
-                    store.commit()
-            done += count
-            store.commit()
+        mapped_file(store, store.create_volume("lab"), b"walked", blocks)
 
 
-def walk(path: Path) -> None:
-    with Store.open(path) as store:
-        volume = store.volume("walk")
-        ino = volume.lookup(ROOT_INO, b"walked").ino
-        before, start, mapped, most = anonymous_mib(), time.perf_counter(), 0, 0.0
-        for n, extent in enumerate(volume.extents(ino)):
-            mapped += extent.count
-            if n % 4096 == 0:
-                most = max(most, anonymous_mib())
-        took, rng = time.perf_counter() - start, random.Random(1)
-        for _ in range(RANDOM_READS):
-            volume.read(ino, rng.randrange(mapped) * BLOCK, BLOCK)
-        most = max(most, anonymous_mib())
-        print(
-            f"walked {mapped * BLOCK / GIB:,.0f} mapped GiB in {took:.1f} s and read "
-            f"{RANDOM_READS:,} blocks of it: anonymous memory {before:.0f} -> {most:.0f} MiB; "
-            f"configured cache {CACHE_BYTES >> 20} MiB"
-        )
+def walk(path: Path, gib: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", PROGRAM, str(path), str(CACHE_BYTES), str(RANDOM_READS)],
+        check=True, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    told = json.loads(done.stdout)
+    print(
+        f"walked {gib:,} mapped GiB in {told['walk_s']:.1f} s and read {RANDOM_READS:,} blocks of "
+        f"it: anonymous memory {told['opened_bytes'] >> 20} -> {told['most_bytes'] >> 20} MiB; "
+        f"configured cache {CACHE_BYTES >> 20} MiB"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -190,15 +160,9 @@ def main(argv: list[str] | None = None) -> None:
         with Store.open(path) as store:
             for part in (sizes, fragments, generations, siblings):
                 part(store, store.create_volume(part.__name__))
-        builder = multiprocessing.get_context("spawn").Process(
-            target=build, args=(path, chosen.gib * GIB // BLOCK)
-        )
-        builder.start()
-        builder.join()
-        walk(path)
+        build(path, chosen.gib * GIB // BLOCK)
+        walk(path, chosen.gib)
 
 
 if __name__ == "__main__":
-    import sys
-
     main(sys.argv[1:])

@@ -18,11 +18,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.mounts import served
-from bench.space import ROOT, ramet
 
 FILE_MIB = 1024
 QUIET_S = 5.0
+ROOT = Path(__file__).parents[1]
 BLOCK = 4096
+
+
+def ramet(store: Path, *words: object) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "cli", "--store", str(store), *map(str, words)],
+        check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
 
 
 def requests(fd: int, until: Callable[[], bool]) -> list[float]:

@@ -46,6 +46,7 @@ def directories(
 @click.option("--tiny", "scale", flag_value="tiny", help="A minute: does it run here at all?")
 @click.option("--peers", multiple=True, callback=names, metavar="A,B", help="Only these.")
 @click.option("--scenarios", multiple=True, callback=names, metavar="A,B", help="Only these.")
+@click.option("--rounds", type=click.IntRange(1), metavar="N", help="At most so many of each.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
               help="For results and report.  [default: ramet-bench-TIME]")  # fmt: skip
 @click.option("--folder", type=FOLDER, help="Where peers keep their files.  [default: --out]")

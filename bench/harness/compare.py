@@ -1,9 +1,10 @@
 """Two runs: what changed, beyond noise.
 
 A change counts when the medians differ by more than a tenth, by more than three times the sum of
-both deviations, and no sample of the one lies within the other's.  A busy machine slows everybody,
-so next to each change stands what the other peers did at the same place: a change that they share
-is the machine's.
+both deviations, and no sample of the one lies within the other's.  One sample has no spread, so
+times and rates of which there is only one must differ by half.  A busy machine slows everybody, so
+next to each change stands what the other peers did at the same place: a change that they share is
+the machine's.
 """
 
 import math
@@ -13,9 +14,13 @@ from dataclasses import dataclass
 
 from bench.harness.results import Better, Chart, Results
 from bench.harness.spread import Figure
+from bench.harness.words import place
 
 CHANGE_MIN = 0.10
+CHANGE_OF_ONE_MIN = 0.50
+STEADY = ("bytes", "%")  # units of what does not depend on the moment
 DEVIATIONS_MIN = 3.0
+NO_RATIO = (0.0, math.inf)  # to nothing, from nothing
 SHARED = 0.5  # of a change, in logarithms
 Key = tuple[str, str, str, float]
 """Scenario, chart, peer, x."""
@@ -23,13 +28,14 @@ Key = tuple[str, str, str, float]
 
 @dataclass(frozen=True)
 class Change:
-    """``factor``: how many times worse; below 1, better.  ``others``: that of other peers."""
+    """``factor``: how many times worse; below 1, better; of two zeros 1, of one 0 or infinite.
+    ``others``: that of other peers."""
 
     scenario: str
     chart: str
     unit: str
     peer: str
-    x: float
+    where: str  # on the x axis
     before: Figure
     after: Figure
     factor: float
@@ -45,7 +51,7 @@ class Change:
 
     @property
     def _shared(self) -> bool:
-        if self.others is None or self.others <= 0:
+        if self.others is None or self.others in NO_RATIO or self.factor in NO_RATIO:
             return False
         return math.log(self.others) / math.log(self.factor) >= SHARED
 
@@ -64,8 +70,8 @@ def compare(before: Results, after: Results) -> list[Change]:
         scenario, _, peer, x = key
         (old, _), (new, chart) = olds[key], news[key]
         changes.append(Change(
-            scenario, chart.name, chart.unit, peer, x, old, new, factor, _others(factors, key),
-            _beyond_noise(old, new),
+            scenario, chart.name, chart.unit, peer, place(chart, x), old, new, factor,
+            _others(factors, key), _beyond_noise(old, new, chart.unit),
         ))  # fmt: skip
     return sorted(changes, key=lambda change: -change.factor)
 
@@ -81,7 +87,9 @@ def _figures(results: Results) -> Iterator[tuple[Key, tuple[Figure, Chart]]]:
 
 def _factor(old: Figure, new: Figure, better: Better) -> float:
     below, above = (old, new) if better == "lower" else (new, old)
-    return above.median / below.median if below.median > 0 else 1.0
+    if not below.median:
+        return math.inf if above.median else 1.0
+    return above.median / below.median
 
 
 def _others(factors: Mapping[Key, float], key: Key) -> float | None:
@@ -93,11 +101,13 @@ def _others(factors: Mapping[Key, float], key: Key) -> float | None:
     return statistics.median(found) if found else None
 
 
-def _beyond_noise(old: Figure, new: Figure) -> bool:
+def _beyond_noise(old: Figure, new: Figure, unit: str) -> bool:
+    alone = min(old.count, new.count) == 1 and unit not in STEADY
+    least = CHANGE_OF_ONE_MIN if alone else CHANGE_MIN
     gap = abs(new.median - old.median)
     apart = old.most < new.least or new.most < old.least
     return (
         apart
-        and gap > CHANGE_MIN * max(abs(old.median), abs(new.median))
+        and gap > least * max(abs(old.median), abs(new.median))
         and gap > DEVIATIONS_MIN * (old.deviation + new.deviation)
     )

@@ -136,6 +136,10 @@ class TreePeer(Peer):
     @abstractmethod
     def clone_tree(self, source: str, target: str) -> None: ...
 
+    def clone_tree_command(self, source: str, target: str) -> list[str] | None:
+        """The same as a person types it; None when nobody would."""
+        return None
+
     @abstractmethod
     def sync_tree(self, name: str) -> None:
         """What was done to it is durable when it returns."""

@@ -16,10 +16,12 @@ from bench.harness.tables import (
     of_budgets,
     of_chart,
     of_left_out,
+    of_times,
     titles,
 )
 from bench.harness.words import place, times
 
+BETTER_MIN = 1.005  # times; what would be told as 1 x is no difference
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem; margin: 2rem auto;
   padding: 0 1rem; }
@@ -48,6 +50,8 @@ def html(results: Results, pictures: Mapping[tuple[str, str], str]) -> str:
         *_peers(results),
         "<h2>Left out, and why</h2>",
         _table(of_left_out(results)) if results.left_out else "<p>Nothing.</p>",
+        "<h2>What the run took</h2>",
+        _table(of_times(results)),
         *_reproduce(results),
         "</body></html>",
     ]
@@ -131,7 +135,7 @@ def losses(scenario: ScenarioResult) -> dict[str, list[str]]:
             mine = ours[best(ours, chart.better)].median
             for peer, each in figures.items():
                 factor = ratio(mine, each.median, chart.better)
-                if peer not in ours and factor > 1:
+                if peer not in ours and factor >= BETTER_MIN:
                     axis = "" if chart.x_names else f"{chart.x_label} "
                     where = f"{chart.title}, {axis}{place(chart, x)}: {times(factor)}"
                     found.setdefault(peer, []).append(where)

@@ -39,7 +39,10 @@ class Plan:
     folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
     given: Mapping[str, Path] = field(default_factory=dict)  # by peer: use this directory
     command: str = ""
-    say: Say = lambda _: None
+    rounds_max: int | None = None  # None: as many as the scale has
+    say: Say = lambda _: None  # what goes on now
+    done: Say = lambda _: None  # what has ended
+    keep: Callable[[Results], None] = lambda _: None  # after each scenario: what there is by then
 
 
 def run(plan: Plan) -> Results:
@@ -52,8 +55,12 @@ def run(plan: Plan) -> Results:
     try:
         with _terminated_as_interrupt():
             for number, kind in enumerate(plan.scenarios, 1):
-                say = _prefixed(plan.say, f"[{number}/{len(plan.scenarios)}] {kind.title}: ")
-                _run_one(kind(), able, Path(scratch), plan, results, say)
+                title = f"[{number}/{len(plan.scenarios)}] {kind.title}: "
+                started = time.monotonic()
+                _run_one(kind(), able, Path(scratch), plan, results, _prefixed(plan.say, title))
+                plan.done(f"{title}{time.monotonic() - started:.0f} s")
+                results.ended = _now()
+                plan.keep(results)
     except KeyboardInterrupt:
         results.interrupted = True
     finally:
@@ -89,18 +96,28 @@ def _run_one(
         dict(scenario.reasons), charts,
     )  # fmt: skip
     results.scenarios.append(found)
-    lab, started = Lab(plan.scale, [], charts, say), time.monotonic()
-    with _undone() as undo:
+    lab = Lab(plan.scale, [], charts, say, plan.rounds_max)
+    with _timed(found), _undone() as undo:
         lab.peers = _started(scenario, able, scratch, plan, lab, undo)
         try:
             scenario.run(lab)
         finally:
-            found.notes, found.elapsed_s = lab.notes, time.monotonic() - started
+            found.notes = lab.all_notes()
             _note_peers(results, lab)
             for each in lab.left_out:
                 each.scenario = scenario.name
             results.left_out += lab.left_out
             say("tearing down")
+
+
+@contextlib.contextmanager
+def _timed(found: ScenarioResult) -> Iterator[None]:
+    """All that a scenario takes, setting up and tearing down included."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        found.elapsed_s = time.monotonic() - started
 
 
 def _started(
@@ -110,7 +127,7 @@ def _started(
     """The peers that take part, set up in the order given."""
     peers = []
     for kind in able:
-        if kind.role not in scenario.roles:
+        if kind.role not in scenario.roles or kind.name not in (scenario.only or (kind.name,)):
             continue
         peer = kind(plan.given.get(kind.name))
         why = scenario.accepts(peer)

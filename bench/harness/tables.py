@@ -73,14 +73,21 @@ def of_left_out(results: Results) -> Table:
     return Table("Left out", ["scenario", "peer", "why"], rows)
 
 
+def of_times(results: Results) -> Table:
+    """Which scenarios a run's time went to."""
+    rows = [[each.title, f"{each.elapsed_s:.0f} s"] for each in results.scenarios]
+    rows.append(["all", f"{sum(each.elapsed_s for each in results.scenarios):.0f} s"])
+    return Table("Time", ["scenario", "took"], rows)
+
+
 def of_changes(changes: Sequence[Change]) -> Table:
     head = ["scenario", "chart", "peer", "at", "before", "after", "change", "others", ""]
     rows = []
     for each in changes:
-        others = "-" if each.others is None else f"{each.others:.2f} x"
+        others = "-" if each.others is None else times(each.others)
         rows.append([
-            each.scenario, each.chart, each.peer, f"{each.x:g}",
+            each.scenario, each.chart, each.peer, each.where,
             quantity(each.before.median, each.unit), quantity(each.after.median, each.unit),
-            f"{each.factor:.2f} x", others, each.verdict,
+            times(each.factor), others, each.verdict,
         ])  # fmt: skip
     return Table("Changes (above 1: worse)", head, rows)

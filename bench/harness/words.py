@@ -1,5 +1,7 @@
 """Figures as people read them."""
 
+import math
+
 from bench.harness.results import Chart
 
 SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -25,6 +27,8 @@ def number(value: float) -> str:
 
 def times(value: float) -> str:
     """A ratio: ``1.37 x``, ``2.2 x``, ``583 x``."""
+    if math.isinf(value):
+        return "against 0"
     return f"{number(value)} x"
 
 

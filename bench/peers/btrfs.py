@@ -4,14 +4,20 @@ import contextlib
 import fcntl
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bench.harness.peer import File, write_files
 from bench.peers.commands import quietly
 from bench.peers.file_system import FileSystemPeer, syncfs
 
+NAMES_MAX = 500  # in one command
 SNAP_CREATE = 0x50009401  # linux/btrfs.h
+
+
+def batched(names: Sequence[str], count: int) -> Iterator[Sequence[str]]:
+    for first in range(0, len(names), count):
+        yield names[first : first + count]
 
 
 class Btrfs(FileSystemPeer):
@@ -43,15 +49,14 @@ class BtrfsSnapshot(Btrfs):
         self.clone_tree(source, target)
 
     def clone_command(self, source: str, target: str) -> list[str] | None:
-        words = [str(self.root / source), str(self.root / target)]
-        return ["btrfs", "subvolume", "snapshot", *words]
+        return self.clone_tree_command(source, target)
 
     def sync(self, names: Sequence[str]) -> None:
         syncfs(self.root)
 
     def delete(self, names: Sequence[str]) -> None:
-        for name in names:
-            quietly("btrfs", "subvolume", "delete", self.root / name)
+        for some in batched(names, NAMES_MAX):
+            quietly("btrfs", "subvolume", "delete", *(self.root / name for name in some))
 
     def make_tree(self, name: str, files: Iterable[File]) -> None:
         quietly("btrfs", "subvolume", "create", self.root / name)
@@ -65,3 +70,7 @@ class BtrfsSnapshot(Btrfs):
         finally:
             os.close(fd)
             os.close(into)
+
+    def clone_tree_command(self, source: str, target: str) -> list[str]:
+        words = [str(self.root / source), str(self.root / target)]
+        return ["btrfs", "subvolume", "snapshot", *words]

@@ -76,9 +76,15 @@ class FileSystemPeer(ByGanesha, TreePeer):
         syncfs(self.root)
 
     def clone_tree(self, source: str, target: str) -> None:
-        quietly("cp", "-a", "--reflink=always", self.root / source, self.root / target)
+        quietly(*self.clone_tree_command(source, target))
+
+    def clone_tree_command(self, source: str, target: str) -> list[str]:
+        return ["cp", "-a", "--reflink=always", str(self.root / source), str(self.root / target)]
 
     def sync_tree(self, name: str) -> None:
+        syncfs(self.root)
+
+    def reclaim(self) -> None:
         syncfs(self.root)
 
     def used_bytes(self) -> int:

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterable
 
-from bench.harness.peer import File, TreePeer, write_files
+from bench.harness.peer import File, TreePeer, fsync, write_files
 from bench.peers.commands import quietly, taken_bytes, version
 from bench.peers.exported import ByGanesha
 from bench.peers.file_system import syncfs
@@ -35,10 +35,16 @@ class FullCopy(ByGanesha, TreePeer):
         syncfs(self.root)
 
     def clone_tree(self, source: str, target: str) -> None:
-        quietly("cp", "-a", "--reflink=never", self.root / source, self.root / target)
+        quietly(*self.clone_tree_command(source, target))
+
+    def clone_tree_command(self, source: str, target: str) -> list[str]:
+        return ["cp", "-a", "--reflink=never", str(self.root / source), str(self.root / target)]
 
     def sync_tree(self, name: str) -> None:
         syncfs(self.root)
+
+    def reclaim(self) -> None:
+        fsync(self.root)
 
     def used_bytes(self) -> int:
         return taken_bytes(self.root)

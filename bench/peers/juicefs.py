@@ -64,5 +64,8 @@ class JuiceFS(ByGanesha, TreePeer):
     def clone_tree(self, source: str, target: str) -> None:
         self.clone(source, target)
 
+    def clone_tree_command(self, source: str, target: str) -> list[str]:
+        return self.clone_command(source, target)
+
     def sync_tree(self, name: str) -> None:
         """SQLite has committed the clone when the command ends."""

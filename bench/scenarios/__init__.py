@@ -14,11 +14,15 @@ from bench.scenarios.fragmentation import Fragmentation
 from bench.scenarios.generation import Generation
 from bench.scenarios.growth import Growth
 from bench.scenarios.many import Batch, Concurrency
+from bench.scenarios.mark import Mark
+from bench.scenarios.memory import Memory
+from bench.scenarios.metadata import Metadata
 from bench.scenarios.nfs import Nfs
 from bench.scenarios.space import Dedup, Space
 from bench.scenarios.vms import Vms
 
 SCENARIOS: tuple[type[Scenario], ...] = (
     CloneSize, Fragmentation, Generation, Batch, Concurrency, Command, Datastore, Space, Dedup,
-    DataPath, Duplicate, Beside, Cold, Nfs, Deleting, Growth, Vms, Boot,
+    DataPath, Duplicate, Beside, Cold, Nfs, Deleting, Growth,
+    Metadata, Memory, Mark, Vms, Boot,
 )  # fmt: skip

@@ -18,6 +18,7 @@ from bench.scenarios.images import MIB
 WORD = b"RAMET-GUEST "
 BOOT_S, PROBE_S = 600, 20
 POLL_S = 0.02
+MOSTLY_CPU = {"kvm": "", "tcg": ": instructions are emulated, which is most of the time of a boot"}
 CACHE = Path("~/.cache/ramet-bench").expanduser()
 TOOLS = (
     "qemu-system-x86_64",
@@ -45,6 +46,9 @@ class Boot(Scenario):
         "btrfs": "Its reads are the host kernel's; Ramet's pass through FUSE.",
         "btrfs-snapshot": "Its reads are the host kernel's; Ramet's pass through FUSE.",
         "qcow2": "QEMU reads the base itself; Ramet's reads pass through FUSE.",
+        "lvm-thin": "Its reads are the host kernel's; Ramet's pass through FUSE.",
+        "zfs": "Its reads are the host kernel's; Ramet's pass through FUSE.",
+        "juicefs": "It answers reads from its own cache, without a checksum of each block.",
         "copy": "The image is small, and its reads are the host kernel's.",
     }
 
@@ -69,7 +73,7 @@ class Boot(Scenario):
             lab.left_out.append(LeftOut(f"no guest: {error}"))
             return
         accelerator = accelerator_that_boots(image, folder)
-        lab.notes.append(f"guests are run by {accelerator}")
+        lab.notes.append(f"guests are run by {accelerator}{MOSTLY_CPU[accelerator]}")
         size = image.stat().st_size
         with image.open("rb") as file:
             pieces = [(at, file.read(MIB)) for at in range(0, size, MIB)]

@@ -26,7 +26,7 @@ class CloneSize(Scenario):
 
             def put(peer: Peer, name: str = name, gib: int = gib) -> None:
                 peer.make(name, gib * GIB)
-                peer.write(name, scattered(gib * GIB, blocks, seed=gib))
+                peer.write(name, lab.limited(scattered(gib * GIB, blocks, seed=gib)))
 
             lab.prepare(f"{gib} GiB image", put)
             lab.turns(

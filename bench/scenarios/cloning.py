@@ -18,6 +18,9 @@ REASONS = {
     "qcow2": "Only an empty file that names its base is made; the price is paid by each read "
              "through the chain, and the base can never be deleted.",
     "copy": "A sparse image with little in it is quickly copied.",
+    "juicefs": "A clone copies rows of its database, few for an image of few pieces.",
+    "lvm-thin": "One root of the pool's map is copied in the kernel, without a process to ask.",
+    "zfs": "A snapshot and a clone are two roots, in the kernel, without a process to ask.",
 }  # fmt: skip
 
 

@@ -65,6 +65,8 @@ class DataPath(Scenario):
         "btrfs-snapshot": "It is in the kernel: no FUSE request, no dedup.",
         "copy": "It is the host's own file system: no FUSE request, no map, no checksum.",
         "qcow2": "No checksum, no dedup; a clone's reads of the base are the host's own.",
+        "lvm-thin": "It is in the kernel: no FUSE request, no checksum of data, no dedup.",
+        "zfs": "It is in the kernel: no FUSE request, no dedup.",
         "juicefs": "It answers from its own cache, without reading what is durable.",
     }
 
@@ -88,7 +90,7 @@ class DataPath(Scenario):
 
         def put(peer: Peer) -> None:
             peer.make("golden", mib * MIB)
-            peer.write("golden", sequential(mib * MIB, seed=1))
+            peer.write("golden", lab.limited(sequential(mib * MIB, seed=1)))
 
         def on_image(peer: Peer, n: int, work: Work | None) -> dict[str, float]:
             with peer.opened("golden") as path:

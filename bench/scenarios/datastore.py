@@ -26,6 +26,7 @@ class Datastore(Scenario):
         "xfs": "A handful of files is quickly reflinked one by one.",
         "btrfs": "A handful of files is quickly reflinked one by one.",
         "copy": "A handful of small files is quickly copied.",
+        "juicefs": "A handful of files is a handful of rows of its database.",
     }
 
     def accepts(self, peer: Peer) -> str | None:
@@ -43,7 +44,7 @@ class Datastore(Scenario):
             name = f"tree-{count}"
 
             def put(peer: Peer, name: str = name, count: int = count) -> None:
-                cast(TreePeer, peer).make_tree(name, files(count))
+                cast(TreePeer, peer).make_tree(name, lab.limited(files(count)))
 
             def clone(peer: Peer, n: int, name: str = name) -> dict[str, float]:
                 tree, target = cast(TreePeer, peer), f"{name}-{n}"

@@ -27,7 +27,7 @@ class Fragmentation(Scenario):
 
             def put(peer: Peer, name: str = name, count: int = count) -> None:
                 peer.make(name, 16 * GIB)
-                peer.write(name, scattered(16 * GIB, count, seed=count))
+                peer.write(name, lab.limited(scattered(16 * GIB, count, seed=count)))
 
             lab.prepare(f"{count:,} extents", put)
             lab.turns(

@@ -22,10 +22,11 @@ class Growth(Scenario):
 
     def run(self, lab: Lab) -> None:
         patience_s = lab.patience_s
+        blocks = lab.pick(tiny=8, quick=1000, full=1000)
 
         def put(peer: Peer) -> None:
             peer.make("golden", 4 * GIB)
-            peer.write("golden", scattered(4 * GIB, lab.pick(tiny=8, quick=1000, full=5000), 1))
+            peer.write("golden", lab.limited(scattered(4 * GIB, blocks, seed=1)))
 
         def grow(peer: Peer, there: int, count: int) -> None:
             deadline = time.monotonic() + patience_s

@@ -62,7 +62,7 @@ class Nfs(Scenario):
 
         def put(peer: Peer) -> None:
             peer.make("golden", mib * MIB)
-            peer.write("golden", sequential(mib * MIB, seed=1))
+            peer.write("golden", lab.limited(sequential(mib * MIB, seed=1)))
             shares[peer.name] = peer.export(exports)
 
         def ask(peer: Peer, n: int, work: Work, where: int) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Two runs compared: what is a change, and whose."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from bench.harness.results import (
     load,
     save,
 )
+from engine import errors
 
 
 def run(**samples: list[float]) -> Results:
@@ -57,6 +59,29 @@ def test_noise_is_no_change(before: list[float], after: list[float]) -> None:
     assert only(run(ramet=before), run(ramet=after)).verdict == "same"
 
 
+def test_one_sample_shows_no_noise_so_it_has_to_differ_by_half() -> None:
+    assert only(run(ramet=[10]), run(ramet=[19])).verdict == "same"
+    assert only(run(ramet=[10]), run(ramet=[21])).verdict == "worse"
+
+
+def test_bytes_are_what_they_are_the_first_time() -> None:
+    before, after = run(ramet=[100]), run(ramet=[120])
+    for results in (before, after):
+        results.scenarios[0].charts[0].unit = "bytes"
+    assert only(before, after).verdict == "worse"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "factor", "verdict"),
+    [([0.0], [5.0], math.inf, "worse"), ([5.0], [0.0], 0.0, "better"), ([0.0], [0.0], 1.0, "same")],
+)
+def test_nothing_is_a_figure_too(
+    before: list[float], after: list[float], factor: float, verdict: str
+) -> None:
+    change = only(run(ramet=before, xfs=[1, 1]), run(ramet=after, xfs=[2, 2]))
+    assert (change.factor, change.verdict) == (factor, verdict)
+
+
 def test_a_change_that_all_peers_share_is_the_machines() -> None:
     before = run(ramet=[10, 10, 10], ramet_cp=[4, 4, 4], xfs=[5, 5, 5], copy=[8, 8, 8])
     after = run(ramet=[20, 20, 20], ramet_cp=[4, 4, 4], xfs=[9, 9, 9], copy=[17, 17, 17])
@@ -79,9 +104,18 @@ def test_the_command_says_whether_ramet_is_worse(
     save(run(ramet=[10, 10, 10], xfs=[5, 5, 5]), old)
     save(run(ramet=[20, 20, 20], xfs=[5, 5, 5]), new)
     assert bench_compare(old, new, all_lines=False)
-    assert "2.00 x" in capsys.readouterr().out
+    assert "1 GiB  10 ms   20 ms  2 x " in capsys.readouterr().out
     assert not bench_compare(old, old, all_lines=True)
     assert not bench_compare(new, old, all_lines=False)
+
+
+def test_a_full_run_is_not_compared_with_a_quick_one(tmp_path: Path) -> None:
+    quick, full = run(ramet=[10, 10]), run(ramet=[10, 10])
+    full.scale = "full"
+    save(quick, tmp_path / "quick.json")
+    save(full, tmp_path / "full.json")
+    with pytest.raises(errors.InvalidArgument, match="compare runs of one size"):
+        bench_compare(tmp_path / "quick.json", tmp_path / "full.json", all_lines=False)
 
 
 def test_results_come_back_as_they_were_saved(tmp_path: Path) -> None:

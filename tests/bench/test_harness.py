@@ -17,7 +17,8 @@ from bench.command import Wish, bench, chosen, known
 from bench.harness.peer import Peer
 from bench.harness.results import Chart, Results, load, save
 from bench.harness.runner import Plan, run
-from bench.harness.scenario import Lab, Scenario
+from bench.harness.scenario import PREPARE_S, Lab, Scenario
+from bench.harness.tables import of_times
 from bench.peers import PEERS
 from bench.peers.full_copy import FullCopy
 from bench.peers.qcow2 import Qcow2
@@ -191,7 +192,75 @@ def test_when_the_time_is_over_there_is_one_round(tmp_path: Path) -> None:
 
     (made,) = run(Plan([FullCopy], [Kind], "tiny", tmp_path)).scenarios
     assert [len(point.samples) for point in made.charts[0].lines[0].points] == [2, 1]
-    assert made.notes == ["2: 1 of 2 rounds, for want of time."]
+    assert made.notes == ["Fewer rounds for want of time: 2 (1 of 2)"]
+
+
+def test_no_more_rounds_than_asked_for(tmp_path: Path) -> None:
+    plan = Plan([FullCopy], [Probe], "tiny", tmp_path, rounds_max=2)
+    (made,) = run(plan).scenarios
+    assert [len(point.samples) for point in made.charts[0].lines[0].points] == [2, 2, 2]
+
+
+def test_who_prepares_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PREPARE_S, "tiny", 0.0)
+
+    class Kind(Probe):
+        def run(self, lab: Lab) -> None:
+            lab.prepare("image", lambda peer: list(lab.limited("abc")))
+            super().run(lab)
+
+    made = run(Plan([Recorded, FullCopy], [Kind], "tiny", tmp_path))
+    assert [(each.peer, each.why) for each in made.left_out] == [
+        (name, "image: had its time after 0 writes") for name in ("recorded", "copy")
+    ]
+    assert not made.scenarios[0].charts[0].lines
+
+
+def test_preparations_of_a_scenario_count_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0]
+    monkeypatch.setitem(PREPARE_S, "tiny", 10.0)
+    monkeypatch.setattr("bench.harness.scenario.time.monotonic", lambda: now[0])
+
+    def slow(_: Peer) -> None:
+        now[0] += 4
+
+    class Kind(Probe):
+        def run(self, lab: Lab) -> None:
+            for part in ("first", "second", "third", "fourth"):
+                lab.prepare(part, slow)
+
+    made = run(Plan([FullCopy], [Kind], "tiny", tmp_path))
+    assert [each.why for each in made.left_out] == ["third: preparing took 12 s"]
+
+
+def test_a_scenario_can_be_about_some_peers_only(tmp_path: Path) -> None:
+    kind = type("Kind", (Probe,), {"only": ("recorded",)})
+    made = run(Plan([Recorded, FullCopy], [kind], "tiny", tmp_path))
+    assert not made.left_out
+    assert [line.peer for line in made.scenarios[0].charts[0].lines] == ["recorded"]
+
+
+def test_what_was_measured_before_a_mistake_is_kept(tmp_path: Path) -> None:
+    class Wrong(Probe):
+        def run(self, lab: Lab) -> None:
+            raise KeyError("a mistake")
+
+    kept: list[int] = []
+    plan = Plan([FullCopy], [Probe, Wrong], "tiny", tmp_path,
+                keep=lambda results: kept.append(len(results.scenarios)))  # fmt: skip
+    with pytest.raises(KeyError):
+        run(plan)
+    assert kept == [1]
+
+
+def test_the_time_of_a_scenario_is_told(found: Results) -> None:
+    (scenario,) = found.scenarios
+    assert scenario.elapsed_s > 0
+    assert of_times(found).rows == [
+        [scenario.title, f"{scenario.elapsed_s:.0f} s"], ["all", f"{scenario.elapsed_s:.0f} s"],
+    ]  # fmt: skip
 
 
 def test_names_are_unique_and_unknown_ones_are_told() -> None:
@@ -199,6 +268,16 @@ def test_names_are_unique_and_unknown_ones_are_told() -> None:
         assert len({kind.name for kind in kinds}) == len(kinds)
     with pytest.raises(errors.NotFound, match="no peer xsf; there are ramet,"):
         chosen(PEERS, ["xsf"], "peer")
+
+
+@pytest.mark.parametrize("scenario", [kind() for kind in SCENARIOS], ids=lambda each: each.name)
+def test_a_scenario_knows_why_each_peer_may_be_better(scenario: Scenario) -> None:
+    asked = {
+        kind.name for kind in PEERS
+        if kind.role in scenario.roles and kind.name in (scenario.only or (kind.name,))
+        and scenario.accepts(kind()) is None and not kind.name.startswith("ramet")
+    }  # fmt: skip
+    assert asked <= scenario.reasons.keys()
 
 
 def wait_for_mount(folder: Path, process: subprocess.Popen[str]) -> None:

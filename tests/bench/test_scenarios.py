@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.budgets import judged
 from bench.harness.peer import Peer
 from bench.harness.results import Results
 from bench.harness.runner import Plan, run
@@ -15,7 +16,11 @@ from bench.peers.qcow2 import Qcow2
 from bench.peers.ramet import Ramet, RametCp, RametEngine
 from bench.scenarios.beside import Beside
 from bench.scenarios.cold import Cold, drop
+from bench.scenarios.command import Command
 from bench.scenarios.duplicate import Duplicate
+from bench.scenarios.mark import Mark
+from bench.scenarios.memory import Memory
+from bench.scenarios.metadata import Metadata
 from bench.scenarios.nfs import Nfs
 
 
@@ -36,6 +41,27 @@ def test_each_place_has_its_sample(scenario: type[Scenario], tmp_path: Path) -> 
     found = ran(scenario, tmp_path, Ramet, FullCopy)
     assert not found.left_out
     assert samples(found, "ramet") == samples(found, "copy") == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "expected"), [(Metadata, [1, 1]), (Memory, [1, 1]), (Mark, [2, 2, 2, 2])]
+)
+def test_ramet_is_asked_about_itself(
+    scenario: type[Scenario], expected: list[int], tmp_path: Path
+) -> None:
+    found = ran(scenario, tmp_path, RametEngine, FullCopy)
+    assert not found.left_out
+    assert samples(found, "ramet-engine") == expected
+    assert not samples(found, "copy")
+    told = [each for each in judged(found) if each.met is not None]
+    assert len(told) == {"metadata": 2, "memory": 1, "mark": 2}[scenario.name]
+
+
+def test_commands_on_an_image_and_on_a_datastore(tmp_path: Path) -> None:
+    found = ran(Command, tmp_path, Ramet, RametCp, FullCopy, Qcow2)
+    assert not found.left_out
+    assert samples(found, "ramet") == samples(found, "copy") == [2, 2]
+    assert samples(found, "ramet-cp") == samples(found, "qcow2") == [2]
 
 
 def test_nfs_before_and_after_a_clone(tmp_path: Path) -> None:
