@@ -1,5 +1,6 @@
 """Serve a mount from start to unmount, inside the caller's trio program."""
 
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ import trio
 from engine import Store, Volume, errors
 from engine.cold import Work
 from fusefs import at_once, extra
+from fusefs.cold_answers import ColdAnswers
 from fusefs.cold_requests import OnThread
 from fusefs.invalidate import Drop
 from fusefs.known import Known
@@ -69,22 +71,24 @@ async def serve(
         real_blocks=real_blocks, known=known, drop_pages=drop_pages, settled=settled,
     )  # fmt: skip
     before = operations.cold.before_copy, operations.cold.before_allocate
-    at_once.begin(operations, full)
     calls = extra.Calls(admit, *operations.callbacks(), before)
     named = escaped(source or f"ramet:{store.path}")
     pyfuse3.init(
         operations, str(mountpoint), OPTIONS | {*flags, f"fsname={named}", "subtype=ramet"}
     )
-    try:
+    async with contextlib.AsyncExitStack() as ending:  # from the last to the first
+        ending.callback(pyfuse3.close, unmount=True)
+        ending.callback(before_close)
+        answers = ColdAnswers(store, operations.known)
+        ending.push_async_callback(answers.close)
+        at_once.begin(operations, full, answers)
+        ending.callback(at_once.end)
         async with trio.open_nursery() as nursery:
             calls.nursery = nursery
+            nursery.start_soon(answers.run)
             task_status.started()
             await pyfuse3.main(max_tasks=REQUESTS_MAX)
             nursery.cancel_scope.cancel()  # who still waits is answered, before the session goes
-    finally:
-        at_once.end()
-        before_close()
-        pyfuse3.close(unmount=True)
 
 
 def escaped(text: str) -> str:
