@@ -1,8 +1,9 @@
-"""Reads of a mount that threads of C fetch and answer, straight to the device (engine/fetches.py).
+"""Reads of a mount: at once where nothing is waited for, otherwise threads of C fetch what is asked
+for and answer, straight to the device (engine/fetches.py).
 
-at_once.py begins one where it finds that a read would have to wait.  When the loop hears that it
-has ended, the kernel has its answer already, and may have sent what it sends after that: a RELEASE
-of the file, for one, so nothing here asks for the handle again.
+When the loop hears that one of those has ended, the kernel has its answer already, and may have
+sent what it sends after that: a RELEASE of the file, for one, so nothing here asks for the handle
+again.
 
 What other doors change meanwhile they tell the kernel as ever: it keeps the pages that it reads
 locked until the answer has come, so a notice waits for them, and drops them.  Who began a read has
@@ -11,6 +12,7 @@ noted that the kernel has the file's pages (pages.py), and that is noted once mo
 A read that fails is answered from here.
 """
 
+import mmap
 import struct
 from functools import partial
 
@@ -26,19 +28,20 @@ _HEAD = struct.Struct("=IiQ")  # fuse_out_header: length with the header, error,
 Asker = tuple[int, int]  # the request, and the inode's number when the kernel keeps what it reads
 
 
-class ColdAnswers:
-    """Of one mount."""
+class Reads:
+    """Of one mount.  What need not wait is read into ``output``."""
 
-    def __init__(self, store: Store, known: Known) -> None:
-        self._fetches: Fetches[Asker] = Fetches(store)
+    def __init__(self, store: Store, known: Known, output: mmap.mmap) -> None:
+        self._fetches: Fetches[Asker] = Fetches(store, output)
         self._known = known
+        self._device = device()
 
-    def begin(
-        self, volume: Volume, ino: int, offset: int, size: int, request: int, kept_by: int
-    ) -> bool:
-        """Whether the request will be answered; otherwise somebody else must."""
-        return self._fetches.begin(
-            volume, ino, offset, size, device(), partial(_head, request), (request, kept_by)
+    def read(
+        self, fh: int, volume: Volume, ino: int, offset: int, size: int, asker: Asker
+    ) -> int:  # fmt: skip
+        """As ``Fetches.read``: how many bytes, BEGUN or REFUSED."""
+        return self._fetches.read(
+            fh, volume, ino, offset, size, self._device, partial(_head, asker[0]), asker
         )
 
     async def run(self) -> None:

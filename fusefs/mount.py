@@ -11,7 +11,6 @@ import trio
 from engine import Store, Volume, errors
 from engine.cold import Work
 from fusefs import at_once, extra
-from fusefs.cold_answers import ColdAnswers
 from fusefs.cold_requests import OnThread
 from fusefs.invalidate import Drop
 from fusefs.known import Known
@@ -79,13 +78,12 @@ async def serve(
     async with contextlib.AsyncExitStack() as ending:  # from the last to the first
         ending.callback(pyfuse3.close, unmount=True)
         ending.callback(before_close)
-        answers = ColdAnswers(store, operations.known)
-        ending.push_async_callback(answers.close)
-        at_once.begin(operations, full, answers)
+        reads = at_once.begin(operations, full)
+        ending.push_async_callback(reads.close)
         ending.callback(at_once.end)
         async with trio.open_nursery() as nursery:
             calls.nursery = nursery
-            nursery.start_soon(answers.run)
+            nursery.start_soon(reads.run)
             task_status.started()
             await pyfuse3.main(max_tasks=REQUESTS_MAX)
             nursery.cancel_scope.cancel()  # who still waits is answered, before the session goes

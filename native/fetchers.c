@@ -38,6 +38,7 @@ typedef struct job {
   size_t length, prefix_bytes;
   int fd;
   uint32_t size;      /* which of the sizes */
+  bool warm;          /* it had nothing to wait for */
   rmt_fetched result; /* for who takes it */
 } job;
 
@@ -125,11 +126,17 @@ void rmt_fetchers_free(rmt_fetchers *f) {
   free(f);
 }
 
+static int attempt(job *j, bool wait, rmt_failure *failure) {
+  if (wait && j->count > 1) rmt_ask(j->core, j->addresses, j->count);
+  return rmt_fetch(j->core, j->addresses, j->checksums, j->first, j->count, j->skip, j->buffer,
+                   j->length, wait, failure);
+}
+
 static void fetch(job *j) {
   rmt_failure failure = {0};
-  if (j->count > 1) rmt_ask(j->core, j->addresses, j->count);
-  int status = rmt_fetch(j->core, j->addresses, j->checksums, j->first, j->count, j->skip,
-                         j->buffer, j->length, true, &failure);
+  int status = attempt(j, false, &failure);
+  j->warm = status != RMT_COLD;
+  if (!j->warm) status = attempt(j, true, &failure);
   j->result.status = status;
   j->result.failure = failure;
   if (status != RMT_OK) return;
@@ -227,17 +234,17 @@ int rmt_fetch_begin(rmt_fetchers *f, rmt_core *core, const rmt_tree *tree, uint6
   return status;
 }
 
-uint32_t rmt_fetch_take(rmt_fetchers *f, uint64_t *tags, uint32_t capacity, rmt_fetched *failed,
-                        uint32_t *failures) {
+uint32_t rmt_fetch_take(rmt_fetchers *f, uint64_t *tags, uint32_t capacity, rmt_fetched *noted,
+                        uint32_t *notes) {
   uint32_t count = 0;
-  *failures = 0;
+  *notes = 0;
   pthread_mutex_lock(&f->lock);
   while (f->done && count < capacity) {
     job *j = f->done;
     f->done = j->next;
     f->finished--;
     tags[count++] = j->result.tag;
-    if (j->result.status != RMT_OK) failed[(*failures)++] = j->result;
+    if (j->result.status != RMT_OK || j->warm) noted[(*notes)++] = j->result;
     job_size *size = &f->sizes[j->size];
     j->next = size->free;
     size->free = j;

@@ -4,6 +4,7 @@ All but ``stop`` runs on the engine thread.  Nothing is freed by itself: a proce
 from one with threads has the object, but not the threads.
 """
 
+import mmap
 from typing import Any, NamedTuple
 
 from native._core import ffi, lib
@@ -14,11 +15,12 @@ TAKEN_MAX = 64
 FETCH_BYTES_MAX: int = lib.RMT_FETCH_LARGE
 
 
-class Failed(NamedTuple):
-    """A job of which nothing was handed on."""
+class Note(NamedTuple):
+    """A job that failed, so that nothing was handed on; without an error, one that had nothing to
+    wait for."""
 
     tag: int
-    error: CorruptBlock | OSError
+    error: CorruptBlock | OSError | None
 
 
 class Fetchers:
@@ -30,8 +32,8 @@ class Fetchers:
         if self._c == ffi.NULL:
             raise MemoryError("no memory for the buffers of cold reads")
         self._tags = ffi.new("uint64_t[]", TAKEN_MAX)
-        self._failed = ffi.new("rmt_fetched[]", TAKEN_MAX)
-        self._failures = ffi.new("uint32_t *")
+        self._noted = ffi.new("rmt_fetched[]", TAKEN_MAX)
+        self._notes = ffi.new("uint32_t *")
 
     def begin(
         self, core: ExtentMaps, tree: Tree, offset: int, length: int, prefix: bytes, fd: int,
@@ -47,19 +49,17 @@ class Fetchers:
         )
         return bool(status == lib.RMT_OK)
 
-    def take(self) -> tuple[list[int], list[Failed]]:
-        """The tags of jobs that have ended, and what is to be said of those that failed."""
+    def take(self) -> tuple[list[int], list[Note]]:
+        """The tags of jobs that have ended since the last call, and what is to be said of some."""
         tags: list[int] = []
-        failed = []
-        more = True
-        while more:
-            count = lib.rmt_fetch_take(
-                self._c, self._tags, TAKEN_MAX, self._failed, self._failures
-            )  # fmt: skip
+        notes: list[Note] = []
+        count = TAKEN_MAX
+        while count == TAKEN_MAX:
+            count = lib.rmt_fetch_take(self._c, self._tags, TAKEN_MAX, self._noted, self._notes)
             tags += ffi.unpack(self._tags, count)
-            failed += [Failed(job.tag, _error(job)) for job in self._failed[0 : self._failures[0]]]
-            more = count == TAKEN_MAX
-        return tags, failed
+            if self._notes[0]:
+                notes += [Note(job.tag, _error(job)) for job in self._noted[0 : self._notes[0]]]
+        return tags, notes
 
     def stop(self) -> None:
         """Take on no more, and wait for what is under way; any thread."""
@@ -72,7 +72,14 @@ class Fetchers:
             self._c = None
 
 
-def _error(job: Any) -> CorruptBlock | OSError:
+def _error(job: Any) -> CorruptBlock | OSError | None:
+    if job.status == lib.RMT_OK:
+        return None
     if job.status == lib.RMT_CORRUPT_BLOCK:
         return CorruptBlock(job.failure.block, job.failure.address)
     return OSError(job.failure.error, "reading a slab failed")
+
+
+def buffer_of_c(memory: mmap.mmap) -> Any:
+    """What ``Core.read_now`` fills, for as long as somebody has it."""
+    return ffi.from_buffer("uint8_t[]", memory, require_writable=True)

@@ -271,10 +271,11 @@ rmt_fetchers *rmt_fetchers_new(uint32_t threads_max, uint32_t jobs, int wake_fd)
 int rmt_fetch_begin(rmt_fetchers *fetchers, rmt_core *core, const rmt_tree *tree, uint64_t offset,
                     size_t length, const uint8_t *prefix, size_t prefix_bytes, int fd,
                     uint64_t tag);
-/* The tags of jobs that have ended, and of those the ones that failed, of which nothing was written
- * to their descriptors. Returns how many; less than `capacity`: all that there were. */
+/* The tags of jobs that have ended, and a note of each that failed, of which nothing was written to
+ * its descriptor, or that had nothing to wait for (RMT_OK). Returns how many; less than `capacity`:
+ * all that there were. */
 uint32_t rmt_fetch_take(rmt_fetchers *fetchers, uint64_t *tags, uint32_t capacity,
-                        rmt_fetched *failed, uint32_t *failures);
+                        rmt_fetched *noted, uint32_t *notes);
 /* Take on no more; returns when all jobs have ended. What has ended may still be taken. */
 void rmt_fetchers_stop(rmt_fetchers *fetchers);
 void rmt_fetchers_free(rmt_fetchers *fetchers); /* after it was stopped */
