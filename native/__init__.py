@@ -22,15 +22,15 @@ from native.cache import (
 )
 from native.errors import Cold, CorruptBlock, CorruptNode, NativeError, NeedSlab
 from native.extents import Extent, ExtentMaps, ReadPlan, Tree, WriteResult
-from native.fetchers import FETCH_BYTES_MAX, Fetchers, buffer_of_c
+from native.fetchers import FETCH_BYTES_MAX, Fetchers, Note, buffer_of_c
 from native.marks import VISIT_NODES_MAX, Marks
 from native.owners import Owners
 
 __all__ = [
     "BLOCK_BYTES", "EXTENT_FANOUT", "FETCH_BYTES_MAX", "HEADER_BYTES", "HOLE", "NODE_BYTES",
     "VISIT_NODES_MAX", "Cold", "Core", "CorruptBlock", "CorruptNode", "Cut", "Extent", "Fetchers",
-    "Marks", "NativeError", "NeedSlab", "Owners", "ReadPlan", "SealedNodes", "Tree", "WriteResult",
-    "allocate", "begin_write_back", "buffer_of_c", "overwrites_in_place",
+    "Marks", "NativeError", "NeedSlab", "Note", "Owners", "ReadPlan", "SealedNodes", "Tree",
+    "WriteResult", "allocate", "begin_write_back", "buffer_of_c", "overwrites_in_place",
 ]  # fmt: skip
 
 
