@@ -2,16 +2,25 @@
  * Threads that fetch blocks and hand them on, so that a read which has to wait for a disk costs the
  * engine thread no more than its plan.
  *
- * A job is planned on the engine thread (the map is resolved, nothing waits), fetched on one of the
- * threads, into a buffer of its own, and what is whole is written to a descriptor behind a prefix,
- * by one writev. What is not whole is written nowhere: the engine thread hears of it, and says so
- * to whoever asked. It takes what has ended, many jobs at a time; until then a job keeps its
- * buffer.
+ * A job is planned on the engine thread (the map is resolved, nothing waits), fetched by a thread
+ * into a buffer of the job's, and what is whole is written to a descriptor behind a prefix, by one
+ * writev. What is not whole is written nowhere: the engine thread hears of it, and says so to
+ * whoever asked. It takes what has ended, many jobs at a time; until then a job keeps its buffer.
  *
- *   free --begin--> queued --a thread--> fetching --> done --take--> free
+ *   free --begin--> queued --> fetching --> done --take--> free
+ *                                 |  ^
+ *             its slots are cold  v  |  waited for
+ *                                started
  *
  * The caller keeps a job's slots from being used again, its core and its descriptor alive, from
  * begin to take. Jobs, buffers and threads are bounded: who finds no free job is told so.
+ *
+ * To wake a thread, and to put one to sleep, costs more than to read a block. So one thread looks
+ * at all that is queued, without waiting, which asks the disk for each; only then it waits, for the
+ * one that was asked for first, and finds that others have come meanwhile. Another thread is called
+ * when none is awake (asleep: waits for a disk; idle: has nothing to do), or when much is queued.
+ * Lest a read that stalls keeps others waiting behind it, a watcher looks each millisecond whether
+ * anything was begun or waited for since, and calls one more thread when not.
  *
  * Who takes is woken when there is something to be told (a failure), when MANY have ended, or when
  * none is under way: what has ended well is in no hurry, and each wake costs a turn of a loop.
@@ -22,11 +31,15 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #define THREADS_MAX 64u
 #define STACK_BYTES (256u << 10)
+#define BACKLOG 4u /* queued for each thread that is awake, before another is called */
 #define MANY 16u
+#define TICK_NS 1000000
+#define QUIET_TICKS 50u /* after which the watcher sleeps until it is woken */
 #define SIZES 2u /* what a kernel reads ahead at a time, and all that it asks for in one piece */
 
 typedef struct job {
@@ -45,8 +58,12 @@ typedef struct job {
 typedef struct {
   size_t bytes;
   uint32_t jobs;
-  job *free; /* the engine thread's: the one that was used last comes first, its pages are there */
+  job *free; /* the one that was used last comes first: its pages are there */
 } job_size;
+
+typedef struct {
+  job *first, **last;
+} job_queue;
 
 struct rmt_fetchers {
   job_size sizes[SIZES];
@@ -57,14 +74,15 @@ struct rmt_fetchers {
   int wake_fd;
   uint32_t threads_max;
 
-  pthread_mutex_t lock; /* of all that follows */
-  pthread_cond_t work;
-  job *first, **last; /* queued */
+  pthread_mutex_t lock; /* of all that follows; `sizes[].free` is the engine thread's */
+  pthread_cond_t work, watch;
+  job_queue queued, started;
   job *done;
-  uint32_t queued, fetching, finished; /* finished: in `done` */
-  uint32_t threads, idle;              /* idle: wait for work, told of it or not */
-  bool stopping;
-  pthread_t ids[THREADS_MAX];
+  uint32_t waiting, fetching, finished;   /* jobs: in `queued`, from there on, in `done` */
+  uint32_t threads, idle, called, asleep; /* called: no longer idle, and not yet awake */
+  uint64_t turns;                         /* jobs taken from a queue */
+  bool watched, watching, stopping;       /* there is a watcher; it looks by itself */
+  pthread_t ids[THREADS_MAX], watcher;
 };
 
 static size_t blocks_of(size_t bytes) { return bytes / RMT_BLOCK + 1; /* begins in one's middle */ }
@@ -95,7 +113,8 @@ rmt_fetchers *rmt_fetchers_new(uint32_t threads_max, uint32_t jobs, int wake_fd)
   f->sizes[1] = (job_size){.bytes = RMT_FETCH_LARGE, .jobs = (jobs + 3) / 4};
   f->wake_fd = wake_fd;
   f->threads_max = threads_max < THREADS_MAX ? threads_max : THREADS_MAX;
-  f->last = &f->first;
+  f->queued.last = &f->queued.first;
+  f->started.last = &f->started.first;
   size_t all = 0, entries = 0;
   for (uint32_t s = 0; s < SIZES; s++) {
     all += f->sizes[s].jobs;
@@ -109,6 +128,7 @@ rmt_fetchers *rmt_fetchers_new(uint32_t threads_max, uint32_t jobs, int wake_fd)
   if (f->buffers == MAP_FAILED) f->buffers = NULL;
   pthread_mutex_init(&f->lock, NULL);
   pthread_cond_init(&f->work, NULL);
+  pthread_cond_init(&f->watch, NULL);
   if (!f->jobs || !f->entries || !f->buffers) {
     rmt_fetchers_free(f);
     return NULL;
@@ -121,28 +141,43 @@ void rmt_fetchers_free(rmt_fetchers *f) {
   if (f->buffers) munmap(f->buffers, f->buffers_bytes);
   free(f->entries);
   free(f->jobs);
+  pthread_cond_destroy(&f->watch);
   pthread_cond_destroy(&f->work);
   pthread_mutex_destroy(&f->lock);
   free(f);
 }
 
-static int attempt(job *j, bool wait, rmt_failure *failure) {
-  if (wait && j->count > 1) rmt_ask(j->core, j->addresses, j->count);
-  return rmt_fetch(j->core, j->addresses, j->checksums, j->first, j->count, j->skip, j->buffer,
-                   j->length, wait, failure);
+static void push(job_queue *queue, job *j) {
+  j->next = NULL;
+  *queue->last = j;
+  queue->last = &j->next;
 }
 
-static void fetch(job *j) {
+static job *pop(rmt_fetchers *f, job_queue *queue) {
+  job *j = queue->first;
+  queue->first = j->next;
+  if (!queue->first) queue->last = &queue->first;
+  f->turns++;
+  return j;
+}
+
+/* Returns false when it has to be waited for, and was not; the disk has been asked for it then. */
+static bool fetch(job *j, bool wait) {
   rmt_failure failure = {0};
-  int status = attempt(j, false, &failure);
-  j->warm = status != RMT_COLD;
-  if (!j->warm) status = attempt(j, true, &failure);
+  int status = rmt_fetch(j->core, j->addresses, j->checksums, j->first, j->count, j->skip,
+                         j->buffer, j->length, wait, &failure);
+  if (status == RMT_COLD) {
+    if (j->count > 1) rmt_ask(j->core, j->addresses, j->count);
+    return false;
+  }
+  j->warm = !wait;
   j->result.status = status;
   j->result.failure = failure;
-  if (status != RMT_OK) return;
+  if (status != RMT_OK) return true;
   struct iovec vectors[2] = {{j->prefix, j->prefix_bytes}, {j->buffer, j->length}};
   ssize_t written = writev(j->fd, vectors, 2);
   (void)written; /* whoever asked has gone, or the descriptor's owner sees the same error */
+  return true;
 }
 
 /* Its result may be taken. Returns whether somebody has to be woken for that. */
@@ -151,61 +186,114 @@ static bool finish(rmt_fetchers *f, job *j) {
   f->done = j;
   f->fetching--;
   f->finished++;
-  return j->result.status != RMT_OK || f->finished == MANY || (!f->queued && !f->fetching);
+  return j->result.status != RMT_OK || f->finished == MANY || (!f->waiting && !f->fetching);
+}
+
+static void tell(rmt_fetchers *f) {
+  const uint64_t one = 1;
+  ssize_t woken = write(f->wake_fd, &one, sizeof one);
+  (void)woken; /* EAGAIN: it was woken before */
 }
 
 static void *fetcher(void *argument) {
   rmt_fetchers *f = argument;
-  const uint64_t one = 1;
   pthread_mutex_lock(&f->lock);
   for (;;) {
-    f->idle++;
-    while (!f->first && !f->stopping) pthread_cond_wait(&f->work, &f->lock);
-    f->idle--;
-    job *j = f->first;
-    if (!j) break;
-    f->first = j->next;
-    if (!f->first) f->last = &f->first;
-    f->queued--;
-    f->fetching++;
+    if (!f->queued.first && !f->started.first) {
+      if (f->stopping) break;
+      f->idle++;
+      while (!f->called && !f->stopping) pthread_cond_wait(&f->work, &f->lock);
+      if (f->called)
+        f->called--;
+      else
+        f->idle--;
+      continue;
+    }
+    bool wait = !f->queued.first;
+    job *j = pop(f, wait ? &f->started : &f->queued);
+    f->asleep += wait;
+    f->waiting -= !wait;
+    f->fetching += !wait;
     pthread_mutex_unlock(&f->lock);
-    fetch(j);
+    bool ended = fetch(j, wait);
     pthread_mutex_lock(&f->lock);
-    if (!finish(f, j)) continue;
-    pthread_mutex_unlock(&f->lock);
-    ssize_t woken = write(f->wake_fd, &one, sizeof one);
-    (void)woken; /* EAGAIN: it was woken before */
-    pthread_mutex_lock(&f->lock);
+    f->asleep -= wait;
+    if (!ended) {
+      push(&f->started, j);
+    } else if (finish(f, j)) {
+      pthread_mutex_unlock(&f->lock);
+      tell(f);
+      pthread_mutex_lock(&f->lock);
+    }
   }
   pthread_mutex_unlock(&f->lock);
   return NULL;
 }
 
-/* One thread more, which no signal of the process comes to. */
-static void start_thread(rmt_fetchers *f) {
+/* A thread to which no signal of the process comes. */
+static bool start_thread(rmt_fetchers *f, pthread_t *id, void *(*what)(void *)) {
   pthread_attr_t attributes;
   sigset_t all, before;
-  if (pthread_attr_init(&attributes)) return;
+  if (pthread_attr_init(&attributes)) return false;
   pthread_attr_setstacksize(&attributes, STACK_BYTES);
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  if (!pthread_create(&f->ids[f->threads], &attributes, fetcher, f)) f->threads++;
+  bool started = !pthread_create(id, &attributes, what, f);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   pthread_attr_destroy(&attributes);
+  return started;
+}
+
+/* One thread more, if there is one to be had. */
+static void call(rmt_fetchers *f) {
+  if (f->idle) {
+    f->idle--;
+    f->called++;
+    pthread_cond_signal(&f->work);
+  } else if (f->threads < f->threads_max) {
+    f->threads += start_thread(f, &f->ids[f->threads], fetcher);
+  }
+}
+
+static void *watcher(void *argument) {
+  rmt_fetchers *f = argument;
+  const struct timespec tick = {.tv_nsec = TICK_NS};
+  uint32_t quiet = 0;
+  pthread_mutex_lock(&f->lock);
+  while (!f->stopping) {
+    if (quiet > QUIET_TICKS) {
+      f->watching = false;
+      while (!f->watching && !f->stopping) pthread_cond_wait(&f->watch, &f->lock);
+      quiet = 0;
+    }
+    uint64_t turns = f->turns;
+    pthread_mutex_unlock(&f->lock);
+    nanosleep(&tick, NULL);
+    pthread_mutex_lock(&f->lock);
+    bool idle = !f->waiting && !f->fetching;
+    quiet = idle ? quiet + 1 : 0;
+    if ((f->queued.first || f->started.first) && f->turns == turns && !f->stopping) call(f);
+  }
+  pthread_mutex_unlock(&f->lock);
+  return NULL;
 }
 
 static int enqueue(rmt_fetchers *f, job *j) {
+  int status = RMT_DONE;
   pthread_mutex_lock(&f->lock);
-  if (!f->stopping && f->queued >= f->idle && f->threads < f->threads_max) start_thread(f);
-  int status = f->threads && !f->stopping ? RMT_OK : RMT_DONE;
-  if (status == RMT_OK) {
-    j->next = NULL;
-    *f->last = j;
-    f->last = &j->next;
-    f->queued++;
+  if (f->stopping) goto unlock;
+  if (!f->watched) f->watched = f->watching = start_thread(f, &f->watcher, watcher);
+  if (f->waiting >= BACKLOG * (f->threads - f->idle - f->asleep)) call(f);
+  if (!f->watched || !f->threads) goto unlock;
+  push(&f->queued, j);
+  f->waiting++;
+  status = RMT_OK;
+  if (!f->watching) {
+    f->watching = true;
+    pthread_cond_signal(&f->watch);
   }
+unlock:
   pthread_mutex_unlock(&f->lock);
-  if (status == RMT_OK) pthread_cond_signal(&f->work);
   return status;
 }
 
@@ -228,9 +316,12 @@ int rmt_fetch_begin(rmt_fetchers *f, rmt_core *core, const rmt_tree *tree, uint6
   j->prefix_bytes = prefix_bytes;
   j->fd = fd;
   j->result = (rmt_fetched){.tag = tag};
-  job *following = j->next;
+  size->free = j->next;
   status = enqueue(f, j);
-  if (status == RMT_OK) size->free = following;
+  if (status != RMT_OK) {
+    j->next = size->free;
+    size->free = j;
+  }
   return status;
 }
 
@@ -256,8 +347,13 @@ uint32_t rmt_fetch_take(rmt_fetchers *f, uint64_t *tags, uint32_t capacity, rmt_
 void rmt_fetchers_stop(rmt_fetchers *f) {
   pthread_mutex_lock(&f->lock);
   f->stopping = true;
-  pthread_mutex_unlock(&f->lock);
+  uint32_t threads = f->threads;
+  bool watched = f->watched;
   pthread_cond_broadcast(&f->work);
-  for (uint32_t i = 0; i < f->threads; i++) pthread_join(f->ids[i], NULL);
+  pthread_cond_signal(&f->watch);
+  pthread_mutex_unlock(&f->lock);
+  for (uint32_t i = 0; i < threads; i++) pthread_join(f->ids[i], NULL);
+  if (watched) pthread_join(f->watcher, NULL);
   f->threads = 0;
+  f->watched = false;
 }

@@ -304,8 +304,9 @@ def test_threads_are_started_when_they_are_needed_and_no_signal_comes_to_them(di
     disk.begin(1, 0, BLOCK)
     disk.ended(1)
     started = {task.name for task in tasks.iterdir()} - before
-    assert len(started) == 1
-    status = (tasks / started.pop() / "status").read_text()
-    blocked = next(int(line.split()[1], 16) for line in status.splitlines() if "SigBlk" in line)
-    for signal in (1, 2, 10, 12, 13, 15, 17):
-        assert blocked >> (signal - 1) & 1
+    assert 2 <= len(started) <= 5  # one of them watches
+    for task in started:
+        status = (tasks / task / "status").read_text()
+        blocked = next(int(line.split()[1], 16) for line in status.splitlines() if "SigBlk" in line)
+        for signal in (1, 2, 10, 12, 13, 15, 17):
+            assert blocked >> (signal - 1) & 1
