@@ -6,8 +6,8 @@ and ends such reads.  What is promised is the same: the slots are pinned from th
 began until its thread has done with them, whatever becomes of the file meanwhile, and a block that
 fails its check reaches nobody: ``ended`` tells that, counted and named.
 
-A file that was cold at the last look is not looked at again, which would have the engine thread
-send the request to the disk: a thread does both, until it finds that it had nothing to wait for.
+A file that was cold at the last look is not looked at again, for it is the look that sends the
+request to the disk: a thread does both, until one finds that it had nothing to wait for.
 
 A front end has one of these, and stops it before its descriptor and its store go.
 """
@@ -107,7 +107,7 @@ class Fetches(Generic[Asker]):
             if error is None:
                 self._cold.discard(read.file)
             else:
-                errors[pin] = read.volume.read_error(read.inode, read.offset, error)
+                errors[pin] = _said(read, error)
         return [(read.asker, errors.get(pin)) for pin, read in reads.items()]
 
     def woken(self) -> None:
@@ -123,3 +123,11 @@ class Fetches(Generic[Asker]):
         assert not self._under_way, "its reads have not been ended"
         self._fetchers.close()
         os.close(self.wake_fd)
+
+
+def _said(read: _Read[Asker], error: native.CorruptBlock | OSError) -> Exception:
+    """What the asker is told; whatever else goes wrong on the way, it is told something."""
+    try:
+        return read.volume.read_error(read.inode, read.offset, error)
+    except Exception as worse:
+        return worse
