@@ -22,8 +22,9 @@
  * Lest a read that stalls keeps others waiting behind it, a watcher looks each millisecond whether
  * anything was begun or waited for since, and calls one more thread when not.
  *
- * Who takes is woken when there is something to be told (a failure), when MANY have ended, or when
- * none is under way: what has ended well is in no hurry, and each wake costs a turn of a loop.
+ * Who takes is woken when there is something to be told (a failure), when MANY have ended, and
+ * otherwise by the watcher: what has ended well is in no hurry, and each wake costs a turn of a
+ * loop.
  */
 #include "core.h"
 
@@ -186,7 +187,7 @@ static bool finish(rmt_fetchers *f, job *j) {
   f->done = j;
   f->fetching--;
   f->finished++;
-  return j->result.status != RMT_OK || f->finished == MANY || (!f->waiting && !f->fetching);
+  return j->result.status != RMT_OK || f->finished == MANY;
 }
 
 static void tell(rmt_fetchers *f) {
@@ -272,6 +273,7 @@ static void *watcher(void *argument) {
     pthread_mutex_lock(&f->lock);
     bool idle = !f->waiting && !f->fetching;
     quiet = idle ? quiet + 1 : 0;
+    if (f->finished) tell(f);
     if ((f->queued.first || f->started.first) && f->turns == turns && !f->stopping) call(f);
   }
   pthread_mutex_unlock(&f->lock);
