@@ -21,6 +21,9 @@ which may have loaded, changed, stored and evicted it since.
 Who only reads may have namespace nodes counted as cold, too (``read_only``).  An operation that
 changes names or attributes never does: it would be left half done.
 
+A front end that has a descriptor to answer by may have threads of C do all of a read that found no
+node missing (fetches.py).
+
 Nothing here starts a thread: the generators yield what any thread has to run, and go on with the
 engine thread afterwards.  Between two steps others have their turn.
 """

@@ -7,7 +7,8 @@
  * at_once.py answers them; one that it puts off goes on to libfuse as if nobody had looked. The
  * data of a write are read into a buffer that begins on a page: the kernel copies in half the time.
  * A write past the kernel's pages may have to wait for them to go (pages.py): then the thread that
- * drops them answers it.
+ * drops them answers it. A read that has to wait for a disk is answered by the thread that fetches
+ * it (cold_answers.py).
  * No splice: it takes two calls more a request, and copies as often.
  */
 #define _GNU_SOURCE
@@ -27,12 +28,13 @@
 #define TURN_BYTES_MAX (1u << 20)
 #define HEAD_BYTES (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 
-/* Both return how many bytes were read or written, a negative errno, or RAMET_LATER; a write also
- * RAMET_DROPS, when ramet_drop_pages answers it. `direct` is 0 when the kernel keeps the bytes in
- * its pages, otherwise the number of the request. */
+/* Both return how many bytes were read or written, a negative errno, RAMET_LATER, or RAMET_TAKEN
+ * when a thread answers: of a write ramet_drop_pages. `direct` is 0 when the kernel keeps the bytes
+ * in its pages, otherwise the number of the request. */
 #define RAMET_LATER INT64_MIN
-#define RAMET_DROPS (INT64_MIN + 1)
-typedef int64_t (*read_call)(uint64_t fh, uint64_t offset, uint64_t size, uint64_t direct);
+#define RAMET_TAKEN (INT64_MIN + 1)
+typedef int64_t (*read_call)(uint64_t fh, uint64_t offset, uint64_t size, uint64_t direct,
+                             uint64_t request);
 typedef int64_t (*write_call)(uint64_t fh, uint64_t offset, uint64_t size, uint64_t direct,
                               uint32_t uid);
 
@@ -80,6 +82,12 @@ void ramet_drop_pages(uint64_t inode, uint64_t offset, uint64_t length, uint64_t
   if (direct) answer(fuse_session_fd(mounted), direct, (int64_t)done, &out, sizeof out);
 }
 
+int ramet_device(void) { return fuse_session_fd(mounted); }
+
+void ramet_answer_error(uint64_t request, int error) {
+  answer(fuse_session_fd(mounted), request, -error, NULL, 0);
+}
+
 static uint64_t direct_of(const struct fuse_in_header *header, size_t got) {
   const struct fuse_read_in *read = (const void *)(header + 1);
   const struct fuse_write_in *write = (const void *)(header + 1);
@@ -95,8 +103,10 @@ static int64_t answered(int fd, const struct fuse_in_header *header, size_t got)
   const struct fuse_read_in *read = (const void *)(header + 1);
   const struct fuse_write_in *write = (const void *)(header + 1);
   if (header->opcode == FUSE_READ && got >= sizeof *header + sizeof *read) {
-    int64_t done = calls.read(read->fh, read->offset, read->size, direct_of(header, got));
+    int64_t done =
+        calls.read(read->fh, read->offset, read->size, direct_of(header, got), header->unique);
     if (done == RAMET_LATER) return -1;
+    if (done == RAMET_TAKEN) return read->size;
     answer(fd, header->unique, done, calls.output, (size_t)done);
     return read->size;
   }
@@ -104,7 +114,7 @@ static int64_t answered(int fd, const struct fuse_in_header *header, size_t got)
     int64_t done =
         calls.write(write->fh, write->offset, write->size, direct_of(header, got), header->uid);
     if (done == RAMET_LATER) return -1;
-    if (done == RAMET_DROPS) return write->size;
+    if (done == RAMET_TAKEN) return write->size;
     struct fuse_write_out out = {.size = (uint32_t)done};
     answer(fd, header->unique, done, &out, sizeof out);
     return write->size;

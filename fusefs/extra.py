@@ -36,8 +36,13 @@ _writer = ctypes.c_uint32.in_dll(library, "ramet_writer")
 _direct = ctypes.c_uint64.in_dll(library, "ramet_direct")
 _drop_pages = library.ramet_drop_pages
 _drop_pages.argtypes, _drop_pages.restype = [ctypes.c_uint64] * 5, None
+_answer_error = library.ramet_answer_error
+_answer_error.argtypes, _answer_error.restype = [ctypes.c_uint64, ctypes.c_int], None
 _kept: list[object] = []
 
+device: Callable[[], int] = library.ramet_device
+"""The descriptor that the mount there is answers requests by."""
+library.ramet_device.argtypes, library.ramet_device.restype = [], ctypes.c_int
 statfs_inode: Callable[[], int] = library.ramet_statfs_inode
 library.ramet_statfs_inode.argtypes = library.ramet_setxattr_flags.argtypes = []
 library.ramet_statfs_inode.restype = ctypes.c_uint64
@@ -60,6 +65,11 @@ def drop_pages(inode: int, offset: int, length: int, request: int, done: int) ->
     """Have the kernel drop its pages of a range (of no bytes: none); then answer ``request`` to
     write, if it is not 0, with ``done``.  Waits for pages that are being read: not on the loop."""
     _drop_pages(inode, offset, length, request, done)
+
+
+def answer_error(request: int, error: int) -> None:
+    """Answer a request that nobody else answers with an errno."""
+    _answer_error(request, error)
 
 
 Answer = Callable[[int, int], None]

@@ -1,5 +1,6 @@
 """Serve a mount from start to unmount, inside the caller's trio program."""
 
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
@@ -70,22 +71,23 @@ async def serve(
     )  # fmt: skip
     cold = operations.cold
     before = cold.before_copy, cold.before_allocate, cold.before_seek
-    at_once.begin(operations, full)
     calls = extra.Calls(admit, *operations.callbacks(), before)
     named = escaped(source or f"ramet:{store.path}")
     pyfuse3.init(
         operations, str(mountpoint), OPTIONS | {*flags, f"fsname={named}", "subtype=ramet"}
     )
-    try:
+    async with contextlib.AsyncExitStack() as ending:  # from the last to the first
+        ending.callback(pyfuse3.close, unmount=True)
+        ending.callback(before_close)
+        reads = at_once.begin(operations, full)
+        ending.push_async_callback(reads.close)
+        ending.callback(at_once.end)
         async with trio.open_nursery() as nursery:
             calls.nursery = nursery
+            nursery.start_soon(reads.run)
             task_status.started()
             await pyfuse3.main(max_tasks=REQUESTS_MAX)
             nursery.cancel_scope.cancel()  # who still waits is answered, before the session goes
-    finally:
-        at_once.end()
-        before_close()
-        pyfuse3.close(unmount=True)
 
 
 def escaped(text: str) -> str:

@@ -75,6 +75,10 @@ class Places(pyfuse3.Operations):  # type: ignore[misc]
             raise errors.Stale("the volume was restored or removed; open the file again")
         return volume, ino
 
+    def number_of(self, handle: int) -> int:
+        """The number that the kernel knows an open file by."""
+        return self._handles[handle][3]
+
     def used(self, handle: int, offset: int, length: int) -> None:
         """Before a read or write whose bytes the kernel keeps in its pages."""
         self.known.pages.used(self._handles[handle][3], offset, length)

@@ -1,8 +1,10 @@
 """The typed door to the C hot path; nobody outside this package imports the compiled module.
 
-``cache.py`` has nodes, ``extents.py`` maps and blocks on top of it, and here come slots, reclaim,
-gc and fingerprints.  All methods run on the engine thread, except ``run_read`` of a ``ReadPlan``,
-``warm``, ``SealedNodes.nodes`` and ``Marks``.
+``cache.py`` has nodes, ``extents.py`` maps and blocks on top of it, ``fetchers.py`` threads that
+read, and here come slots, reclaim, gc and fingerprints.
+
+All methods run on the engine thread, except ``run_read`` of a ``ReadPlan``,
+``warm``, ``SealedNodes.nodes``, ``Marks`` and ``Fetchers.stop``.
 """
 
 import os
@@ -20,14 +22,15 @@ from native.cache import (
 )
 from native.errors import Cold, CorruptBlock, CorruptNode, NativeError, NeedSlab
 from native.extents import Extent, ExtentMaps, ReadPlan, Tree, WriteResult
+from native.fetchers import FETCH_BYTES_MAX, Fetchers, Note, buffer_of_c
 from native.marks import VISIT_NODES_MAX, Marks
 from native.owners import Owners
 
 __all__ = [
-    "BLOCK_BYTES", "EXTENT_FANOUT", "HEADER_BYTES", "HOLE", "NODE_BYTES", "VISIT_NODES_MAX", "Cold",
-    "Core", "CorruptBlock", "CorruptNode", "Cut", "Extent", "Marks", "NativeError", "NeedSlab",
-    "Owners", "ReadPlan", "SealedNodes", "Tree", "WriteResult", "allocate", "begin_write_back",
-    "overwrites_in_place",
+    "BLOCK_BYTES", "EXTENT_FANOUT", "FETCH_BYTES_MAX", "HEADER_BYTES", "HOLE", "NODE_BYTES",
+    "VISIT_NODES_MAX", "Cold", "Core", "CorruptBlock", "CorruptNode", "Cut", "Extent", "Fetchers",
+    "Marks", "NativeError", "NeedSlab", "Note", "Owners", "ReadPlan", "SealedNodes", "Tree",
+    "WriteResult", "allocate", "begin_write_back", "buffer_of_c", "overwrites_in_place",
 ]  # fmt: skip
 
 

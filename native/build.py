@@ -12,8 +12,8 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 SOURCES = (
-    "audit.c", "cache.c", "gc.c", "hash.c", "hash_avx2.c", "host.c", "index.c", "io.c", "map.c",
-    "merge.c", "owners.c", "reclaim.c", "runs.c", "slots.c",
+    "audit.c", "cache.c", "fetchers.c", "gc.c", "hash.c", "hash_avx2.c", "host.c", "index.c",
+    "io.c", "map.c", "merge.c", "owners.c", "reclaim.c", "runs.c", "slots.c",
 )  # fmt: skip
 SANITIZE = [
     "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer",
@@ -39,7 +39,7 @@ def builder(*, sanitize: bool = False, fail_alloc: bool = False) -> FFI:
     """``fail_alloc``: allocations can be made to fail (alloc.h); for tests only."""
     ffi = FFI()
     ffi.cdef(declarations() + (ALLOCATIONS if fail_alloc else ""))
-    flags = ["-O3", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra"]
+    flags = ["-O3", "-std=c11", "-D_GNU_SOURCE", "-pthread", "-Wall", "-Wextra"]
     if sanitize:
         flags += SANITIZE
     if fail_alloc:

@@ -138,6 +138,12 @@ class ExtentMaps(CachedNodes):
             ffi.release(view)  # see ``write``
             raise
 
+    def read_now(self, tree: Tree, offset: int, buffer: Any, length: int) -> bool | None:
+        """Fill a buffer of C for a read of one call.  False: a slot is cold; None: there is more to
+        say, which ``read_into`` does."""
+        status = lib.rmt_read(self._core, tree.c, offset, buffer, length, False, self._failure)
+        return True if not status else False if status == lib.RMT_COLD else None
+
     def plan_read(self, tree: Tree, first: int, count: int, *, wait: bool = True) -> ReadPlan:
         """Resolve a range of blocks, to be fetched by ``run_read``."""
         plan = ReadPlan(first, count, ffi.new("uint64_t[]", count), ffi.new("uint64_t[]", count))

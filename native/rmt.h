@@ -28,6 +28,9 @@
 #define RMT_CHUNK_BYTES 2048u
 #define RMT_BLOCKS_MAX (1ull << 40)
 #define RMT_CALL_BLOCKS_MAX 1024u
+#define RMT_FETCH_SMALL 131072u
+#define RMT_FETCH_LARGE 1048576u
+#define RMT_PREFIX_MAX 64u
 #define RMT_HOLE UINT64_MAX
 #define RMT_CONFLICT (1ull << 63)
 
@@ -58,6 +61,7 @@ typedef struct rmt_sealed rmt_sealed;
 typedef struct rmt_marks rmt_marks;
 typedef struct rmt_owners rmt_owners;
 typedef struct rmt_index_job rmt_index_job;
+typedef struct rmt_fetchers rmt_fetchers;
 
 typedef struct {
   uint64_t root; /* node id, 0: nothing mapped */
@@ -249,6 +253,32 @@ void rmt_cold(const rmt_core *core, uint64_t *out); /* the slots of the last RMT
  */
 void rmt_ask(const rmt_core *core, const uint64_t *addresses, uint64_t count);
 void rmt_warm(const rmt_core *core, const uint64_t *addresses, uint64_t count);
+
+/* fetchers.c: threads of their own. Engine thread but for rmt_fetchers_stop. */
+typedef struct {
+  uint64_t tag;
+  rmt_failure failure;
+  int32_t status; /* as rmt_fetch says */
+  uint32_t pad;
+} rmt_fetched;
+
+/* `jobs` of RMT_FETCH_SMALL bytes, and a quarter as many of RMT_FETCH_LARGE. `wake_fd` is an
+ * eventfd that does not block. NULL: no memory. No thread is started yet. */
+rmt_fetchers *rmt_fetchers_new(uint32_t threads_max, uint32_t jobs, int wake_fd);
+/* Fetch a range of a file on a thread, and write `prefix` and the bytes to `fd`. RMT_DONE: no job
+ * is free, or none is so large, or it was stopped; otherwise as rmt_resolve, which is all that is
+ * done here. */
+int rmt_fetch_begin(rmt_fetchers *fetchers, rmt_core *core, const rmt_tree *tree, uint64_t offset,
+                    size_t length, const uint8_t *prefix, size_t prefix_bytes, int fd,
+                    uint64_t tag);
+/* The tags of jobs that have ended, and a note of each that failed, of which nothing was written to
+ * its descriptor, or that had nothing to wait for (RMT_OK). Returns how many; less than `capacity`:
+ * all that there were. */
+uint32_t rmt_fetch_take(rmt_fetchers *fetchers, uint64_t *tags, uint32_t capacity,
+                        rmt_fetched *noted, uint32_t *notes);
+/* Take on no more; returns when all jobs have ended. What has ended may still be taken. */
+void rmt_fetchers_stop(rmt_fetchers *fetchers);
+void rmt_fetchers_free(rmt_fetchers *fetchers); /* after it was stopped */
 
 /* audit.c: passes over a whole store. All but the last three: any thread. */
 typedef struct {

@@ -248,6 +248,24 @@ class CoreDay:
         RECORDER.rmt_cold(self.core._core, self.core._number)
         self.core.warm([address])
 
+    def fetch(self) -> None:
+        """Threads that fetch, from the first to the last."""
+        tree, wake_fd = self.trees["b"], os.eventfd(0)
+        try:
+            fetchers = self.whole(lambda: native.Fetchers(threads=2, jobs=2, wake_fd=wake_fd))
+            with tempfile.TemporaryFile() as file:
+                self.core.read_into(tree, 0, bytearray(SPAN * BLOCK))
+                assert fetchers.begin(self.core, tree, 0, SPAN * BLOCK, b"head", file.fileno(), 7)
+                fetchers.stop()
+                assert fetchers.take()[0] == [7]
+                file.seek(0)
+                assert file.read(4) == b"head"
+                for n in range(SPAN):
+                    assert file.read(BLOCK) == self.models["b"].get(n, ZERO)
+            fetchers.close()
+        finally:
+            os.close(wake_fd)
+
     def runs(self) -> None:
         """Tables become runs and these one; what cannot be had is begun again."""
         key = self.core.hash(content(1))
@@ -341,6 +359,7 @@ class CoreDay:
         self.gc()
         self.trim()
         self.cold()
+        self.fetch()
         self.index()
         self.runs()
         self.write("c", 0, [20, 21, 22])
