@@ -1,6 +1,6 @@
 """Requests that wait on a thread: others go on, and nothing is mixed up when they end.
 
-Here they wait for nodes that are not in memory; a disk that stalls is in test_slow_disk.py.
+Here they wait for nodes that are not in memory; a disk that stalls is in test_cold_answers.py.
 """
 
 import errno
