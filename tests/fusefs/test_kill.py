@@ -96,7 +96,7 @@ def test_twenty_kills_under_load_lose_nothing_that_was_synced(mount: Mount) -> N
 
 
 def look_at_what_is_left(path: Path, writers: list[Writer]) -> None:
-    store = Store.open(path, read_only=True)
+    store = Store.open(path)
     try:
         assert fsck.check(store, data=True).findings == []
         lab = store.volume("lab")
