@@ -19,7 +19,8 @@ is full.  The thread only has the pages read.  The node is loaded from them on t
 which may have loaded, changed, stored and evicted it since.
 
 Who only reads may have namespace nodes counted as cold, too (``read_only``).  An operation that
-changes names or attributes never does: it would be left half done.
+changes names or attributes never does: it would be left half done.  What it reads can be looked at
+before (``look_at_name`` and its like), so that it mostly finds all in memory.
 
 A front end that has a descriptor to answer by may have threads of C do all of a read that found no
 node missing (fetches.py).

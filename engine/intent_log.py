@@ -69,6 +69,7 @@ class IntentLog:
 
     def __init__(self, root: Path, seed: int, region_bytes: int) -> None:
         self._path = root / LOG_FILE
+        self._unmade = root / (LOG_FILE + UNMADE)
         self._seed = seed
         self._region_bytes = region_bytes
         self._fd = -1
@@ -80,17 +81,15 @@ class IntentLog:
 
     def prepare(self) -> None:
         """Make the file, whole before it has its name.  NoLog."""
-        unmade = self._path.with_name(LOG_FILE + UNMADE)
         try:
             self._take_share()
-            self._fd = os.open(unmade, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            self._fd = os.open(self._unmade, flags, 0o600)
             self._fill(2 * self._region_bytes)
-            unmade.rename(self._path)
+            self._unmade.rename(self._path)
             _sync_directory(self._path.parent)
         except OSError as error:
             self.close(remove=True)
-            with contextlib.suppress(OSError):
-                unmade.unlink(missing_ok=True)
             raise NoLog from error
         self.ready = True
 
@@ -161,9 +160,9 @@ class IntentLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        if remove:
+        for path in (self._path, self._unmade) if remove else ():
             with contextlib.suppress(OSError):  # what it has is of past commits: nobody heeds it
-                self._path.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
     # --- reading
 

@@ -18,12 +18,12 @@ from types import TracebackType
 from engine import clones, errors, long_clones, ranges, reclaim, removal
 from engine.accounting import Accounting, Unique
 from engine.block_range import BlockRange
-from engine.commit import Commit, failure, write_or_fail
+from engine.commit import Commit, write_or_fail
 from engine.creation import create_store
 from engine.fingerprints import Fingerprints
 from engine.gc import Gc, GcResult
 from engine.inode import Inode
-from engine.intent_log import IntentLog, NoLog, Record
+from engine.intent_log import IntentLog
 from engine.meta import (
     STATE_KEY,
     SUPERBLOCK_KEY,
@@ -39,12 +39,12 @@ from engine.reserve import Reserve
 from engine.slabs import SlabPool
 from engine.space import Space
 from engine.stored import INDEX, lock
-from engine.superblock import BLOCK_BYTES, INTENT_LOG, SLAB_SLOTS, State, Superblock
+from engine.superblock import SLAB_SLOTS, State, Superblock
+from engine.syncs import Syncs
 from engine.tree_clones import TreeClone, clone_in_steps
 from engine.trim import Trim
 from engine.volume import Volume
 from engine.volume_record import FLAG_HIDDEN, FLAG_SNAPSHOT, VolumeRecord
-from engine.volumes import Volumes
 from native import EXTENT_FANOUT
 
 __all__ = ["Change", "Space", "Store"]
@@ -58,11 +58,11 @@ NODES_EVICTED = 1024
 LOG_BYTES = 32 << 20  # of the intent log, at most
 
 
-class Store(Volumes):
+class Store(Syncs):
     """An open store.  Use as a context manager; ``close`` commits."""
 
     def __init__(self, path: Path, lock_fd: int, pool: Pool, log_bytes: int) -> None:
-        super().__init__(pool)
+        super().__init__(pool, IntentLog(path, pool.superblock.hash_seed, log_bytes // 2))
         self.path = path
         self._lock_fd = lock_fd
         self._in_flight: Commit | None = None
@@ -70,7 +70,6 @@ class Store(Volumes):
         self._records: dict[str, bytes] = {}
         self.fingerprints = Fingerprints(path / INDEX, pool.core)
         self.unique: Unique | None = None  # of the last accounting pass
-        self.log = IntentLog(path, pool.superblock.hash_seed, log_bytes // 2)
         self._backed = (-1, 0)  # generation, bytes that the slabs take on the host
 
     # --- life
@@ -122,7 +121,7 @@ class Store(Volumes):
             undo.callback(pool.core.close)
             store = cls(root, lock_fd, pool, log_bytes)
             store._load()
-            store._write_again()
+            store.write_again_synced()
             undo.pop_all()
         return store
 
@@ -177,35 +176,6 @@ class Store(Volumes):
                 pool.delete("orphans", key)
         for volume in list(self._hidden.values()) if not pool.read_only else ():
             self.drop_hidden(volume)
-
-    def _write_again(self) -> None:
-        """What was synced since the last commit, when the store was not closed.
-
-        The number of commits leaves out those that the log's records name, so that nobody heeds
-        them again, also where the file itself cannot be removed.  A file whose map is damaged
-        stays as it is, and is named; then the log is kept aside.
-        """
-        pool, whole = self.pool, True
-        writes = self.log.pending(pool.state.commits)
-        if writes and pool.read_only:
-            raise errors.ReadOnly("the store was not closed; open it for writing once")
-        for write in writes:
-            volume = self._volumes.get(write.volume_id)
-            if volume is None or volume.is_snapshot:
-                continue
-            try:
-                volume.write_again(write)
-            except errors.Corrupt:
-                whole = False
-                block = write.offset // BLOCK_BYTES
-                pool.corrupt_reads.note(f"{volume}: inode {write.ino}", block, -1)
-        if not whole:
-            self.log.keep_aside()
-        if writes:
-            pool.state.commits += 2
-            self.commit()
-        if not pool.read_only:
-            self.log.close(remove=True)
 
     def __enter__(self) -> "Store":
         return self
@@ -408,74 +378,6 @@ class Store(Volumes):
                 self.finish(commit)
         while self.pool.nodes.crowded:
             self.pool.nodes.evict(NODES_EVICTED)
-
-    # --- the intent log
-
-    @property
-    def loggable(self) -> bool:
-        """Whether the intent log can make all durable that is not, were it ready."""
-        pool = self.pool
-        return (
-            bool(pool.superblock.incompat & INTENT_LOG)
-            and not pool.read_only
-            and pool.failed is None
-            and pool.intents.loggable(pool.generation)
-        )
-
-    @property
-    def unlogged(self) -> bool:
-        """Whether there is anything that neither a commit nor the log has made durable."""
-        return bool(self.pool.intents.pending)
-
-    def intend(self) -> Record | None:
-        """What was written and is not durable, as a record that makes it so once it is written
-        (``log.write``, before the next is asked for); None when it takes a commit."""
-        if not (self.log.ready and self.loggable):
-            return None
-        writes = []
-        for each in self.pool.intents.pending:
-            volume = self._volumes.get(each.volume_id)
-            try:
-                write = None if volume is None else volume.logged(each)
-            except (errors.RametError, OSError, MemoryError):
-                write = None  # whoever reads it will be told
-            if write is None:
-                return None
-            writes.append(write)
-        record = self.log.record(self.pool.state.commits + 1, writes)
-        if record is not None:
-            self.pool.intents.logged()
-        return record
-
-    def not_logged(self) -> None:
-        """A record was not written: the host has no room for it.  It takes a commit now."""
-        self.pool.intents.not_logged(self.pool.generation)
-
-    def sync(self) -> None:
-        """Make durable all that was done: by the intent log when that is enough, else by
-        ``commit``.  StoreFailed, NoSpace when the disk fails."""
-        if not self.sync_by_log():
-            self.commit()
-
-    def sync_by_log(self) -> bool:
-        """The same, also while a commit is being written; False when it takes a commit."""
-        if not self.loggable:
-            return False
-        if not self.unlogged:
-            return True
-        try:
-            if not self.log.wanted:
-                self.log.wanted = True
-                self.log.prepare()
-            record = self.intend()
-            if record is not None:
-                self.log.write(record)
-        except NoLog:
-            self.not_logged()
-            return False
-        except OSError as error:
-            raise failure(error, self.pool) from error
-        return record is not None
 
     # --- space
 

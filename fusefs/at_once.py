@@ -14,10 +14,9 @@ from engine.cold import Cold
 from engine.fetches import BEGUN, BYTES_MAX
 from fusefs.cold_answers import Reads
 from fusefs.errnos import FAILURES, errno_of
-from fusefs.extra import library
+from fusefs.extra import LATER, library
 from fusefs.operations import Operations
 
-LATER = -(1 << 63)
 TAKEN = LATER + 1
 HEADER_BYTES_MAX = 1 << 16  # what the kernel may send beside the data of a write
 

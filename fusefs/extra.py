@@ -24,7 +24,7 @@ from fusefs.build import LIBRARY
 _COPY = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_uint64] * 5)
 _ALLOCATE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_uint64] * 4)
 _SEEK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_uint64] * 3)
-LATER = -(1 << 63)  # a seek that is answered later
+LATER = -(1 << 63)  # not answered yet
 
 library = ctypes.CDLL(str(LIBRARY), mode=ctypes.RTLD_GLOBAL)
 _answer_copy = library.ramet_answer_copy

@@ -147,17 +147,6 @@ class Files:
             raise errors.Stale("the file is gone")
         return Place(export, who, volume, inode)
 
-    def room_for_names(self, call: Call, *names: tuple[bytes, bytes]) -> Waits:
-        """Before names (the directory's handle, the name) are made or taken away: there is room,
-        and what that reads is in memory.  What is wrong is for the change itself to say."""
-        yield from self.gate.room()
-        yield from self.gate.warm(lambda: self._look_at(call, names))
-
-    def _look_at(self, call: Call, names: tuple[tuple[bytes, bytes], ...]) -> None:
-        for raw, name in names:
-            place = self.place(call, raw)
-            place.volume.look_at_name(place.inode.ino, name)
-
     def handle(self, place: Place) -> bytes:
         inode = place.inode
         kind = Kind.SNAPSHOTS if place.snapshots else Kind.INODE

@@ -13,6 +13,7 @@ from engine import errors
 from engine.inode import FILE_BYTES_MAX
 from nfsgw.access import AccessDenied
 from nfsgw.files import Files, Place
+from nfsgw.gate import Waits
 from nfsgw.nfs3.answers import Change, Subject, changing, post_op_handle, read_handle, read_name
 from nfsgw.nfs3.attributes import NewAttributes, post_op, read_attributes
 from nfsgw.nfs3.protocol import NAME_MAX, CreateMode, Failed, FileType, Status
@@ -51,6 +52,19 @@ def _old_name(name: bytes) -> bytes:
     if name in (b".", b".."):
         raise errors.InvalidArgument("every directory keeps it")
     return sound_name(name)
+
+
+def _room(files: Files, call: Call, *names: tuple[bytes, bytes]) -> Waits:
+    """Before names (the directory's handle, the name) are made or taken away: there is room, and
+    what that reads is in memory.  What is wrong is for the change itself to say."""
+
+    def look() -> None:
+        for raw, name in names:
+            place = files.place(call, raw)
+            place.volume.look_at_name(place.inode.ino, name)
+
+    yield from files.gate.room()
+    yield from files.gate.warm(look)
 
 
 def setting(files: Files, place: Place, wanted: NewAttributes) -> None:
@@ -97,7 +111,7 @@ def create(files: Files, call: Call, args: Unpacker, subject: Subject) -> Change
         raise Garbage(f"{how} is no createmode")
     verifier = (args.u64() or _NO_VERIFIER) if how == CreateMode.EXCLUSIVE else 0
     wanted = None if how == CreateMode.EXCLUSIVE else read_attributes(args)
-    yield from files.room_for_names(call, (raw, name))
+    yield from _room(files, call, (raw, name))
     directory = subject.meets(files.place(call, raw))
     _new_name(name)
     if wanted is not None:
@@ -128,7 +142,7 @@ def _existing(files: Files, directory: Place, name: bytes) -> Place | None:
 def mkdir(files: Files, call: Call, args: Unpacker, subject: Subject) -> Change:
     """3.3.9."""
     raw, name, wanted = read_handle(args), read_name(args), read_attributes(args)
-    yield from files.room_for_names(call, (raw, name))
+    yield from _room(files, call, (raw, name))
     directory = subject.meets(files.place(call, raw))
     wanted.check()
     mode = DIRECTORY_MODE if wanted.mode is None else wanted.mode
@@ -144,7 +158,7 @@ def symlink(files: Files, call: Call, args: Unpacker, subject: Subject) -> Chang
     """3.3.10; a symlink's mode is always 0777."""
     raw, name, wanted = read_handle(args), read_name(args), read_attributes(args)
     target = bytes(args.opaque(args.left)[:PATH_BYTES_MAX])
-    yield from files.room_for_names(call, (raw, name))
+    yield from _room(files, call, (raw, name))
     directory = subject.meets(files.place(call, raw))
     wanted.check()
     made = files.symlink(directory, _new_name(name), target)
@@ -163,7 +177,7 @@ def mknod(files: Files, call: Call, args: Unpacker, subject: Subject) -> Change:
         wanted = read_attributes(args)
     if kind in _DEVICES:
         rdev = _device(args.u32(), args.u32())
-    yield from files.room_for_names(call, (raw, name))
+    yield from _room(files, call, (raw, name))
     directory = subject.meets(files.place(call, raw))
     if wanted is None:
         raise Failed(Status.BADTYPE)
@@ -203,7 +217,7 @@ def _without_a_name(
     remove: Callable[[Place, bytes], None],
 ) -> Change:  # fmt: skip
     raw, name = read_handle(args), read_name(args)
-    yield from files.room_for_names(call, (raw, name))
+    yield from _room(files, call, (raw, name))
     directory = subject.meets(files.place(call, raw))
     remove(directory, _old_name(name))
     subject.changed()
@@ -216,7 +230,7 @@ def rename(files: Files, call: Call, args: Unpacker, source: Subject, target: Su
     """3.3.14: over what has the new name, too."""
     raw, name = read_handle(args), read_name(args)
     new_raw, new_name = read_handle(args), read_name(args)
-    yield from files.room_for_names(call, (raw, name), (new_raw, new_name))
+    yield from _room(files, call, (raw, name), (new_raw, new_name))
     old = source.meets(files.place(call, raw))
     new = target.meets(files.place(call, new_raw))
     files.rename(old, _old_name(name), new, _old_name(new_name))
@@ -230,7 +244,7 @@ def rename(files: Files, call: Call, args: Unpacker, source: Subject, target: Su
 def link(files: Files, call: Call, args: Unpacker, subject: Subject, target: Subject) -> Change:
     """3.3.15."""
     raw, new_raw, name = read_handle(args), read_handle(args), read_name(args)
-    yield from files.room_for_names(call, (new_raw, name))
+    yield from _room(files, call, (new_raw, name))
     place = subject.meets(files.place(call, raw))
     directory = target.meets(files.place(call, new_raw))
     files.link(place, directory, _new_name(name))
