@@ -7,6 +7,7 @@ and what exit codes mean; `ramet mount --install-helper` puts this one where it 
 import getopt
 import os
 import sys
+from dataclasses import replace
 
 from cli.output import printable
 from engine import errors
@@ -43,9 +44,7 @@ def mount(arguments: list[str]) -> None:
         mounting.remount(mountpoint, options)
         return
     source = options.source or (store if named is None else f"{store}:{named}")
-    told = mount_options.MountOptions(
-        options.flags, volume, source, options.real_blocks, options.nonempty
-    )
+    told = replace(options, volume=volume, source=source)
     mounting.mount(store, volume, mountpoint, told)
 
 

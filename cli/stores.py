@@ -45,7 +45,9 @@ def mount(mountpoint: str | None, texts: tuple[str, ...], install_helper: bool) 
     Options (-o): ro, noexec, noatime, sync, dirsync; volume=VOL or volume=VOL@SNAP shows that one
     alone; real_blocks counts a file's mapped blocks instead of its size in st_blocks (`tar -S` and
     `du` then see holes, and `cp` copies sparse files instead of cloning them); nonempty mounts at a
-    directory that is not empty; fsname=NAME is shown by `findmnt`.  A mount is nosuid and nodev.
+    directory that is not empty; fsname=NAME is shown by `findmnt`; poll_us=N is how long the daemon
+    looks for the next request before it sleeps (at most; 50, 0: not at all), which answers faster
+    and takes processor time.  A mount is nosuid and nodev.
 
     --install-helper, once, links /sbin/mount.ramet and its kin to this installation.  After that
     `mount -t ramet STORE[:VOL] DIR` works, and so does a line of fstab.

@@ -30,7 +30,7 @@ __all__ = [
     "BLOCK_BYTES", "EXTENT_FANOUT", "FETCH_BYTES_MAX", "HEADER_BYTES", "HOLE", "NODE_BYTES",
     "VISIT_NODES_MAX", "Cold", "Core", "CorruptBlock", "CorruptNode", "Cut", "Extent", "Fetchers",
     "Marks", "NativeError", "NeedSlab", "Note", "Owners", "ReadPlan", "SealedNodes", "Tree",
-    "WriteResult", "allocate", "begin_write_back", "buffer_of_c", "overwrites_in_place",
+    "WriteResult", "allocate", "begin_write_back", "buffer_of_c", "overwrites_in_place", "poll",
 ]  # fmt: skip
 
 
@@ -52,6 +52,12 @@ def allocate(fd: int, offset: int, length: int, *, keep_size: bool = False) -> N
 def begin_write_back(fd: int) -> None:
     """Have the kernel write what is dirty of a file, without waiting for it.  Any thread."""
     lib.rmt_begin_write_back(fd)
+
+
+def poll(fd: int, nanoseconds: int) -> None:
+    """Ask a descriptor, again and again, whether it can be read; returns when it can, or after that
+    time, at least asked once.  Without Python's lock."""
+    lib.rmt_poll(fd, nanoseconds)
 
 
 def overwrites_in_place(fd: int) -> bool:

@@ -1,13 +1,15 @@
 /*
  * What the host file system is asked for, and what Python has no call for: space that is allocated
- * now and written later, whether writing again what was written takes new space, and that what is
- * written be on its way to the disk.
+ * now and written later, whether writing again what was written takes new space, that what is
+ * written be on its way to the disk, and whether a descriptor is ready by now.
  */
 #include "core.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/vfs.h>
+#include <time.h>
 
 #ifdef RMT_FAIL_ALLOC
 long rmt_alloc_count, rmt_alloc_fail;
@@ -31,6 +33,16 @@ int rmt_allocate(int fd, uint64_t offset, uint64_t length, int keep_size) {
 /* Advice only: waits for no disk that is not overloaded, makes nothing durable, and leaves an error
  * to the fdatasync that comes. */
 void rmt_begin_write_back(int fd) { (void)sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE); }
+
+void rmt_poll(int fd, int64_t nanoseconds) {
+  struct pollfd asked = {.fd = fd, .events = POLLIN};
+  struct timespec begun, now;
+  clock_gettime(CLOCK_MONOTONIC, &begun);
+  do {
+    if (poll(&asked, 1, 0)) return;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+  } while ((now.tv_sec - begun.tv_sec) * 1000000000 + now.tv_nsec - begun.tv_nsec < nanoseconds);
+}
 
 int rmt_overwrites_in_place(int fd) {
   struct statfs host;

@@ -238,7 +238,8 @@ void rmt_index_job_free(rmt_index_job *job); /* closes fd, if there is no run th
 /* host.c */
 int rmt_allocate(int fd, uint64_t offset, uint64_t length, int keep_size); /* 0 or an errno */
 void rmt_begin_write_back(int fd);
-int rmt_overwrites_in_place(int fd); /* writing again takes no new space */
+void rmt_poll(int fd, int64_t nanoseconds); /* until it can be read, or so long */
+int rmt_overwrites_in_place(int fd);        /* writing again takes no new space */
 
 /* io.c */
 int rmt_read(rmt_core *core, const rmt_tree *tree, uint64_t offset, uint8_t *buffer, size_t length,

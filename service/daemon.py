@@ -59,6 +59,7 @@ from service.jobs import Job
 from service.log import log, log_exception
 from service.mount_options import MountOptions
 from service.mount_table import drop_binds
+from service.polling import Polling
 from service.presenter import Presenter
 from service.rpc import OS_ERRORS, SOCKET, Answer, Request, body_length, decode_request, door, pack
 from service.runner import Runner, Tell
@@ -409,7 +410,7 @@ def _run(daemon: Daemon, ready: Callable[[], None]) -> None:
     store.pool.meta.beside = True
     try:
         with short_looks():
-            trio.run(daemon.run, ready)
+            trio.run(daemon.run, ready, instruments=[Polling(daemon.options.poll_us)])
     except BaseExceptionGroup as group:
         raise _first(group) from group
     finally:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from engine import errors
 
 KERNEL = frozenset({"ro", "noexec", "noatime", "sync", "dirsync"})
+POLL_US_MAX = 1000
 NO_MORE = {"rw": "ro", "exec": "noexec", "atime": "noatime", "async": "sync"}
 ELSEWHERE = frozenset({
     "defaults", "auto", "noauto", "user", "users", "nouser", "owner", "group", "nofail", "_netdev",
@@ -32,6 +33,7 @@ class MountOptions:
     real_blocks: bool = False
     nonempty: bool = False
     remount: bool = False
+    poll_us: int | None = None  # service/polling.py; None: as long as it says
 
     def words(self) -> list[str]:
         """What ``parse`` takes, to hand it on."""
@@ -40,6 +42,7 @@ class MountOptions:
         found += [f"fsname={_escaped(self.source)}"] if self.source is not None else []
         for name in ("real_blocks", "nonempty", "remount"):
             found += [name] if getattr(self, name) else []
+        found += [f"poll_us={self.poll_us}"] if self.poll_us is not None else []
         return found
 
 
@@ -49,7 +52,7 @@ def parse(texts: Iterable[str], *, sloppy: bool = False) -> MountOptions:
     InvalidArgument for a word that nobody knows, unless ``sloppy``.
     """
     flags: set[str] = set()
-    own: dict[str, str | bool] = {}
+    own: dict[str, str | int] = {}
     for word in (word for text in texts for word in _split(text) if word):
         name, _, value = word.partition("=")
         if word in KERNEL:
@@ -62,9 +65,17 @@ def parse(texts: Iterable[str], *, sloppy: bool = False) -> MountOptions:
             own["volume"] = value
         elif name == "fsname" and value:
             own["source"] = value
+        elif name == "poll_us":
+            own["poll_us"] = _poll_us(value)
         elif word not in ELSEWHERE and not word.startswith(ELSEWHERE_VALUES) and not sloppy:
             raise errors.InvalidArgument(f"{word!r} is no mount option; see `ramet mount --help`")
     return MountOptions(frozenset(flags), **own)  # type: ignore[arg-type]
+
+
+def _poll_us(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > POLL_US_MAX:
+        raise errors.InvalidArgument(f"poll_us={text}: 0 to {POLL_US_MAX} microseconds")
+    return int(text)
 
 
 def _split(text: str) -> list[str]:

@@ -136,7 +136,7 @@ def remount(mountpoint: str, options: MountOptions) -> None:
     at = mount_at(Path(mountpoint))
     if at is None or at.kind != KIND:
         raise errors.NotFound(f"no store is mounted at {mountpoint}")
-    if options.volume is not None or options.real_blocks:
+    if options.volume is not None or options.real_blocks or options.poll_us is not None:
         raise errors.Unsupported("only the kernel's options change by remount; unmount it first")
     words = [("rw" if "ro" not in options.flags else "ro"), "nosuid", "nodev"]
     words += sorted(options.flags - {"ro", "sync", "dirsync"})

@@ -370,6 +370,7 @@ class CoreDay:
         self.write("c", 40, list(range(700, 720)))
         assert native.overwrites_in_place(self.files[0])
         native.begin_write_back(self.files[0])
+        native.poll(self.files[0], 0)
         native.allocate(self.files[0], 0, BLOCK, keep_size=True)
         self.commit()
         self.write("c", 3, [901, 902])  # closed with dirty nodes, as a crash leaves it

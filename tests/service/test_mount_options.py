@@ -37,3 +37,12 @@ def test_an_unknown_word_is_an_error_unless_sloppy(word: str) -> None:
     with pytest.raises(errors.InvalidArgument, match="no mount option"):
         parse([f"ro,{word}"])
     assert parse([f"ro,{word}"], sloppy=True).flags == {"ro"}
+
+
+def test_poll_us() -> None:
+    assert parse(["poll_us=0"]).poll_us == 0
+    assert parse(parse(["poll_us=1000,ro"]).words()) == parse(["ro,poll_us=1000"])
+    assert parse([]).poll_us is None
+    for bad in ("", "-1", "1001", "x", "1.5", "\u0661"):
+        with pytest.raises(errors.InvalidArgument, match="0 to 1000 microseconds"):
+            parse([f"poll_us={bad}"])

@@ -1,0 +1,147 @@
+"""Polling before sleep: when it is done, what ends it, and that nothing waits for it."""
+
+import os
+import select
+import socket
+import threading
+import time
+from typing import cast
+
+import pytest
+import trio
+
+import native
+from service import polling
+from service.polling import LEAST_NS, MOST_US, Polling
+
+LONG_US = 500_000
+PATIENCE_S = 20
+
+
+class Looked(Polling):
+    """Notes what was asked of the epoll, and how long it took."""
+
+    def __init__(self, most_us: int | None = None) -> None:
+        super().__init__(most_us)
+        self.windows: list[int] = []
+
+    def before_io_wait(self, timeout: float) -> None:
+        if timeout > 0:
+            self.windows.append(self.window_ns)
+        super().before_io_wait(timeout)
+
+
+def learned(*waits_ns: int, most_us: int | None = None) -> int:
+    found = Polling(most_us)
+    for each in waits_ns:
+        found._learn(each)
+    return found.window_ns
+
+
+def test_the_window_follows_the_waits() -> None:
+    """Grows by what would have fitted, shrinks by what was in vain, and ends at none."""
+    most = MOST_US * 1000
+    assert learned() == 0
+    assert learned(20_000) == LEAST_NS
+    assert learned(20_000, 20_000, 20_000) == 4 * LEAST_NS
+    assert learned(*[20_000] * 20) == 8 * LEAST_NS  # 20 us fit: no need for more
+    assert learned(*[most] * 20) == most
+    assert learned(*[most] * 20, most + 1) == most // 2
+    assert learned(*[most] * 20, *[most + 1] * 20) == 0
+    assert learned(*[20_000] * 5, 1_000_000_000, 1_000_000_000, 1_000_000_000, 1_000_000_000) == 0
+
+
+def test_poll_asks_until_ready_or_late() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        begun = time.perf_counter_ns()
+        native.poll(one.fileno(), 3_000_000)
+        assert time.perf_counter_ns() - begun >= 3_000_000
+        other.send(b"x")
+        begun = time.monotonic()
+        native.poll(one.fileno(), PATIENCE_S * 1_000_000_000)
+        assert time.monotonic() - begun < PATIENCE_S
+
+
+def test_python_goes_on_meanwhile() -> None:
+    """Another thread makes it ready: it could not if poll kept Python's lock."""
+    one, other = socket.socketpair()
+    with one, other:
+        threading.Timer(0.05, other.send, [b"x"]).start()
+        begun = time.monotonic()
+        native.poll(one.fileno(), PATIENCE_S * 1_000_000_000)
+        assert time.monotonic() - begun < PATIENCE_S
+        assert one.recv(1) == b"x"
+
+
+def test_whatever_wakes_the_loop_ends_a_look() -> None:
+    """A socket, a thread, a timer; each with a window far longer than it takes."""
+    instrument = Looked(LONG_US)
+
+    async def main() -> None:
+        one, other = trio.socket.socketpair()
+        with one, other:
+            for _ in range(30):  # the window grows
+                await trio.sleep(0.001)
+            assert instrument.window_ns >= 500_000
+            instrument._window = PATIENCE_S * 1_000_000_000
+            begun = trio.current_time()
+            await trio.to_thread.run_sync(time.sleep, 0.02)
+            threading.Timer(0.02, os.write, [other.fileno(), b"x"]).start()
+            assert await one.recv(1) == b"x"
+            await trio.sleep(0.02)
+            assert trio.current_time() - begun < PATIENCE_S / 2
+
+    trio.run(main, instruments=[instrument])
+
+
+def test_an_idle_loop_sleeps() -> None:
+    instrument = Looked()
+
+    async def main() -> None:
+        instrument._window = MOST_US * 1000
+        for _ in range(10):
+            await trio.sleep(0.01)
+
+    trio.run(main, instruments=[instrument])
+    assert instrument.windows[-1] == 0
+
+
+@pytest.mark.parametrize("found", [set(), {71, 72}])
+def test_without_its_epoll_it_never_looks(found: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    instrument = Looked(LONG_US)
+    others = polling._eventpolls()
+    monkeypatch.setattr(polling, "_eventpolls", lambda: others | found)
+    monkeypatch.setattr(native, "poll", lambda *_: pytest.fail("nothing to ask"))
+
+    async def main() -> None:
+        for _ in range(10):
+            await trio.sleep(0.001)
+
+    trio.run(main, instruments=[instrument])
+    assert set(instrument.windows) == {0}
+
+
+def test_zero_never_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "poll", lambda *_: pytest.fail("it was told not to"))
+
+    async def main() -> None:
+        for _ in range(10):
+            await trio.sleep(0.00001)
+
+    trio.run(main, instruments=[Polling(0)])
+
+
+def test_it_finds_the_epoll_of_its_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside another that was there before."""
+    asked: list[int] = []
+    monkeypatch.setattr(native, "poll", lambda fd, _: asked.append(cast(int, fd)))
+
+    async def main() -> None:
+        for _ in range(10):
+            await trio.sleep(0.0001)
+
+    with select.epoll() as other:
+        trio.run(main, instruments=[Polling(LONG_US)])
+        assert asked
+        assert other.fileno() not in asked
