@@ -24,7 +24,7 @@
 .DEFAULT_GOAL := test
 
 PY := .venv/bin/python
-C_SOURCES := $(filter-out native/_core.c,$(wildcard native/*.c native/*.h fusefs/*.c))
+C_SOURCES := $(filter-out native/_core.c nfsgw/_again.c,$(wildcard native/*.c native/*.h fusefs/*.c nfsgw/*.[ch]))
 HOSTS := tests/hypervisor tests/shares
 C_TESTS := $(wildcard tests/crash/*.c tests/faults/*.c tests/fuzz/*.c tests/nfsgw/linux/*.[ch] bench/*.c)
 
@@ -43,9 +43,10 @@ setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
 	$(PY) -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-.venv/stamp-native: native/build.py fusefs/build.py $(C_SOURCES) .venv/stamp-python
+.venv/stamp-native: native/build.py fusefs/build.py nfsgw/build.py $(C_SOURCES) .venv/stamp-python
 	$(PY) native/build.py
 	$(PY) fusefs/build.py
+	$(PY) nfsgw/build.py
 	@touch $@
 
 lint: setup
@@ -132,4 +133,4 @@ fsck-walk: setup
 	PYTHONPATH=.:tests/engine $(PY) tests/engine/fsck_walk.py $(or $(COUNT),2000) $(SEED)
 
 clean:
-	rm -rf .venv .cache build native/_core* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .cache build native/_core* nfsgw/_again* fusefs/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,8 +10,8 @@ from pathlib import Path
 from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
-BUILDERS = "native/build.py", "fusefs/build.py"
-ON_THE_WAY = "native/_core.c", "native/_core.o"
+BUILDERS = "native/build.py", "fusefs/build.py", "nfsgw/build.py"
+ON_THE_WAY = "native/_core.c", "native/_core.o", "nfsgw/_again.c", "nfsgw/_again.o"
 
 
 class WithC(build_py):

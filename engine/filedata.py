@@ -66,6 +66,16 @@ class FileData(Attributes):
             raise self.read_error(inode, offset, error) from error
         return size
 
+    def read_pieces(self, ino: int, pieces: memoryview, count: int, buffer: memoryview) -> int:
+        """Ranges that lie in the file into places of ``buffer``; returns how many of them, from the
+        first on, were read.  The next has to wait for the disk or is not sound: ``read_into``.
+
+        ``pieces``: offset (u64), size and place (u32 each) of every range, in native order.
+        """
+        inode = self.file(ino)
+        tree = inode.tree or self.data_tree(inode)
+        return self.pool.core.read_pieces(tree, pieces, count, buffer)
+
     def read_error(
         self, inode: Inode, offset: int, error: native.CorruptBlock | native.CorruptNode | OSError
     ) -> Exception:

@@ -14,6 +14,7 @@ valid meanwhile, because the kernel releases a file only after its requests were
 import contextlib
 import ctypes
 import errno
+import sys
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -26,6 +27,8 @@ _ALLOCATE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_uint64]
 _SEEK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_uint64] * 3)
 LATER = -(1 << 63)  # not answered yet
 
+if "pyfuse3" in sys.modules:
+    raise ImportError("fusefs stands in front of libfuse: import it before pyfuse3")
 library = ctypes.CDLL(str(LIBRARY), mode=ctypes.RTLD_GLOBAL)
 _answer_copy = library.ramet_answer_copy
 _answer_allocate = library.ramet_answer_allocate

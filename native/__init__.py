@@ -54,10 +54,11 @@ def begin_write_back(fd: int) -> None:
     lib.rmt_begin_write_back(fd)
 
 
-def poll(fd: int, nanoseconds: int) -> None:
-    """Ask a descriptor, again and again, whether it can be read; returns when it can, or after that
-    time, at least asked once.  Without Python's lock."""
-    lib.rmt_poll(fd, nanoseconds)
+def poll(fd: int, other: int, nanoseconds: int) -> int:
+    """Ask two descriptors, again and again and at least once, whether they can be read: 1 when
+    ``fd`` can, 2 when ``other`` can, 3 when both can, 0 when none can after that time.  -1 is no
+    descriptor.  Without Python's lock."""
+    return lib.rmt_poll(fd, other, nanoseconds)  # type: ignore[no-any-return]
 
 
 def overwrites_in_place(fd: int) -> bool:

@@ -138,6 +138,14 @@ class ExtentMaps(CachedNodes):
             ffi.release(view)  # see ``write``
             raise
 
+    def read_pieces(self, tree: Tree, pieces: Buffer, count: int, buffer: Buffer) -> int:
+        """Ranges of a file into places of a buffer (an array of rmt_piece), as many from the first
+        on as need not wait and are sound; returns how many."""
+        view = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
+        told = ffi.from_buffer("rmt_piece[]", pieces)
+        assert count <= len(told)
+        return lib.rmt_read_pieces(self._core, tree.c, told, count, view, self._failure)  # type: ignore[no-any-return]
+
     def read_now(self, tree: Tree, offset: int, buffer: Any, length: int) -> bool | None:
         """Fill a buffer of C for a read of one call.  False: a slot is cold; None: there is more to
         say, which ``read_into`` does."""

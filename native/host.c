@@ -34,14 +34,15 @@ int rmt_allocate(int fd, uint64_t offset, uint64_t length, int keep_size) {
  * to the fdatasync that comes. */
 void rmt_begin_write_back(int fd) { (void)sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE); }
 
-void rmt_poll(int fd, int64_t nanoseconds) {
-  struct pollfd asked = {.fd = fd, .events = POLLIN};
+int rmt_poll(int fd, int other, int64_t nanoseconds) {
+  struct pollfd asked[2] = {{.fd = fd, .events = POLLIN}, {.fd = other, .events = POLLIN}};
   struct timespec begun, now;
   clock_gettime(CLOCK_MONOTONIC, &begun);
   do {
-    if (poll(&asked, 1, 0)) return;
+    if (poll(asked, 2, 0)) return (asked[0].revents ? 1 : 0) | (asked[1].revents ? 2 : 0);
     clock_gettime(CLOCK_MONOTONIC, &now);
   } while ((now.tv_sec - begun.tv_sec) * 1000000000 + now.tv_nsec - begun.tv_nsec < nanoseconds);
+  return 0;
 }
 
 int rmt_overwrites_in_place(int fd) {

@@ -184,6 +184,14 @@ int rmt_read(rmt_core *core, const rmt_tree *tree, uint64_t offset, uint8_t *buf
   return RMT_OK;
 }
 
+unsigned rmt_read_pieces(rmt_core *core, const rmt_tree *tree, const rmt_piece *pieces,
+                         unsigned count, uint8_t *buffer, rmt_failure *failure) {
+  for (unsigned i = 0; i < count; i++)
+    if (rmt_read(core, tree, pieces[i].offset, buffer + pieces[i].at, pieces[i].size, 0, failure))
+      return i;
+  return count;
+}
+
 enum kind { ZERO, SAME, DUPLICATE, TWIN, FRESH };
 
 /* A block to be written. TWIN: equal to the fresh block `twin` of the same call. */

@@ -78,6 +78,12 @@ typedef struct {
   uint64_t shared; /* 0: no other file, snapshot or clone has them; 1: one may */
 } rmt_extent;
 
+/* A range of a file, and where in a buffer its bytes go. */
+typedef struct {
+  uint64_t offset;
+  uint32_t size, at;
+} rmt_piece;
+
 typedef struct {
   uint64_t block, address; /* of the block that failed its check */
   int32_t error;           /* errno, with RMT_IO */
@@ -238,12 +244,17 @@ void rmt_index_job_free(rmt_index_job *job); /* closes fd, if there is no run th
 /* host.c */
 int rmt_allocate(int fd, uint64_t offset, uint64_t length, int keep_size); /* 0 or an errno */
 void rmt_begin_write_back(int fd);
-void rmt_poll(int fd, int64_t nanoseconds); /* until it can be read, or so long */
-int rmt_overwrites_in_place(int fd);        /* writing again takes no new space */
+/* Until one can be read, or so long; 1: fd, 2: the other, 3: both. -1: none. */
+int rmt_poll(int fd, int other, int64_t nanoseconds);
+
+int rmt_overwrites_in_place(int fd); /* writing again takes no new space */
 
 /* io.c */
 int rmt_read(rmt_core *core, const rmt_tree *tree, uint64_t offset, uint8_t *buffer, size_t length,
              int wait, rmt_failure *failure);
+/* Several ranges of a file, as far as they need not wait and are sound; returns how many were. */
+unsigned rmt_read_pieces(rmt_core *core, const rmt_tree *tree, const rmt_piece *pieces,
+                         unsigned count, uint8_t *buffer, rmt_failure *failure);
 int rmt_fetch(const rmt_core *core, const uint64_t *addresses, const uint64_t *checksums,
               uint64_t first, uint64_t count, uint64_t skip, uint8_t *buffer, size_t length,
               int wait, rmt_failure *failure);

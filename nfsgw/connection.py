@@ -15,6 +15,7 @@ import contextlib
 import ipaddress
 import socket
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -24,7 +25,7 @@ from typing import Any
 import trio
 
 from nfsgw.dispatch import Dispatcher, Running
-from nfsgw.gate import Notice
+from nfsgw.gate import Notice, Wait
 from nfsgw.record import Buffers, Record, RecordReader, marked
 from nfsgw.rpc import Address
 from nfsgw.xdr import Garbage, Part
@@ -38,6 +39,10 @@ STALLED_S = 60.0
 LINGER_S = 5.0
 PARTS_MAX = 512  # a sendmsg; the kernel takes 1024
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+
+
+Look = Callable[[int], bool]
+"""Whether a descriptor can be read soon, so that it need not be waited for."""
 
 
 @dataclass
@@ -61,6 +66,7 @@ class Common:
     nursery: trio.Nursery
     incoming: Waiting  # small records whose calls are under way
     outgoing: Waiting  # answers that were not sent yet
+    look: Look | None = None
     stalled_s: float = STALLED_S
 
 
@@ -73,7 +79,7 @@ class Connection:
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEPALIVE:
             accepted.setsockopt(socket.IPPROTO_TCP, option, value)
-        self._socket = accepted
+        self._socket, self._fd = accepted, accepted.fileno()
         host, self.port = accepted.getpeername()[:2]
         self.address: Address = ipaddress.ip_address(host.partition("%")[0])
         self._common = common
@@ -138,9 +144,15 @@ class Connection:
                 await trio.lowlevel.checkpoint()
             else:
                 busy = False
-                await self._readable()
+                if not self._comes_soon():
+                    await self._readable()
             if not self._receive():
                 return
+
+    def _comes_soon(self) -> bool:
+        """Whether the next call is here, or comes before the loop would sleep."""
+        look = self._common.look
+        return look is not None and not self._reader.starved and look(self._fd)
 
     @property
     def _full(self) -> bool:
@@ -160,14 +172,38 @@ class Connection:
         while True:
             if self._full:
                 return served, True
-            record = self._reader.next()
-            if record is None:
-                return served, False
+            answered = self._again()
+            if not answered:
+                record = self._reader.next()
+                if record is None:
+                    return served, False
+                self._begin(record)
+                answered = 1
             self._deadline = None
-            self._begin(record)
-            served += 1
+            served += answered
             if perf_counter() > end:
                 return served, True
+
+    def _again(self) -> int:
+        """Answer what need not be read as calls; how many these were (rpc.Again)."""
+        answered = self._common.dispatcher.again(self._reader.ahead, self)
+        if answered is None:
+            return 0
+        self._reader.skip(answered.taken)
+        if answered.wait is None:
+            self._put(answered.answer)
+        else:
+            self._in_flight += 1
+            self._common.nursery.start_soon(self._send_later, answered.wait, answered.answer)
+        return answered.calls
+
+    async def _send_later(self, wait: Wait, answer: list[Part]) -> None:
+        try:
+            await wait()
+        finally:
+            self._in_flight -= 1
+            self._relief.set()
+        self.send(answer)
 
     def _begin(self, record: Record) -> None:
         started = self._common.dispatcher.start(record.view, self)

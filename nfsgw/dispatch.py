@@ -16,6 +16,7 @@ from nfsgw.rpc import (
     PROG_UNAVAIL,
     RPC_VERSION,
     Again,
+    Answered,
     AuthFailed,
     Peer,
     ProcedureUnavailable,
@@ -29,7 +30,7 @@ from nfsgw.xdr import Garbage, Packer, Part, Unpacker
 
 _HEAD_BYTES_MIN = 8
 _BEGIN = struct.Struct(">5I")
-_BEGINS, _BEGAN = 4, 4 + _BEGIN.size
+_BEGINS, _BEGAN = 8, 8 + _BEGIN.size  # behind a record mark and an xid
 _REFUSALS = (Garbage, ProcedureUnavailable, AuthFailed, VersionMismatch)
 
 
@@ -59,7 +60,7 @@ class Dispatcher:
     ) -> None:  # fmt: skip
         self._programs: dict[tuple[int, int], Program] = {}
         self._versions: dict[int, list[int]] = {}
-        self._again: dict[bytes, Again] = {}  # by how such calls begin, after their xid
+        self._again: dict[bytes, Again] = {}  # by how such calls begin
         for program in programs:
             for version in program.versions:
                 for procedure, again in program.again.items():
@@ -70,16 +71,17 @@ class Dispatcher:
         self._replay = replay
         self._failed = failed
 
+    def again(self, received: memoryview, peer: Peer) -> Answered | None:
+        """Calls at the beginning of what was received that a program answers without their being
+        read as such; None: there are none."""
+        again = self._again.get(bytes(received[_BEGINS:_BEGAN]))
+        return None if again is None else again(received, peer, self._replay)
+
     def start(self, record: memoryview, peer: Peer) -> list[Part] | Running | None:
         """The answer, or the call in progress; None: another has been told to answer this one.
 
         Garbage for a record that is no call: nothing can be said to that.
         """
-        again = self._again.get(bytes(record[_BEGINS:_BEGAN]))
-        if again is not None:
-            answer = again(record, peer)
-            if answer is not None:
-                return answer
         args = Unpacker(record)
         if len(record) < _HEAD_BYTES_MIN:
             raise Garbage("no call")

@@ -81,7 +81,7 @@ class Files:
         self._known_of = -1  # exports.changed_ns of what is known
         self._peer: Peer | None = None  # who called last,
         self._peers: dict[tuple[int, Credential | None], Who] = {}  # and what is known of him
-        self._buffers = Buffers()
+        self.buffers = Buffers()
         self._snapshots_ns = now_ns()  # when a list of snapshots last changed
         self.store.listeners.append(self._changed)
 
@@ -435,7 +435,7 @@ class Files:
         ``cold_read``.
         """
         size = self.readable(place, offset, size)
-        buffer = self._buffers.take(size)
+        buffer = self.buffers.take(size)
         if size:
             self.read_into(place, offset, buffer, wait=self._core.waits)
         return buffer, offset + size >= place.inode.size
@@ -457,7 +457,7 @@ class Files:
     ) -> Generator[Wait, None, tuple[Place, memoryview, bool]]:
         """The same, on a thread.  ``found`` looks for the file and the right to read it anew."""
         place, end = None, False
-        buffer = self._buffers.take(min(size, READ_BYTES_MAX))
+        buffer = self.buffers.take(min(size, READ_BYTES_MAX))
 
         def begin(wait: bool) -> Reading:
             nonlocal place, end

@@ -17,13 +17,14 @@ import trio
 from nfsgw.xdr import Garbage, Part
 
 RECORD_BYTES_MAX = (1 << 20) + 8192  # a megabyte of data, and the head of a call or a compound
-BUFFER_BYTES = 1 << 16
+BUFFER_BYTES = 136 << 10
 LARGE_BUFFERS_MAX = 128
 SPARE_BUFFERS_MAX = 8
 FRAGMENTS_MAX = 1024
 JOIN_BYTES_MAX = 16_384  # smaller parts are cheaper to copy than to hand to the kernel one by one
 LAST = 1 << 31
 _MARK = struct.Struct(">I")
+_NOTHING = memoryview(b"")
 
 
 class Buffers:
@@ -109,6 +110,20 @@ class RecordReader:
     def starved(self) -> bool:
         """Whether nothing can be received before another connection gives a large buffer back."""
         return self._large is None and self._end - self._start == BUFFER_BYTES
+
+    @property
+    def ahead(self) -> memoryview:
+        """What was received and not read, from a record's mark on; valid until ``space``.  Empty
+        unless that record is here whole, in one fragment."""
+        start, end = self._start, self._end
+        if end - start <= 4 or self._large is not None or self._pieces is not None:
+            return _NOTHING
+        (mark,) = _MARK.unpack_from(self._buffer, start)
+        return self._buffer[start:end] if start + 4 + (mark ^ LAST) <= end else _NOTHING
+
+    def skip(self, count: int) -> None:
+        """Whole records of ``ahead`` were read."""
+        self._start += count
 
     def space(self) -> memoryview:
         """Where to receive into; not empty unless ``starved``."""

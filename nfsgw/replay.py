@@ -48,10 +48,14 @@ class ReplayCache:
         self._finished: OrderedDict[Hashable, Entry] = OrderedDict()
 
     def key(self, call: Call, record: memoryview) -> Hashable:
-        return (
-            call.peer.address.packed, call.xid, call.program, call.version, call.procedure,
-            len(record), self._checksum(record),
-        )  # fmt: skip
+        what = call.program, call.version, call.procedure
+        return self.key_of(call.peer.address.packed, call.xid, what, record)
+
+    def key_of(
+        self, address: bytes, xid: int, what: tuple[int, int, int], record: memoryview
+    ) -> Hashable:  # fmt: skip
+        """Of a call of (program, version, procedure)."""
+        return address, xid, what, len(record), self._checksum(record)
 
     def find(self, key: Hashable) -> Entry | None:
         """The entry of an equal call, in progress or finished."""
@@ -66,6 +70,13 @@ class ReplayCache:
         del self._running[entry.key]
         entry.answer = [b"".join(answer)]
         entry.size = len(entry.answer[0])
+        self._keep(entry)
+
+    def done(self, key: Hashable, answer: list[Part], size: int) -> None:
+        """A call that was carried out at once; the answer is kept as it is."""
+        self._keep(Entry(key, None, answer, size))
+
+    def _keep(self, entry: Entry) -> None:
         self._finished[entry.key] = entry
         self._bytes += entry.size
         while len(self._finished) > self._entries_max or self._bytes > self._bytes_max:

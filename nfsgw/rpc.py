@@ -5,10 +5,13 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from nfsgw.gate import Outcome
+from nfsgw.gate import Outcome, Wait
 from nfsgw.xdr import Garbage, Packer, Part, Unpacker
+
+if TYPE_CHECKING:
+    from nfsgw.replay import ReplayCache
 
 RPC_VERSION = 2
 CALL, REPLY = 0, 1
@@ -81,7 +84,18 @@ class Call:
     peer: Peer
 
 
-Again = Callable[[memoryview, Peer], list[Part] | None]  # of a record; None: go the long way
+class Answered(NamedTuple):
+    """Calls that were carried out from what a connection has received: ``taken`` bytes of it,
+    record marks included."""
+
+    taken: int
+    calls: int
+    answer: list[Part]
+    wait: Wait | None = None  # for this, before it is sent
+
+
+Again = Callable[[memoryview, Peer, "ReplayCache"], Answered | None]
+"""From what was received, which begins with a record; None: its first call goes the long way."""
 NO_SHORT_WAYS: dict[int, Again] = {}
 
 

@@ -24,6 +24,7 @@ from nfsgw.connection import (
     STALLED_S,
     Common,
     Connection,
+    Look,
     Waiting,
 )
 from nfsgw.dispatch import Dispatcher
@@ -78,12 +79,14 @@ class Server:
         connections_max: int = CONNECTIONS_MAX, address_max: int = ADDRESS_MAX,
         stalled_s: float = STALLED_S, out_total_max: int = OUT_TOTAL_MAX,
         in_total_max: int = IN_TOTAL_MAX, checksum: Callable[[memoryview], int] = zlib.crc32,
+        look: Look | None = None,
     ) -> None:  # fmt: skip
         self.dispatcher = Dispatcher(programs, ReplayCache(checksum), failed)
         self.failed = failed
         self._buffers = Buffers()
         self.incoming, self.outgoing = Waiting(in_total_max), Waiting(out_total_max)
         self._stalled_s = stalled_s
+        self._look = look
         self._connections_max, self._address_max = connections_max, address_max
         self._by_address: Counter[str] = Counter()
         self._connections: set[Connection] = set()
@@ -115,7 +118,7 @@ class Server:
             async with trio.open_nursery() as nursery:
                 self._common = Common(
                     self.dispatcher, self._buffers, nursery, self.incoming, self.outgoing,
-                    self._stalled_s,
+                    self._look, self._stalled_s,
                 )  # fmt: skip
                 task_status.started()
                 await trio.sleep_forever()

@@ -96,7 +96,8 @@ class Daemon:
         whole = mountpoint if self.shown is None else None
         view = View(mountpoint, self.shown) if mountpoint and self.shown else None
         self.presenter = None if whole is None else Presenter(store, whole)
-        self.gateway = Gateway(store, self._gate())
+        self.polling = Polling(options.poll_us)
+        self.gateway = Gateway(store, self._gate(), self.polling.look)
         self.context = Context(
             store, whole, view, presenter=self.presenter, gateway=self.gateway
         )  # fmt: skip
@@ -410,7 +411,7 @@ def _run(daemon: Daemon, ready: Callable[[], None]) -> None:
     store.pool.meta.beside = True
     try:
         with short_looks():
-            trio.run(daemon.run, ready, instruments=[Polling(daemon.options.poll_us)])
+            trio.run(daemon.run, ready, instruments=[daemon.polling])
     except BaseExceptionGroup as group:
         raise _first(group) from group
     finally:

@@ -27,6 +27,7 @@ import trio
 from engine import Change, Store, errors
 from hypervisor.host_daemon import Listen
 from nfsgw import mount3, portmap, rpcbind
+from nfsgw.connection import Look
 from nfsgw.dispatch import Dispatcher
 from nfsgw.exports import Export, Exports
 from nfsgw.files import Files
@@ -71,8 +72,9 @@ class Place:
 class Gateway:
     """The exports of a store.  ``run`` is a task; ``settle`` may be called by others."""
 
-    def __init__(self, store: Store, gate: Gate) -> None:
+    def __init__(self, store: Store, gate: Gate, look: Look | None = None) -> None:
         self._store = store
+        self._look = look
         self._gate = gate
         self._table = Table(store)
         self._exports = Exports()
@@ -300,7 +302,7 @@ class Gateway:
         await self._gate.durable()
         server = Server(
             [Nfs3(files), Nfs4(files, state), Mount3(files)], failed=log_exception,
-            checksum=self._store.pool.core.hash,
+            checksum=self._store.pool.core.hash, look=self._look,
         )  # fmt: skip
         await nursery.start(server.run)
         nursery.start_soon(self._sweep, state)

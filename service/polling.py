@@ -7,6 +7,10 @@ switches.  So before the loop sleeps it asks its epoll whether anything is ready
 for a window of MOST_US at most, without Python's lock.  Whatever may wake the loop ends that:
 requests of all doors, threads that have finished, and timers, which limit the window.
 
+A task that has a descriptor of its own may do the same (``look``) without going to the loop and
+back, as long as it is the only one that can run: another that is woken meanwhile, by it or through
+the epoll, comes first.
+
 The window follows what happens, as that of QEMU's event loop does (``poll-max-ns``): a wait that
 would have fitted one twice as large doubles it, one longer than MOST_US halves it, down to none.
 An idle daemon sleeps, and so does one whose processor the clients need to go on.
@@ -22,6 +26,7 @@ import native
 MOST_US = 50
 LEAST_NS = 4_000
 _SECOND_NS = 1_000_000_000
+_MANY = 2
 
 
 def _eventpolls() -> set[int]:
@@ -42,7 +47,10 @@ class Polling(trio.abc.Instrument):
     def __init__(self, most_us: int | None = None) -> None:
         self._most = (MOST_US if most_us is None else most_us) * 1000
         self._window = 0
-        self._began = 0
+        self._began = 0  # of the wait that is under way; 0: none
+        self._looked = False  # it has been looked already, by a task
+        self._deadline = 0  # of the first timer
+        self._scheduled = 0  # tasks, since the loop has waited
         self._others = _eventpolls()
         self._epoll = -1
 
@@ -50,6 +58,22 @@ class Polling(trio.abc.Instrument):
     def window_ns(self) -> int:
         """How long the next look may take."""
         return self._window
+
+    def look(self, fd: int) -> bool:
+        """Whether ``fd`` can be read now or within the window, and nothing else is to be done.
+
+        Of the task that runs; False: it should wait in the ordinary way.
+        """
+        if self._scheduled >= _MANY or not self._window:
+            return False
+        began = perf_counter_ns()
+        left = self._deadline - began
+        if left <= 0:
+            return False
+        ready = native.poll(fd, self._epoll, min(self._window, left))
+        if ready == 0:
+            self._began, self._looked = began, True
+        return ready == 1
 
     def before_run(self) -> None:
         """trio does not tell its epoll; it is the one that has come."""
@@ -59,13 +83,23 @@ class Polling(trio.abc.Instrument):
         else:
             self._most = 0
 
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        self._scheduled += 1
+
     def before_io_wait(self, timeout: float) -> None:
         if timeout <= 0 or not self._most:
-            self._began = 0
+            self._began, self._looked = 0, False
+            self._scheduled = _MANY  # they are about to run
             return
-        self._began = perf_counter_ns()
-        if self._window:
-            native.poll(self._epoll, min(self._window, int(timeout * _SECOND_NS)))
+        self._scheduled = 0
+        now, left = perf_counter_ns(), int(timeout * _SECOND_NS)
+        self._deadline = now + left
+        if self._looked:
+            self._looked = False
+            return
+        self._began = now
+        if self._window and native.poll(self._epoll, -1, min(self._window, left)):
+            self._began = 0  # nothing to learn
 
     def after_io_wait(self, timeout: float) -> None:
         if self._began:

@@ -1,11 +1,15 @@
-"""READ, the second time: what a client says again and again is looked up instead of read.
+"""READ and WRITE, the second time: what a client says again and again is looked up, not read.
 
-All of a READ but its last twelve bytes - who calls, the procedure, the credential, the handle - is
-the same each time a client reads a file.  So those bytes are known, once a READ was read and
-carried out as every call is, as the place that they mean; another that begins so needs no more than
-its offset and count.  Nothing that may change is remembered: the exports, the volume, the inode,
-and whether the mode still gives the right are looked at for each call, and whatever is not as it
-was goes the long way (nfs3/contents.py), which also says what is wrong.
+All of such a call but its last words - who calls, the procedure, the credential, the handle - is
+the same each time a client reads or writes a file.  So those bytes are known, once a call was read
+and carried out as every call is, as the place that they mean.  Of what a connection has received,
+the calls that begin so, one after the other, are carried out in one step: READs of any places,
+WRITEs that are UNSTABLE and of bytes that follow each other, as one write (again.c takes out their
+numbers, and puts their answers together).
+
+Nothing that may change is remembered: the exports, the volume, the inode, and whether the mode
+still gives the right are looked at each time, and whatever is not as it was goes the long way
+(nfs3/contents.py), which also says what is wrong.
 """
 
 import struct
@@ -13,59 +17,157 @@ from typing import NamedTuple
 
 from engine import errors
 from engine.cold import Cold
-from nfsgw.buffers import LARGE_BYTES
-from nfsgw.files import Files, Place
-from nfsgw.nfs3.attributes import POST_OP_BYTES, post_op
-from nfsgw.record import LAST, Marked
-from nfsgw.rpc import ACCEPTED, AUTH_NONE, REPLY, SUCCESS, Call, Peer
-from nfsgw.xdr import Part
+from nfsgw._again import ffi, lib
+from nfsgw.files import READ_BYTES_MAX, Files, Place
+from nfsgw.nfs3.attributes import POST_OP_BYTES, PRE_OP_BYTES, post_op, pre_op
+from nfsgw.nfs3.protocol import IO_BYTES_MAX, PROGRAM, VERSION, Procedure
+from nfsgw.record import Marked
+from nfsgw.replay import ReplayCache
+from nfsgw.rpc import Answered, Call, Peer
+from nfsgw.verifier import VERIFIER_BYTES
 
 KNOWN_MAX = 64  # files of a connection
-_ARGUMENTS = struct.Struct(">QI")  # offset, count
-_ANSWER = struct.Struct(f">8I{POST_OP_BYTES}s3I")  # mark, RPC, status; attributes; count, end, size
-_FIRST = 4  # the xid is before it
+CALLS_MAX = 64  # in one step, and bytes of the answers to READs, of the data of WRITEs:
+STEP_BYTES_MAX = 256 << 10
+_FIRST = 8  # of a record that is compared; the mark and the xid are before it
+_CREDENTIAL = struct.Struct(">I")  # how long it is,
+_CREDENTIAL_AT = 32  # which is said there
+_BARE_BYTES = 96  # up to the arguments that differ, but for the credential's body: our handle
+_READ_BYTES, _WRITE_BYTES = 12, 20  # offset, count; these, stable_how, and how many bytes follow
+_WRITE = PROGRAM, VERSION, int(Procedure.WRITE)
+_FAILURES = (Cold, errors.RametError, OSError)  # the long way tells them
+
+assert (lib.NFS_POST_OP, lib.NFS_PRE_OP, lib.NFS_VERIFIER) == (
+    POST_OP_BYTES, PRE_OP_BYTES, VERIFIER_BYTES,
+)  # fmt: skip
 
 
 class Known(NamedTuple):
-    """What the beginning of a READ means, as long as the exports are these."""
+    """What the beginning of a call means, as long as the exports are these."""
 
     changed_ns: int
     place: Place
 
 
-def remember(files: Files, call: Call, record: memoryview, place: Place) -> None:
-    """A READ that was carried out, whose arguments were all of the record."""
+def remember(files: Files, call: Call, beginning: memoryview, place: Place) -> None:
+    """A READ or WRITE that was carried out: its record up to the end of the handle."""
     memo = call.peer.memo
     if len(memo) >= KNOWN_MAX:
         memo.clear()
-    head = bytes(record[_FIRST : len(record) - _ARGUMENTS.size])
-    memo[head] = Known(files.exports.changed_ns, place)
+    memo[bytes(beginning[_FIRST - 4 :])] = Known(files.exports.changed_ns, place)
 
 
-def read_again(files: Files, record: memoryview, peer: Peer) -> list[Part] | None:
-    """The answer; None: it has to go the long way."""
-    end = len(record) - _ARGUMENTS.size
-    known = peer.memo.get(bytes(record[_FIRST:end]))
-    if known is None or known.changed_ns != files.exports.changed_ns:
-        return None
-    place = known.place
-    volume, inode = place.volume, place.inode
-    offset, count = _ARGUMENTS.unpack_from(record, end)
-    try:
-        if volume.removed or volume.inode(inode.ino) is not inode:
+class ShortWays:
+    """Those of a store's exports."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._xids = ffi.new("uint32_t[]", CALLS_MAX)
+        self._pieces = ffi.new("nfs_piece[]", CALLS_MAX)
+        self._told = memoryview(ffi.buffer(self._pieces))
+        self._total = ffi.new("uint32_t *")
+        self._gathered = bytearray(STEP_BYTES_MAX)
+
+    def read(self, received: memoryview, peer: Peer, replay: ReplayCache) -> Answered | None:
+        """An Again."""
+        end = self._end(received)
+        place = self._place(received[_FIRST:end], peer)
+        if place is None:
             return None
-        files.check_read(place)
-        size = files.readable(place, offset, count)
-        if size >= LARGE_BYTES:
+        inode, volume = place.inode, place.volume
+        xids, pieces, total = self._xids, self._pieces, self._total
+        try:
+            self._files.check_read(place)
+            size = inode.size
+            count = lib.nfs_reads(
+                ffi.from_buffer("uint8_t[]", received), len(received), end, size, READ_BYTES_MAX,
+                STEP_BYTES_MAX, CALLS_MAX, xids, pieces, total,
+            )  # fmt: skip
+            if not count:
+                return None
+            out = self._files.buffers.take(total[0])
+            count = volume.read_pieces(inode.ino, self._told, count, out)
+        except _FAILURES:
             return None
-        answer = bytearray(_ANSWER.size + size + (-size & 3))
-        if size:
-            whole = memoryview(answer)
-            files.read_into(place, offset, whole[_ANSWER.size : _ANSWER.size + size], wait=False)
-    except (Cold, errors.RametError, OSError):
-        return None
-    _ANSWER.pack_into(
-        answer, 0, LAST | len(answer) - 4, int.from_bytes(record[:_FIRST], "big"), REPLY, ACCEPTED,
-        AUTH_NONE, 0, SUCCESS, 0, post_op(place), size, offset + size >= inode.size, size,
-    )  # fmt: skip
-    return Marked((answer,))
+        if not count:
+            return None
+        length = lib.nfs_read_answers(
+            xids, pieces, count, post_op(place), size,
+            ffi.from_buffer("uint8_t[]", out, require_writable=True),
+        )  # fmt: skip
+        return Answered(count * (end + _READ_BYTES), count, Marked((out[:length],)))
+
+    def write(self, received: memoryview, peer: Peer, replay: ReplayCache) -> Answered | None:
+        """An Again."""
+        end = self._end(received)
+        place = self._place(received[_FIRST:end], peer)
+        gate = self._files.gate
+        if place is None or gate.full() or gate.unsettled():
+            return None
+        xids, pieces, total = self._xids, self._pieces, self._total
+        view = ffi.from_buffer("uint8_t[]", received)
+        count = lib.nfs_writes(
+            view, len(received), end, IO_BYTES_MAX, STEP_BYTES_MAX, CALLS_MAX, xids, pieces, total
+        )
+        keys = []
+        at = 0
+        for n in range(count):
+            after = pieces[n].at + pieces[n].size
+            after += -after & 3
+            key = replay.key_of(peer.address.packed, xids[n], _WRITE, received[at + 4 : after])
+            if replay.find(key) is not None:
+                break
+            keys.append(key)
+            at = after
+        count = len(keys)
+        if not count:
+            return None
+        if count == 1:
+            data = received[pieces[0].at : pieces[0].at + pieces[0].size]
+        else:
+            lib.nfs_gather(view, pieces, count, ffi.from_buffer("uint8_t[]", self._gathered))
+            ends = pieces[count - 1].offset + pieces[count - 1].size
+            data = memoryview(self._gathered)[: ends - pieces[0].offset]
+        before = pre_op(place.inode)
+        try:
+            self._files.check_write(place)
+            self._files.write(place, pieces[0].offset, data, wait=False)
+        except _FAILURES:
+            return None
+        answers = self._written(place, count, before)
+        size = lib.NFS_WRITE_ANSWER
+        for n, key in enumerate(keys):
+            replay.done(key, Marked((answers[n * size : (n + 1) * size],)), size)
+        wait = gate.settled if gate.unsettled() else None
+        return Answered(at, count, Marked((answers,)), wait)
+
+    def _written(self, place: Place, count: int, before: bytes) -> bytes:
+        """The answers to WRITEs that were one; each but the first met what is now there."""
+        answers = bytearray(count * lib.NFS_WRITE_ANSWER)
+        lib.nfs_write_answers(
+            self._xids, self._pieces, count, before, pre_op(place.inode), post_op(place),
+            self._files.verifier.current(), ffi.from_buffer("uint8_t[]", answers),
+        )  # fmt: skip
+        return bytes(answers)
+
+    @staticmethod
+    def _end(received: memoryview) -> int:
+        """Where the beginning of a call ends, if it is one of ours; otherwise anywhere."""
+        try:
+            return _BARE_BYTES + _CREDENTIAL.unpack_from(received, _CREDENTIAL_AT)[0]  # type: ignore[no-any-return]
+        except struct.error:
+            return 0
+
+    def _place(self, beginning: memoryview, peer: Peer) -> Place | None:
+        """What is known of a call that begins so, if it still is so."""
+        known: Known | None = peer.memo.get(bytes(beginning))
+        if known is None or known.changed_ns != self._files.exports.changed_ns:
+            return None
+        place = known.place
+        volume = place.volume
+        try:
+            if volume.removed or volume.inode(place.inode.ino) is not place.inode:
+                return None
+        except _FAILURES:
+            return None
+        return place

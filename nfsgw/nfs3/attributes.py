@@ -27,6 +27,7 @@ _DONT, _SERVER_TIME, _CLIENT_TIME = range(3)
 _TYPE_MASK = 0o170000
 
 FATTR_BYTES = _FATTR.size
+PRE_OP_BYTES = _PRE_OP.size
 POST_OP_BYTES = _POST_OP.size
 NOTHING = b"\0\0\0\0"  # no attributes, no handle: a FALSE
 

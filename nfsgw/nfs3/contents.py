@@ -28,6 +28,7 @@ _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 def read(files: Files, call: Call, args: Unpacker, out: Packer) -> Outcome:
     """3.3.6; fewer bytes than asked for at the end of the file only, and past IO_BYTES_MAX."""
     raw = read_handle(args)
+    at = args.at
     offset, count = args.take(_READ)
     place = None
     try:
@@ -42,8 +43,7 @@ def read(files: Files, call: Call, args: Unpacker, out: Packer) -> Outcome:
         out.u32(status_of(error))
         out.raw(NOTHING if place is None else post_op(place))
         return None
-    if args.left == 0:
-        remember(files, call, args.data, place)
+    remember(files, call, args.data[:at], place)
     _answer(out, place, data, eof)
     return None
 
@@ -81,6 +81,7 @@ def _answer(out: Packer, place: Place, data: memoryview, eof: bool) -> None:
 def write(files: Files, call: Call, args: Unpacker, subject: Subject) -> Change:
     """3.3.7; what is past IO_BYTES_MAX is left to another call."""
     raw = read_handle(args)
+    at = args.at
     offset, count, stable = args.take(_WRITE)
     data = args.opaque(args.left)
     if stable > Stable.FILE_SYNC or count > len(data):
@@ -99,6 +100,8 @@ def write(files: Files, call: Call, args: Unpacker, subject: Subject) -> Change:
     except Cold:
         yield from files.patient(attempt)
     subject.changed()
+    if subject.place is not None:
+        remember(files, call, args.data[:at], subject.place)
     verifier = files.verifier.current()  # now: what follows may take a while and change it
     if stable == Stable.UNSTABLE:
         yield from gate.shown()

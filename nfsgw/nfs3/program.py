@@ -1,13 +1,12 @@
 """The program: procedure numbers to procedures, and which of them must not be done twice."""
 
 from collections.abc import Callable
-from functools import partial
 
 from engine.cold import Cold, read_only
 from nfsgw.files import Files
 from nfsgw.gate import Outcome, Waits
 from nfsgw.nfs3 import contents, directories, names, objects
-from nfsgw.nfs3.again import read_again
+from nfsgw.nfs3.again import ShortWays
 from nfsgw.nfs3.answers import Procedure as Answer
 from nfsgw.nfs3.protocol import PROGRAM, VERSION, Procedure
 from nfsgw.rpc import Again, Call, ProcedureUnavailable
@@ -60,7 +59,8 @@ class Nfs3:
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self.again: dict[int, Again] = {Procedure.READ: partial(read_again, files)}
+        ways = ShortWays(files)
+        self.again: dict[int, Again] = {Procedure.READ: ways.read, Procedure.WRITE: ways.write}
         self._pool = files.store.pool
 
     @staticmethod

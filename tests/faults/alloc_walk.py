@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import struct
 import sys
 import tempfile
 from collections.abc import Callable
@@ -245,6 +246,8 @@ class CoreDay:
         """What says which slots are cold, and has them read, takes no memory; here none is."""
         address = self.core.lookup(self.trees["b"], 0, SPAN)[0].address
         self.core.read_into(self.trees["b"], 0, bytearray(BLOCK), wait=False)
+        piece = struct.pack("=QII", 0, BLOCK, 0)
+        assert self.core.read_pieces(self.trees["b"], piece, 1, bytearray(BLOCK)) == 1
         RECORDER.rmt_cold(self.core._core, self.core._number)
         self.core.warm([address])
 
@@ -370,7 +373,7 @@ class CoreDay:
         self.write("c", 40, list(range(700, 720)))
         assert native.overwrites_in_place(self.files[0])
         native.begin_write_back(self.files[0])
-        native.poll(self.files[0], 0)
+        native.poll(self.files[0], -1, 0)
         native.allocate(self.files[0], 0, BLOCK, keep_size=True)
         self.commit()
         self.write("c", 3, [901, 902])  # closed with dirty nodes, as a crash leaves it

@@ -55,11 +55,11 @@ def test_poll_asks_until_ready_or_late() -> None:
     one, other = socket.socketpair()
     with one, other:
         begun = time.perf_counter_ns()
-        native.poll(one.fileno(), 3_000_000)
+        native.poll(one.fileno(), -1, 3_000_000)
         assert time.perf_counter_ns() - begun >= 3_000_000
         other.send(b"x")
         begun = time.monotonic()
-        native.poll(one.fileno(), PATIENCE_S * 1_000_000_000)
+        native.poll(one.fileno(), -1, PATIENCE_S * 1_000_000_000)
         assert time.monotonic() - begun < PATIENCE_S
 
 
@@ -69,7 +69,7 @@ def test_python_goes_on_meanwhile() -> None:
     with one, other:
         threading.Timer(0.05, other.send, [b"x"]).start()
         begun = time.monotonic()
-        native.poll(one.fileno(), PATIENCE_S * 1_000_000_000)
+        native.poll(one.fileno(), -1, PATIENCE_S * 1_000_000_000)
         assert time.monotonic() - begun < PATIENCE_S
         assert one.recv(1) == b"x"
 
@@ -135,7 +135,7 @@ def test_zero_never_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_finds_the_epoll_of_its_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside another that was there before."""
     asked: list[int] = []
-    monkeypatch.setattr(native, "poll", lambda fd, _: asked.append(cast(int, fd)))
+    monkeypatch.setattr(native, "poll", lambda fd, *_: asked.append(cast(int, fd)))
 
     async def main() -> None:
         for _ in range(10):
