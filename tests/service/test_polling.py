@@ -5,10 +5,12 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 import pytest
 import trio
+import trio.testing
 
 import native
 from service import polling
@@ -145,3 +147,129 @@ def test_it_finds_the_epoll_of_its_loop(monkeypatch: pytest.MonkeyPatch) -> None
         trio.run(main, instruments=[Polling(LONG_US)])
         assert asked
         assert other.fileno() not in asked
+
+
+class Looker:
+    """A task with a socket of its own, in a loop that polls."""
+
+    def __init__(self, instrument: Polling) -> None:
+        self.instrument = instrument
+        self.one, self.other = socket.socketpair()
+
+    async def woken(self) -> None:
+        """By the loop, with nothing else to be done."""
+        self.other.send(b"w")
+        await trio.lowlevel.wait_readable(self.one)
+        self.one.recv(1)
+
+    def look(self) -> bool:
+        self.instrument._window = LONG_US * 1000
+        return self.instrument.look(self.one.fileno())
+
+
+def looking(test: Callable[[Looker], Awaitable[None]]) -> None:
+    instrument = Polling(LONG_US)
+
+    async def main() -> None:
+        looker = Looker(instrument)
+        with looker.one, looker.other:
+            await trio.sleep(0.001)
+            await looker.woken()
+            await test(looker)
+
+    trio.run(main, instruments=[instrument])
+
+
+def test_a_look_finds_what_comes() -> None:
+    async def test(looker: Looker) -> None:
+        with trio.CancelScope(deadline=trio.current_time() + PATIENCE_S):
+            await looker.woken()
+            threading.Timer(0.02, looker.other.send, [b"x"]).start()
+            assert looker.look()
+            assert looker.one.recv(1) == b"x"
+            looker.other.send(b"y")
+            assert looker.look()
+
+    looking(test)
+
+
+def test_a_look_without_a_window_is_none() -> None:
+    async def test(looker: Looker) -> None:
+        looker.other.send(b"x")
+        looker.instrument._window = 0
+        assert not looker.instrument.look(looker.one.fileno())
+
+    looking(test)
+
+
+def test_a_look_ends_with_its_window() -> None:
+    async def test(looker: Looker) -> None:
+        with trio.CancelScope(deadline=trio.current_time() + PATIENCE_S):
+            await looker.woken()
+            assert not looker.look()
+            began = looker.instrument._began
+            await trio.sleep(0.001)  # the loop does not look again, and learns from the whole wait
+            assert began
+            assert looker.instrument.window_ns == LONG_US * 1000 // 2
+
+    looking(test)
+
+
+def test_a_look_leaves_other_tasks_their_turn() -> None:
+    """Those that can run, those that it has woken itself, those that wait for a descriptor, for a
+    thread, or for a time: each while nothing comes at the one that is looked at."""
+
+    async def test(looker: Looker) -> None:
+        ran: list[str] = []
+
+        async def run(name: str) -> None:
+            ran.append(name)
+
+        async def told(stream: socket.socket) -> None:
+            await trio.lowlevel.wait_readable(stream)
+            ran.append("descriptor")
+
+        near, far = socket.socketpair()
+        with near, far:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(told, near)
+                await looker.woken()
+                nursery.start_soon(run, "started")
+                assert not looker.look()
+                await trio.testing.wait_all_tasks_blocked()
+                assert ran == ["started"]
+                await trio.lowlevel.checkpoint()
+                looker.other.send(b"x")
+                assert not looker.look()  # there is no telling: it was not the loop's wait
+                looker.one.recv(1)
+                await looker.woken()
+                far.send(b"x")
+                looker.other.send(b"x")
+                assert not looker.look()
+                looker.one.recv(1)
+                await trio.testing.wait_all_tasks_blocked()
+                assert ran == ["started", "descriptor"]
+                await looker.woken()
+                token = trio.lowlevel.current_trio_token()
+                threading.Timer(0.02, token.run_sync_soon, [ran.append, "thread"]).start()
+                begun = time.monotonic()
+                assert not looker.look()
+                assert time.monotonic() - begun < PATIENCE_S
+                await trio.testing.wait_all_tasks_blocked()
+                assert ran[-1] == "thread"
+
+    looking(test)
+
+
+def test_a_timer_limits_a_look() -> None:
+    async def test(looker: Looker) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, 0.05)
+            await trio.sleep(0.001)
+            await looker.woken()
+            looker.instrument._window = PATIENCE_S * 1_000_000_000
+            begun = time.monotonic()
+            assert not looker.instrument.look(looker.one.fileno())
+            assert time.monotonic() - begun < PATIENCE_S / 2
+
+    looking(test)
