@@ -158,6 +158,8 @@ BUDGETS = (
     Budget("the same", "at least 10 x JuiceFS", against("write-4k", "juicefs", 10)),
     Budget("FUSE 1 MiB sequential read", f"at least 0.8 x {YARDSTICK}",
            against("read-1m", BARE, 0.8)),
+    Budget("the same after random writes", "at least 0.8 x the same",
+           against("read-1m-aged", BARE, 0.8)),
     Budget("FUSE 1 MiB sequential write of new data", "at least 0.6 x the same",
            against("write-1m", BARE, 0.6)),
     Budget("FUSE 1 MiB write of duplicate data", "at least 0.8 x the same",

@@ -129,11 +129,12 @@ def names(what: str) -> Callable[[Place, int], float | None]:
 
 BARE, HALF = (("bare", 0.9),), (("bare", 0.6),)
 LINES = (
+    Line("1 MiB sequential read", "MiB/s", timed("read", "1m"), (("bare", 0.8),)),
     *(Line(f"4 KiB random read, {jobs} jobs", "IOPS", timed("randread", "4k", jobs),
            BARE if jobs <= 4 else ()) for jobs in (1, 4, 16)),
     *(Line(f"4 KiB random write, {jobs} jobs", "IOPS", timed("randwrite", "4k", jobs, NEW),
            (*BARE, ("juicefs", 10.0)) if jobs == 1 else ()) for jobs in (1, 4, 16)),
-    Line("1 MiB sequential read", "MiB/s", timed("read", "1m"), (("bare", 0.8),)),
+    Line("1 MiB read, overwritten", "MiB/s", timed("read", "1m"), (("bare", 0.8),)),
     Line("1 MiB write, new data", "MiB/s", fresh(NEW), HALF),
     Line("1 MiB write, duplicate data", "MiB/s", fresh(SAME), (("bare", 0.8),)),
     Line("1 MiB write, zeroes", "MiB/s", fresh(ZERO)),

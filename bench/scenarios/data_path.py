@@ -34,10 +34,11 @@ class Work:
 
 
 WORKS = (
+    Work("read-1m", "1 MiB sequential read", "read", "1m", "MiB/s"),
     Work("read-4k", "4 KiB random read, 1 job", "randread", "4k", cloned=True),
     Work("read-4k-4", "4 KiB random read, 4 jobs", "randread", "4k", jobs=4),
     Work("write-4k", "4 KiB random write", "randwrite", "4k", extra=NEW, cloned=True),
-    Work("read-1m", "1 MiB sequential read", "read", "1m", "MiB/s"),
+    Work("read-1m-aged", "1 MiB sequential read after random writes", "read", "1m", "MiB/s"),
     Work("write-1m", "1 MiB sequential write", "write", "1m", "MiB/s", extra=NEW),
 )
 FSYNC = "fsync-4k"
