@@ -108,7 +108,6 @@ unsigned nfs_writes(const uint8_t *in, size_t length, size_t head_end, uint32_t 
       break;
     size_t arguments = WRITE_ARGUMENTS + (size_t)count + padding(count);
     if (!follows(in, record, left, head_end, arguments)) break;
-    if (n && offset != pieces[0].offset + bytes) break;
     xids[n] = u32(record + 4);
     pieces[n] = (nfs_piece){
         .offset = offset, .size = count, .at = (uint32_t)(start + head_end + WRITE_ARGUMENTS)};

@@ -24,7 +24,7 @@ typedef struct {
 unsigned nfs_reads(const uint8_t *in, size_t length, size_t head_end, uint64_t file_bytes,
                    uint32_t read_most, uint32_t bytes_most, unsigned most, uint32_t *xids,
                    nfs_piece *pieces, uint32_t *total);
-/* WRITEs that are UNSTABLE, each beginning where the one before ends. */
+/* WRITEs that are UNSTABLE. */
 unsigned nfs_writes(const uint8_t *in, size_t length, size_t head_end, uint32_t write_most,
                     uint32_t bytes_most, unsigned most, uint32_t *xids, nfs_piece *pieces,
                     uint32_t *total);

@@ -3,8 +3,8 @@
 All of such a call but its last words - who calls, the procedure, the credential, the handle - is
 the same each time a client reads or writes a file.  So those bytes are known, once a call was read
 and carried out as every call is, as the place that they mean.  Of what a connection has received,
-the calls that begin so, one after the other, are carried out in one step: READs of any places,
-WRITEs that are UNSTABLE and of bytes that follow each other, as one write (again.c takes out their
+the calls that begin so, one after the other, are carried out in one step: READs, and WRITEs that
+are UNSTABLE, of which those of bytes that follow each other are one write (again.c takes out their
 numbers, and puts their answers together).
 
 Nothing that may change is remembered: the exports, the volume, the inode, and whether the mode
@@ -13,6 +13,8 @@ still gives the right are looked at each time, and whatever is not as it was goe
 """
 
 import struct
+from collections.abc import Hashable
+from itertools import islice
 from typing import NamedTuple
 
 from engine import errors
@@ -104,42 +106,73 @@ class ShortWays:
         gate = self._files.gate
         if place is None or gate.full() or gate.unsettled():
             return None
-        xids, pieces, total = self._xids, self._pieces, self._total
-        view = ffi.from_buffer("uint8_t[]", received)
+        xids, pieces = self._xids, self._pieces
         count = lib.nfs_writes(
-            view, len(received), end, IO_BYTES_MAX, STEP_BYTES_MAX, CALLS_MAX, xids, pieces, total
-        )
-        keys = []
-        at = 0
-        for n in range(count):
-            after = pieces[n].at + pieces[n].size
-            after += -after & 3
-            key = replay.key_of(peer.address.packed, xids[n], _WRITE, received[at + 4 : after])
-            if replay.find(key) is not None:
-                break
-            keys.append(key)
-            at = after
-        count = len(keys)
-        if not count:
-            return None
-        if count == 1:
-            data = received[pieces[0].at : pieces[0].at + pieces[0].size]
-        else:
-            lib.nfs_gather(view, pieces, count, ffi.from_buffer("uint8_t[]", self._gathered))
-            ends = pieces[count - 1].offset + pieces[count - 1].size
-            data = memoryview(self._gathered)[: ends - pieces[0].offset]
+            ffi.from_buffer("uint8_t[]", received), len(received), end, IO_BYTES_MAX,
+            STEP_BYTES_MAX, CALLS_MAX, xids, pieces, self._total,
+        )  # fmt: skip
+        new = self._new(received, count, peer, replay)
         before = pre_op(place.inode)
-        try:
-            self._files.check_write(place)
-            self._files.write(place, pieces[0].offset, data, wait=False)
-        except _FAILURES:
+        count = self._write_runs(place, received, len(new))
+        if not count:
             return None
         answers = self._written(place, count, before)
         size = lib.NFS_WRITE_ANSWER
-        for n, key in enumerate(keys):
+        taken = 0
+        for n, (key, taken) in enumerate(islice(new.items(), count)):  # noqa: B007
             replay.done(key, Marked((answers[n * size : (n + 1) * size],)), size)
         wait = gate.settled if gate.unsettled() else None
-        return Answered(at, count, Marked((answers,)), wait)
+        return Answered(taken, count, Marked((answers,)), wait)
+
+    def _new(
+        self, received: memoryview, count: int, peer: Peer, replay: ReplayCache
+    ) -> dict[Hashable, int]:
+        """By what the replay cache will know these WRITEs, in order, and where each ends; up to the
+        first that is another's duplicate."""
+        new: dict[Hashable, int] = {}
+        at = 0
+        address, xids, pieces = peer.address.packed, self._xids, self._pieces
+        for n in range(count):
+            piece = pieces[n]
+            end = piece.at + piece.size
+            end += -end & 3
+            key = replay.key_of(address, xids[n], _WRITE, received[at + 4 : end])
+            if key in new or replay.find(key) is not None:
+                break
+            at = new[key] = end
+        return new
+
+    def _write_runs(self, place: Place, received: memoryview, count: int) -> int:
+        """Write the data of WRITEs, those that follow each other at once; how many were, until one
+        has to go the long way."""
+        done = 0
+        try:
+            self._files.check_write(place)
+            while done < count:
+                offset, data, following = self._run(received, done, count)
+                self._files.write(place, offset, data, wait=False)
+                done = following
+        except _FAILURES:
+            pass
+        return done
+
+    def _run(self, received: memoryview, first: int, count: int) -> tuple[int, memoryview, int]:
+        """WRITEs of bytes that follow each other: offset, data, and the next that is none."""
+        pieces = self._pieces
+        piece = pieces[first]
+        start = piece.offset
+        end = start + piece.size
+        following = first + 1
+        while following < count and pieces[following].offset == end:
+            end += pieces[following].size
+            following += 1
+        if following == first + 1:
+            return start, received[piece.at : piece.at + piece.size], following
+        lib.nfs_gather(
+            ffi.from_buffer("uint8_t[]", received), pieces + first, following - first,
+            ffi.from_buffer("uint8_t[]", self._gathered),
+        )  # fmt: skip
+        return start, memoryview(self._gathered)[: end - start], following
 
     def _written(self, place: Place, count: int, before: bytes) -> bytes:
         """The answers to WRITEs that were one; each but the first met what is now there."""
