@@ -157,8 +157,9 @@ class Connected:
         self._peer = Peer()
 
     def receive(self, stream: bytes, step: int) -> Iterator[bytes]:
-        """The answers to whole records that come ``step`` bytes at a time; Garbage."""
-        at = 0
+        """The answers to whole records that come ``step`` bytes at a time; Garbage, which ends the
+        connection: what comes after is read by nobody."""
+        at, ended = 0, None
         while at < len(stream):
             space = self._reader.space()
             count = min(len(space), step, len(stream) - at)
@@ -166,7 +167,15 @@ class Connected:
             space.release()
             self._reader.received(count)
             at += count
-            yield from self._turn()
+            try:
+                if ended is None:
+                    yield from self._turn()
+            except Garbage as error:
+                ended = error
+            while self._reader.next() is not None:
+                assert ended is not None
+        if ended is not None:
+            raise ended
 
     def _turn(self) -> Iterator[bytes]:
         while True:
