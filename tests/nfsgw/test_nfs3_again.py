@@ -7,14 +7,24 @@ from collections.abc import Callable, Iterator
 import pytest
 from exported import RULES, WRITE_HOST, Exported
 from nfs3_client import ACCES, IO, NFS, STALE, Nfs3Client, Users, failed
-from pipelined import Sent, Steps, burst, call, held, long_way, read_arguments
+from pipelined import (
+    READ,
+    WRITE,
+    Sent,
+    Steps,
+    burst,
+    call,
+    held,
+    long_way,
+    read_arguments,
+    write_arguments,
+)
 from rpc_client import marked
 
 from engine import ROOT_INO, Inode
 from nfsgw.exports import Export
 from nfsgw.nfs3 import again
 
-READ = 6
 DATA = bytes(range(251)) * 200
 
 
@@ -380,3 +390,75 @@ def test_an_answer_that_waits_for_its_socket_stays_as_it_is(
         answer = busy.rpc.record()
         assert answer[128 : 128 + size] in versions
     busy.close()
+
+
+@pytest.mark.parametrize("procedure", [READ, WRITE])
+def test_a_call_cut_short_or_changed_is_answered_as_the_long_way_does(
+    world: Exported, root: Nfs3Client, top: bytes, procedure: int
+) -> None:
+    """Each of its words, and where it ends."""
+    handle = root.create(top, b"f").handle
+    if procedure == READ:
+        whole = call(root.rpc, READ, read_arguments(handle, 0, 9)).record
+    else:
+        whole = call(root.rpc, WRITE, write_arguments(handle, 0, DATA[9:18])).record
+    changed = [whole[:end] for end in range(8, len(whole))]
+    for at in range(8, len(whole), 4):
+        changed += [whole[:at] + word + whole[at + 4 :] for word in (b"\xff" * 4, b"\0\0\0\1")]
+
+    def answers(xid: int) -> tuple[list[tuple[bytes, int]], bytes]:
+        """And what the file holds then."""
+        root.setattr(handle, size=0)
+        root.write(handle, 0, DATA[:9])
+        root.read(handle, 0, 1)
+        found = []
+        for record in changed:
+            if record[4:8] == bytes(4):  # no other is a call
+                xid += 1
+                root.rpc.socket.sendall(marked(xid.to_bytes(4, "big") + record[4:]))
+                found.append(status(root.rpc.record()))
+        return found, root.read(handle, 0, 99)[0]
+
+    with long_way():
+        longer = answers(0xA0000)
+    assert answers(0xB0000) == longer
+    assert len(set(longer[0])) > 3
+
+
+def status(answer: bytes) -> tuple[bytes, int]:
+    """What RPC and NFS say to a call, and how much more there is."""
+    return answer[4:28], len(answer)
+
+
+def test_a_volume_or_snapshot_that_is_gone_is_not_read(world: Exported, root: Nfs3Client) -> None:
+    gone = world.do(lambda: world.store.create_volume("gone"))
+    ino = world.do(lambda: gone.create(ROOT_INO, b"f", 0o644, 0, 0)).ino
+    world.do(lambda: gone.write(ino, 0, DATA[:999]))
+    world.do(lambda: world.store.create_snapshot(gone, "s"))
+    world.do(lambda: world.export(world.lab, world.store.volume("other"), gone))
+    top = root.mount(b"/gone")
+    files = [root.walk(top, path) for path in (".snapshots/s/f", "f")]
+    for file in files:
+        for _ in range(3):
+            assert root.read(file, 0, 2000)[0] == DATA[:999]
+    world.do(lambda: world.store.remove_snapshot(gone, "s"))
+    with failed(STALE):
+        root.read(files[0], 0, 9)
+    assert root.read(files[1], 0, 2000)[0] == DATA[:999]
+    world.do(lambda: world.store.remove_volume("gone", force=True))
+    with failed(STALE):
+        root.read(files[1], 0, 9)
+    world.do(lambda: world.export(world.lab, world.store.volume("other")))
+
+
+def test_a_file_of_the_same_name_is_another(
+    root: Nfs3Client, top: bytes, long_ways: list[bytes]
+) -> None:
+    for n in range(3):
+        handle = root.create(top, b"f", guarded=True).handle
+        root.write(handle, 0, b"%d" % n)
+        for _ in range(2):
+            assert root.read(handle, 0, 9)[0] == b"%d" % n
+        root.remove(top, b"f")
+        with failed(STALE):
+            root.read(handle, 0, 9)
