@@ -9,10 +9,12 @@ import contextlib
 import ipaddress
 import struct
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import nfs4_ops as ops
 from nfs4_direct import Client, Gateway, Peer
+from rpc_client import auth_sys, call_record, marked, results
 
 from engine import ROOT_INO, Store
 from nfsgw.dispatch import Dispatcher, Running
@@ -20,7 +22,8 @@ from nfsgw.exports import Right, Rule
 from nfsgw.gate import Outcome
 from nfsgw.mount3 import Mount3
 from nfsgw.nfs3.program import Nfs3
-from nfsgw.record import Marked
+from nfsgw.record import LAST, Buffers, RecordReader
+from nfsgw.record import marked as as_one
 from nfsgw.replay import ReplayCache
 from nfsgw.rpc import AuthFailed, Call, Credential, ProcedureUnavailable
 from nfsgw.v4.program import COMPOUND, Nfs4
@@ -34,6 +37,11 @@ CALLS_KEPT = 2000  # after so many there is a new store
 SLAB_SLOTS = 256
 ANSWER_BYTES_MAX = 1 << 21
 ROOT_USER = Credential(0, 0, ())
+NFS, READ, WRITE = 100_003, 6, 7
+FILE = b"data" * 9000
+CALLS_MAX = 10  # READs and WRITEs of one input
+CALL_BYTES = 4 * 255
+MODEL = FILE.ljust(1 << 17, b"\0")
 
 
 class Hurried(Gateway):
@@ -57,7 +65,7 @@ class Ground:
         self.lab = lab = store.create_volume("lab")
         directory = lab.mkdir(ROOT_INO, b"d", 0o777, 0, 0)
         file = lab.create(directory.ino, b"f", 0o666, 0, 0)
-        lab.write(file.ino, 0, b"data" * 9000)
+        lab.write(file.ino, 0, FILE)
         lab.symlink(ROOT_INO, b"l", b"d/f", 0, 0)
         store.create_snapshot(lab, "s")
         self.gateway = Hurried(store)
@@ -66,6 +74,8 @@ class Ground:
         client = Client(self.gateway)
         paths = ("/", "/lab", "/lab/d", "/lab/d/f", "/lab/l", "/lab/.snapshots/s/d/f")
         self._handles = [client.handle(path) for path in paths]
+        self.file = self._handles[3]
+        self.reader, self.model = RecordReader(Buffers()), memoryview(bytearray(MODEL))
         self.begin()
 
     def begin(self) -> None:
@@ -137,27 +147,136 @@ def _drive(outcome: Outcome) -> None:
         pass
 
 
+class Connected:
+    """A connection of its own, and all that a server does with what it receives."""
+
+    def __init__(self, here: Ground) -> None:
+        programs = (here.nfs3, here.mount, here.gateway.program)
+        self._dispatcher = Dispatcher(programs, ReplayCache(), _fail)
+        self._reader = here.reader
+        self._peer = Peer()
+
+    def receive(self, stream: bytes, step: int) -> Iterator[bytes]:
+        """The answers to whole records that come ``step`` bytes at a time; Garbage, which ends the
+        connection: what comes after is read by nobody."""
+        at, ended = 0, None
+        while at < len(stream):
+            space = self._reader.space()
+            count = min(len(space), step, len(stream) - at)
+            space[:count] = stream[at : at + count]
+            space.release()
+            self._reader.received(count)
+            at += count
+            try:
+                if ended is None:
+                    yield from self._turn()
+            except Garbage as error:
+                ended = error
+            while self._reader.next() is not None:
+                assert ended is not None
+        if ended is not None:
+            raise ended
+
+    def _turn(self) -> Iterator[bytes]:
+        while True:
+            ahead = self._reader.ahead
+            answered = self._dispatcher.again(ahead, self._peer)
+            if answered is not None:
+                assert 0 < answered.taken <= len(ahead)
+                assert answered.calls > 0
+                self._reader.skip(answered.taken)
+                yield from _records(b"".join(as_one(answered.answer)), answered.calls)
+                continue
+            record = self._reader.next()
+            if record is None:
+                return
+            found = self._dispatcher.start(record.view, self._peer)
+            if isinstance(found, Running):
+                _drive(found.outcome)
+                found = found.out.parts
+            assert found
+            yield from _records(b"".join(as_one(found)), 1)
+
+
+def _records(answers: bytes, count: int) -> Iterator[bytes]:
+    """The records of a stream, which are as many, each in one fragment."""
+    at = 0
+    for _ in range(count):
+        (mark,) = struct.unpack_from(">I", answers, at)
+        assert mark & LAST
+        end = at + 4 + (mark ^ LAST)
+        assert end <= len(answers)
+        yield answers[at + 4 : end]
+        at = end
+    assert at == len(answers)
+
+
 def rpc_record(data: bytes) -> None:
-    """A record as it comes from the network, twice, for what is said again may go a short way: only
-    what is no call at all is not answered."""
+    """A record as it comes from the network, and others made of it: only what is no call at all is
+    not answered.  Then READs and WRITEs of a file, which may go a short way, against a model."""
     here = ground()
-    programs = (here.nfs3, here.mount, here.gateway.program)
-    dispatcher = Dispatcher(programs, ReplayCache(), _fail)
-    read = struct.pack(">6I", 7, 0, 2, 100003, 3, 6) + data
-    peer = Peer()
-    for record in (data, struct.pack(">6I", 7, 0, 2, 100003, 3, 1) + data, read, read):
+    connected = Connected(here)
+    read = struct.pack(">6I", 7, 0, 2, NFS, 3, READ) + data
+    for record in (data, struct.pack(">6I", 7, 0, 2, NFS, 3, 1) + data, read, read):
         try:
-            found = dispatcher.start(memoryview(record), peer)
+            (answer,) = connected.receive(marked(record), 1 << 20)
         except Garbage:
             assert len(record) < 8 or record[4:8] != bytes(4)
             continue
-        if isinstance(found, Running):
-            _drive(found.outcome)
-            found = found.out.parts
-        assert found
-        at = 4 if isinstance(found, Marked) else 0
-        assert b"".join(found)[at : at + 8] == record[:4] + b"\0\0\0\1"
+        assert answer[:8] == record[:4] + b"\0\0\0\1"
     here.again()
+    with contextlib.suppress(Garbage):
+        _reads_and_writes(here, data)
+    here.again()
+
+
+def _reads_and_writes(here: Ground, data: bytes) -> None:
+    """The first byte says how many bytes come at a time; each call is five bytes: what and how
+    wrong it is, offset (2), size, and a byte more."""
+    connected, stream, model, end = Connected(here), bytearray(), here.model, len(FILE)
+    model[:] = MODEL
+    wanted: list[tuple[int, bytes | None]] = []
+    step, sound, next_offset = 7 * data[0] if data and data[0] else 1 << 20, True, 0
+    for n in range(min(CALLS_MAX, (len(data) - 1) // 5)):
+        what, offset, size, more = struct.unpack_from(">BHBB", data, 1 + 5 * n)
+        if what & 2:
+            offset = next_offset
+        size = size * 4 + (more & 3)
+        next_offset = offset + size
+        handle = ops.opaque(here.file)
+        if what & 1:
+            body = bytes([n + 1]) * size
+            if sound and size:
+                model[offset : offset + size] = body
+                end = max(end, offset + size)
+            arguments = handle + ops.u64(offset) + ops.u32(size, 0) + ops.opaque(body)
+            expected = None
+        else:
+            arguments = handle + ops.u64(offset) + ops.u32(size)
+            expected = bytes(model[offset : min(offset + size, end)])
+        user = auth_sys(0, 0) if what & 4 else auth_sys(0, 0, [1, 2, 3])
+        record = bytearray(call_record(n, NFS, 3, WRITE if what & 1 else READ, arguments, user))
+        if what & 8:
+            record[(more * 3 + what) % len(record)] ^= more | 1
+            sound = False
+        if what & 16 and len(record) > 4 * more:
+            first, record = record[: 4 * more], record[4 * more :]
+            stream += struct.pack(">I", len(first)) + first
+        stream += marked(bytes(record))
+        if sound:
+            wanted.append((n, expected))
+    for n, answer in enumerate(connected.receive(bytes(stream), step)):
+        if n >= len(wanted):
+            continue
+        xid, expected = wanted[n]
+        reply = results(answer, xid)
+        assert reply.u32() == 0
+        if expected is not None:
+            reply.fixed(88)
+            count, last = reply.u32(), reply.u32()
+            assert bytes(reply.opaque(CALL_BYTES + 3)) == expected
+            assert (count, last <= 1) == (len(expected), True)
+            reply.end()
 
 
 def _fail() -> None:

@@ -1,15 +1,17 @@
 """All fuzzers for so many seconds: ``make fuzz SECONDS=600``.
 
-libFuzzer on the C core all the time, beside it atheris on each Python decoder and the hostile
-stores, one after the other. What they learn is kept in ``.cache/fuzz/corpus`` and used again. What
-they find goes to ``.cache/fuzz/findings``, is named at the end, and makes the exit code 1: fix it,
-and put the input, under a name that tells what it was, into ``tests/fuzz/corpus/TARGET``.
+libFuzzer on the C core all the time, beside it libFuzzer on nfsgw/again.c, atheris on each Python
+decoder and the hostile stores, one after the other. What they learn is kept in
+``.cache/fuzz/corpus`` and used again. What they find goes to ``.cache/fuzz/findings``, is named at
+the end, and makes the exit code 1: fix it, and put the input, under a name that tells what it was,
+into ``tests/fuzz/corpus/TARGET``.
 """
 
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from targets import TARGETS
@@ -24,25 +26,34 @@ HANG_SECONDS = 10
 MEMORY_MIB_MAX = 2048
 
 
-def build_core() -> Path:
-    """The C core and its harness under libFuzzer.
+def build(name: str, sources: Iterable[Path], *flags: str | Path) -> Path:
+    """C sources and their harness, fuzz_NAME.c, under libFuzzer.
 
-    Compared values are not traced: inputs are made of small numbers, and checksums are made right
-    by the harness, so that would cost half the speed and give nothing.
+    Compared values are not traced: inputs are made of small numbers, and what must fit together is
+    made right by the harness, so that would cost half the speed and give nothing.
     """
-    objects = WORK / "objects"
+    objects = WORK / "objects" / name
     objects.mkdir(parents=True, exist_ok=True)
-    sources = [s for s in (ROOT / "native").glob("*.c") if not s.name.startswith("_")]
     subprocess.run(
-        ["clang", "-c", "-O2", "-g", "-std=c11", "-D_GNU_SOURCE", "-DRMT_SLABS_MAX=8u", *SANITIZE,
-         "-fsanitize-coverage=inline-8bit-counters,pc-table", f"-I{ROOT / 'native'}",
-         HERE / "fuzz_core.c", *sources],
+        ["clang", "-c", "-O2", "-g", "-std=c11", "-D_GNU_SOURCE", *SANITIZE, *flags,
+         "-fsanitize-coverage=inline-8bit-counters,pc-table", HERE / f"fuzz_{name}.c", *sources],
         check=True, cwd=objects,
     )  # fmt: skip
-    program = WORK / "fuzz_core"
+    program = WORK / f"fuzz_{name}"
     built = [*objects.glob("*.o")]
     subprocess.run(["clang", "-fsanitize=fuzzer", *SANITIZE, *built, "-o", program], check=True)
     return program
+
+
+def build_core() -> Path:
+    native = ROOT / "native"
+    sources = [s for s in native.glob("*.c") if not s.name.startswith("_")]
+    return build("core", sources, "-DRMT_SLABS_MAX=8u", f"-I{native}")
+
+
+def build_again() -> Path:
+    nfsgw = ROOT / "nfsgw"
+    return build("again", [nfsgw / "again.c"], f"-I{nfsgw}")
 
 
 def options(name: str, seconds: float) -> list[str]:
@@ -74,10 +85,14 @@ def main() -> None:
     FINDINGS.mkdir(parents=True, exist_ok=True)
     before = set(FINDINGS.iterdir())
     core = start("core", [build_core(), f"-max_len={INPUT_BYTES_MAX}", *options("core", seconds)])
-    share = seconds / (len(TARGETS) + 1)
+    share = seconds / (len(TARGETS) + 2)
     codes = {}
-    for name in TARGETS:
-        command = [sys.executable, HERE / "fuzz_python.py", name, *options(name, share)]
+    command: list[str | Path]
+    for name in ("again", *TARGETS):
+        if name == "again":
+            command = [build_again(), f"-max_len={INPUT_BYTES_MAX}", *options(name, share)]
+        else:
+            command = [sys.executable, HERE / "fuzz_python.py", name, *options(name, share)]
         codes[name] = start(name, command).wait()
         print(told(name, codes[name]), flush=True)
     command = [sys.executable, HERE / "hostile.py", str(share)]

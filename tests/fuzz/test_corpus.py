@@ -1,8 +1,8 @@
 """The fixed corpus: what the fuzzers found once, and inputs that reach far.
 
-The C core is built with ASan and UBSan into a program that replays files; no fuzzer is needed for
-that.  The Python decoders are called directly, and may allocate in proportion to their input only,
-whatever its length fields say.
+The C core and nfsgw/again.c are built with ASan and UBSan into programs that replay files; no
+fuzzer is needed for that.  The Python decoders are called directly, and may allocate in proportion
+to their input only, whatever its length fields say.
 """
 
 import subprocess
@@ -15,30 +15,28 @@ from targets import TARGETS, close
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
-NATIVE = HERE.parents[1] / "native"
+ROOT = HERE.parents[1]
+SOURCES = {"core": [*(ROOT / "native").glob("*.c")], "again": [ROOT / "nfsgw" / "again.c"]}
 ALLOCATED_MIN = 64 << 10
 ALLOCATED_PER_BYTE = 64
 FILES_MAX = 360
 BYTES_MAX = 300 << 10
 
 
-@pytest.fixture(scope="module")
-def replayer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("fuzz") / "fuzz_core"
-    sources = [s for s in NATIVE.glob("*.c") if not s.name.startswith("_")]
+@pytest.mark.parametrize("name", SOURCES)
+def test_c_stands_every_input_of_its_corpus(name: str, tmp_path: Path) -> None:
+    program, of = tmp_path / f"fuzz_{name}", SOURCES[name]
+    sources = [s for s in of if not s.name.startswith("_")]
     subprocess.run(
         ["gcc", "-O1", "-g", "-std=c11", "-D_GNU_SOURCE", "-DREPLAY", "-DRMT_SLABS_MAX=8u",
          "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined",
-         "-fno-sanitize-recover=all", "-I", NATIVE, HERE / "fuzz_core.c", *sources, "-o", program],
+         "-fno-sanitize-recover=all", "-I", sources[0].parent, HERE / f"fuzz_{name}.c", *sources,
+         "-o", program],
         check=True,
     )  # fmt: skip
-    return program
-
-
-def test_the_core_stands_every_input_of_the_corpus(replayer: Path) -> None:
-    files = sorted((CORPUS / "core").iterdir())
+    files = sorted((CORPUS / name).iterdir())
     done = subprocess.run(
-        [replayer, *files], capture_output=True, text=True, check=False, timeout=60
+        [program, *files], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.strip() == f"{len(files)} inputs"
@@ -71,4 +69,4 @@ def test_the_corpus_stays_small() -> None:
     files = [f for f in CORPUS.rglob("*") if f.is_file()]
     assert len(files) <= FILES_MAX
     assert sum(f.stat().st_size for f in files) <= BYTES_MAX
-    assert {d.name for d in CORPUS.iterdir()} == {"core", *TARGETS}
+    assert {d.name for d in CORPUS.iterdir()} == {*SOURCES, *TARGETS}

@@ -1,17 +1,30 @@
 """READ, the second time: answered the short way, and as the long way would answer it then."""
 
+import os
 import struct
 from collections.abc import Callable, Iterator
 
 import pytest
 from exported import RULES, WRITE_HOST, Exported
 from nfs3_client import ACCES, IO, NFS, STALE, Nfs3Client, Users, failed
+from pipelined import (
+    READ,
+    WRITE,
+    Sent,
+    Steps,
+    burst,
+    call,
+    held,
+    long_way,
+    read_arguments,
+    write_arguments,
+)
+from rpc_client import marked
 
 from engine import ROOT_INO, Inode
 from nfsgw.exports import Export
 from nfsgw.nfs3 import again
 
-READ = 6
 DATA = bytes(range(251)) * 200
 
 
@@ -29,14 +42,15 @@ def long_ways(world: Exported, monkeypatch: pytest.MonkeyPatch) -> Iterator[list
     yield handles
 
 
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    return Steps(monkeypatch)
+
+
 def answer(client: Nfs3Client, arguments: bytes) -> bytes:
     """The results of a READ, as they came."""
     reply = client.rpc.call(NFS, 3, READ, arguments)
     return bytes(reply.data[reply.at :])
-
-
-def arguments(handle: bytes, offset: int, count: int) -> bytes:
-    return struct.pack(">I", len(handle)) + handle + struct.pack(">QI", offset, count)
 
 
 def test_the_short_way_answers_what_the_long_way_does(
@@ -50,12 +64,26 @@ def test_the_short_way_answers_what_the_long_way_does(
         (0, 0), (7, size), (0, 1 << 20), (0, 1 << 31),
     ):  # fmt: skip
         del long_ways[:]
-        longer = answer(root, arguments(handle, offset, count) + b"more")
+        longer = answer(root, read_arguments(handle, offset, count) + b"more")
         assert long_ways == [handle]
         root.read(handle, 0, 1)
         del long_ways[:]
-        assert answer(root, arguments(handle, offset, count)) == longer
-        assert (not long_ways) == (min(count, size - offset) < again.LARGE_BYTES)
+        assert answer(root, read_arguments(handle, offset, count)) == longer
+        assert not long_ways
+
+
+def test_an_answer_larger_than_a_step_goes_the_long_way(
+    root: Nfs3Client, top: bytes, long_ways: list[bytes]
+) -> None:
+    handle = root.create(top, b"f").handle
+    data = os.urandom(again.STEP_BYTES_MAX)
+    root.write(handle, 0, data)
+    root.read(handle, 0, 1)
+    most = again.STEP_BYTES_MAX - 132 - 3
+    for count in (most, most + 1, len(data)):
+        del long_ways[:]
+        assert root.read(handle, 0, count) == (data[:count], count == len(data))
+        assert (not long_ways) == (count <= most)
 
 
 def test_a_file_that_has_changed_is_read_as_it_is(
@@ -171,3 +199,266 @@ def test_few_files_of_a_connection_are_remembered(
     assert not long_ways
     root.read(handles[0], 0, 1)
     assert long_ways == [handles[0]]
+
+
+# --- many at once
+
+
+def pieces(size: int) -> list[tuple[int, int]]:
+    """Offsets and counts of all kinds."""
+    return [
+        (0, 4096), (4096, 4096), (1, 5), (2, 6), (3, 7), (4095, 8193), (0, 0), (size - 3, 4096),
+        (size, 1), (size + 9, 9), (1 << 63, 1), ((1 << 64) - 1, 9), (7, 1), (size - 1, 1),
+        (0, 1), (12_288, 333),
+    ]  # fmt: skip
+
+
+def told_as_the_long_way(world: Exported, client: Nfs3Client, calls: list[Sent]) -> list[bytes]:
+    """The answers to a burst, which are those of the long way, one at a time."""
+    with long_way():
+        longer = [burst(world, client.rpc, [each])[0] for each in calls]
+    found = burst(world, client.rpc, calls)
+    assert found == longer
+    return found
+
+
+def test_reads_that_follow_each_other_are_one_step(
+    world: Exported, root: Nfs3Client, top: bytes, steps: Steps
+) -> None:
+    handle = root.create(top, b"f").handle
+    root.write(handle, 0, DATA)
+    root.read(handle, 0, 1)
+    asked = pieces(len(DATA))
+    calls = [call(root.rpc, READ, read_arguments(handle, *each)) for each in asked]
+    del steps.taken[:]
+    told_as_the_long_way(world, root, calls)
+    assert steps.of_these() == [0] * len(asked) + [len(asked)]
+
+
+def test_reads_of_holes(world: Exported, root: Nfs3Client, top: bytes, steps: Steps) -> None:
+    handle = root.create(top, b"f", size=1 << 30).handle
+    root.write(handle, 1 << 20, DATA)
+    root.read(handle, 0, 1)
+    asked = [(0, 4099), ((1 << 20) - 5, 4096), ((1 << 20) + len(DATA) - 9, 99), ((1 << 30) - 2, 9)]
+    calls = [call(root.rpc, READ, read_arguments(handle, *each)) for each in asked]
+    del steps.taken[:]
+    told_as_the_long_way(world, root, calls)
+    assert steps.of_these() == [0] * len(asked) + [len(asked)]
+
+
+def test_a_step_has_a_bound(world: Exported, root: Nfs3Client, top: bytes, steps: Steps) -> None:
+    handle = root.create(top, b"f").handle
+    root.write(handle, 0, DATA)
+    root.read(handle, 0, 1)
+    whole = 32 << 10
+    most = (again.STEP_BYTES_MAX - 3) // (whole + 132)
+    del steps.taken[:]
+    calls = [call(root.rpc, READ, read_arguments(handle, n, whole)) for n in range(most + 2)]
+    told_as_the_long_way(world, root, calls)
+    assert steps.of_these() == [0] * len(calls) + [most, 2]
+    many = again.CALLS_MAX + 3
+    calls = [call(root.rpc, READ, read_arguments(handle, n, 1)) for n in range(many)]
+    told_as_the_long_way(world, root, calls)
+    assert steps.of_these() == [0] * many + [again.CALLS_MAX, 3]
+
+
+def test_two_files_and_two_users_and_other_calls_alternate(
+    world: Exported, user: Users, root: Nfs3Client, top: bytes, steps: Steps
+) -> None:
+    handles = [root.create(top, b"%d" % n, mode=0o644).handle for n in range(2)]
+    for n, handle in enumerate(handles):
+        root.write(handle, 0, DATA[n:])
+    other = user(7, 7).rpc.credential
+    for credential in (root.rpc.credential, other):
+        for handle in handles:
+            burst(
+                world,
+                root.rpc,
+                [call(root.rpc, READ, read_arguments(handle, 0, 1), credential=credential)],
+            )
+
+    def reads(number: int, credential: bytes | None, count: int = 1) -> list[Sent]:
+        return [
+            call(
+                root.rpc, READ, read_arguments(handles[number], 1001 * n, 501 + n),
+                credential=credential,
+            )
+            for n in range(count)
+        ]  # fmt: skip
+
+    getattr3 = call(root.rpc, 1, struct.pack(">I", len(handles[0])) + handles[0])
+    calls = [
+        *reads(0, None, 3), *reads(1, None), *reads(0, None), *reads(0, other, 2), *reads(1, other),
+        getattr3, *reads(1, other, 2), *reads(1, None, 2),
+    ]  # fmt: skip
+    del steps.taken[:]
+    told_as_the_long_way(world, root, calls)
+    assert steps.of_these() == [0] * len(calls) + [3, 1, 1, 2, 1, 0, 2, 2]
+
+
+def test_a_call_that_came_in_part_is_waited_for(
+    world: Exported, root: Nfs3Client, top: bytes, steps: Steps
+) -> None:
+    handle = root.create(top, b"f").handle
+    root.write(handle, 0, DATA)
+    root.read(handle, 0, 1)
+    calls = [call(root.rpc, READ, read_arguments(handle, n, 99)) for n in range(3)]
+    stream = b"".join(marked(each.record) for each in calls)
+    del steps.taken[:]
+    with held(world):
+        root.rpc.socket.sendall(stream[:-5])
+    first = [root.rpc.record() for _ in range(2)]
+    assert steps.of_these() == [2]
+    root.rpc.socket.sendall(stream[-5:])
+    found = [*first, root.rpc.record()]
+    assert steps.of_these() == [1]
+    with long_way():
+        assert found == [burst(world, root.rpc, [each])[0] for each in calls]
+
+
+def test_a_record_in_two_fragments_goes_the_long_way(
+    world: Exported, root: Nfs3Client, top: bytes, steps: Steps
+) -> None:
+    handle = root.create(top, b"f").handle
+    root.write(handle, 0, DATA)
+    root.read(handle, 0, 1)
+    calls = [call(root.rpc, READ, read_arguments(handle, n, 99)) for n in range(5)]
+    stream = [marked(each.record) for each in calls]
+    record = calls[2].record
+    stream[2] = struct.pack(">I", 40) + record[:40] + marked(record[40:])
+    del steps.taken[:]
+    with held(world):
+        root.rpc.socket.sendall(b"".join(stream))
+    found = [root.rpc.record() for _ in calls]
+    assert steps.of_these() == [2, 0, 2]
+    with long_way():
+        assert found == [burst(world, root.rpc, [each])[0] for each in calls]
+
+
+@pytest.mark.parametrize("broken", [1, 4])
+def test_a_bad_block_ends_a_step_and_is_told(
+    world: Exported, root: Nfs3Client, top: bytes, steps: Steps, broken: int
+) -> None:
+    handle = root.create(top, b"f").handle
+    root.write(handle, 0, os.urandom(6 * 4096))
+    root.commit(handle)
+    root.read(handle, 0, 1)
+    ino = root.getattr(handle).fileid & ((1 << 40) - 1)
+
+    def damage() -> None:
+        slots = world.store.pool.superblock.slab_slots
+        addresses = [e.address + n for e in world.lab.extents(ino) for n in range(e.count)]
+        slab, slot = divmod(addresses[broken], slots)
+        with world.store.pool.slabs.file(slab).open("r+b") as file:
+            file.seek(slot * 4096)
+            file.write(b"damaged!")
+
+    world.do(damage)
+    calls = [call(root.rpc, READ, read_arguments(handle, n * 4096, 4096)) for n in range(6)]
+    del steps.taken[:]
+    found = burst(world, root.rpc, calls)
+    assert [int.from_bytes(each[24:28], "big") for each in found] == [
+        IO if n == broken else 0 for n in range(6)
+    ]
+    assert steps.of_these() == [broken, 0, 5 - broken]
+    world.do(lambda: world.lab.truncate(world.lab.inode(ino), 0))
+
+
+def test_an_answer_that_waits_for_its_socket_stays_as_it_is(
+    world: Exported, root: Nfs3Client, top: bytes
+) -> None:
+    """Answers of more than their socket takes, while others read and write the same file."""
+    handle = root.create(top, b"f").handle
+    root.write(handle, 0, DATA)
+    busy = Nfs3Client(world.address, source="127.0.0.1")
+    busy.read(handle, 0, 1)
+    size = len(DATA) & ~3
+    asked = 200
+    busy.rpc.socket.sendall(
+        b"".join(
+            marked(call(busy.rpc, READ, read_arguments(handle, 0, size)).record)
+            for _ in range(asked)
+        )
+    )
+    versions = [DATA[:size]]
+    for n in range(20):
+        root.write(handle, 0, bytes([n]) * size)
+        versions.append(bytes([n]) * size)
+        for _ in range(4):
+            root.read(handle, 0, size)
+    for _ in range(asked):
+        answer = busy.rpc.record()
+        assert answer[128 : 128 + size] in versions
+    busy.close()
+
+
+@pytest.mark.parametrize("procedure", [READ, WRITE])
+def test_a_call_cut_short_or_changed_is_answered_as_the_long_way_does(
+    world: Exported, root: Nfs3Client, top: bytes, procedure: int
+) -> None:
+    """Each of its words, and where it ends."""
+    handle = root.create(top, b"f").handle
+    if procedure == READ:
+        whole = call(root.rpc, READ, read_arguments(handle, 0, 9)).record
+    else:
+        whole = call(root.rpc, WRITE, write_arguments(handle, 0, DATA[9:18])).record
+    changed = [whole[:end] for end in range(8, len(whole))]
+    for at in range(8, len(whole), 4):
+        changed += [whole[:at] + word + whole[at + 4 :] for word in (b"\xff" * 4, b"\0\0\0\1")]
+
+    def answers(xid: int) -> tuple[list[tuple[bytes, int]], bytes]:
+        """And what the file holds then."""
+        root.setattr(handle, size=0)
+        root.write(handle, 0, DATA[:9])
+        root.read(handle, 0, 1)
+        found = []
+        for record in changed:
+            if record[4:8] == bytes(4):  # no other is a call
+                xid += 1
+                root.rpc.socket.sendall(marked(xid.to_bytes(4, "big") + record[4:]))
+                found.append(status(root.rpc.record()))
+        return found, root.read(handle, 0, 99)[0]
+
+    with long_way():
+        longer = answers(0xA0000)
+    assert answers(0xB0000) == longer
+    assert len(set(longer[0])) > 3
+
+
+def status(answer: bytes) -> tuple[bytes, int]:
+    """What RPC and NFS say to a call, and how much more there is."""
+    return answer[4:28], len(answer)
+
+
+def test_a_volume_or_snapshot_that_is_gone_is_not_read(world: Exported, root: Nfs3Client) -> None:
+    gone = world.do(lambda: world.store.create_volume("gone"))
+    ino = world.do(lambda: gone.create(ROOT_INO, b"f", 0o644, 0, 0)).ino
+    world.do(lambda: gone.write(ino, 0, DATA[:999]))
+    world.do(lambda: world.store.create_snapshot(gone, "s"))
+    world.do(lambda: world.export(world.lab, world.store.volume("other"), gone))
+    top = root.mount(b"/gone")
+    files = [root.walk(top, path) for path in (".snapshots/s/f", "f")]
+    for file in files:
+        for _ in range(3):
+            assert root.read(file, 0, 2000)[0] == DATA[:999]
+    world.do(lambda: world.store.remove_snapshot(gone, "s"))
+    with failed(STALE):
+        root.read(files[0], 0, 9)
+    assert root.read(files[1], 0, 2000)[0] == DATA[:999]
+    world.do(lambda: world.store.remove_volume("gone", force=True))
+    with failed(STALE):
+        root.read(files[1], 0, 9)
+    world.do(lambda: world.export(world.lab, world.store.volume("other")))
+
+
+def test_a_file_of_the_same_name_is_another(
+    root: Nfs3Client, top: bytes, long_ways: list[bytes]
+) -> None:
+    for n in range(3):
+        handle = root.create(top, b"f", guarded=True).handle
+        root.write(handle, 0, b"%d" % n)
+        for _ in range(2):
+            assert root.read(handle, 0, 9)[0] == b"%d" % n
+        root.remove(top, b"f")
+        with failed(STALE):
+            root.read(handle, 0, 9)

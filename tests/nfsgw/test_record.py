@@ -151,3 +151,102 @@ def test_fragments_of_all_connections_are_bounded() -> None:
     assert buffers.empty
     readers[2].close()
     assert not buffers.empty
+
+
+def whole(ahead: memoryview) -> list[bytes]:
+    """The records that are there from the start on, each in one fragment."""
+    found, at = [], 0
+    while at + 4 <= len(ahead):
+        (mark,) = struct.unpack_from(">I", ahead, at)
+        end = at + 4 + (mark ^ LAST)
+        if end > len(ahead):
+            break
+        found.append(bytes(ahead[at + 4 : end]))
+        at = end
+    return found
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(SIZES, st.lists(st.integers(0, 1 << 20), max_size=2)), min_size=1, max_size=9
+    ),
+    st.lists(st.sampled_from([5, 100, 4096, 65_536, 1 << 20]), min_size=1),
+    st.lists(st.integers(0, 3), min_size=1),
+)
+def test_what_is_ahead_may_be_skipped(
+    records: list[tuple[int, list[int]]], steps: list[int], skips: list[int]
+) -> None:
+    """Some records are taken as a program's short way does, the others as ever."""
+    steps = [*steps, 4096]
+    wanted = [bytes([n + 1]) * size for n, (size, _) in enumerate(records)]
+    stream = b"".join(
+        fragments(data, cuts) for data, (_, cuts) in zip(wanted, records, strict=True)
+    )
+    buffers = Buffers(1)
+    reader = RecordReader(buffers)
+    found: list[bytes] = []
+    at = turn = 0
+    while True:
+        there = whole(reader.ahead)
+        assert bool(there) == (len(reader.ahead) > 0)
+        taken = there[: skips[turn % len(skips)]]
+        turn += 1
+        if taken:
+            reader.skip(sum(4 + len(each) for each in taken))
+            found += taken
+            continue
+        record = reader.next()
+        if record is not None:
+            assert not there or record.view == there[0]
+            found.append(bytes(record.view))
+            record.view.release()
+            if record.buffer is not None:
+                buffers.give(record.buffer)
+            continue
+        assert not there
+        if at == len(stream):
+            break
+        space = reader.space()
+        count = min(len(space), steps[turn % len(steps)], len(stream) - at)
+        space[:count] = stream[at : at + count]
+        reader.received(count)
+        at += count
+    assert found == wanted
+    assert not reader.partial
+    assert not buffers.empty
+
+
+@pytest.mark.parametrize(
+    ("stream", "count"),
+    [
+        (b"", 0), (b"\x80", 0), (struct.pack(">I", LAST), 0), (struct.pack(">I", LAST | 1), 0),
+        (struct.pack(">I", LAST | 1) + b"x", 5), (struct.pack(">I", LAST | 2) + b"x", 0),
+        (struct.pack(">I", LAST | 1) + b"x\x80", 6), (struct.pack(">I", 1) + b"x", 0),
+        (struct.pack(">I", 1) + b"x" + struct.pack(">I", LAST | 1) + b"y", 0),
+        (struct.pack(">I", LAST | RECORD_BYTES_MAX) + bytes(99), 0),
+        (struct.pack(">I", (1 << 32) - 1) + bytes(99), 0),
+        (struct.pack(">I", LAST | BUFFER_BYTES - 4) + bytes(BUFFER_BYTES - 4), BUFFER_BYTES),
+    ],
+)  # fmt: skip
+def test_ahead_is_a_record_that_is_here(stream: bytes, count: int) -> None:
+    reader = RecordReader(Buffers(1))
+    reader.space()[: len(stream)] = stream
+    reader.received(len(stream))
+    assert reader.ahead == stream[:count]
+
+
+def test_nothing_is_ahead_in_the_middle_of_a_record() -> None:
+    """What follows a first fragment, or a buffer's part of a large record, begins no record."""
+    buffers = Buffers(1)
+    reader = RecordReader(buffers)
+    last = struct.pack(">I", LAST | 1) + b"y"
+    stream = struct.pack(">I", 1) + b"x" + struct.pack(">I", 9)
+    assert list(read(reader, buffers, stream, [1 << 16])) == []
+    rest = bytes(9) + last
+    assert list(read(reader, buffers, rest, [1 << 16])) == [b"x" + bytes(9) + b"y"]
+    large = struct.pack(">I", LAST | BUFFER_BYTES)
+    assert list(read(reader, buffers, large + bytes(BUFFER_BYTES - 4), [1 << 20])) == []
+    assert not reader.ahead
+    assert list(read(reader, buffers, bytes(4), [1])) == [bytes(BUFFER_BYTES)]
+    assert not buffers.empty
