@@ -74,6 +74,10 @@ class Invalidator:
         """Whether ``settled`` would wait."""
         return self._done < self._sent
 
+    def watches(self, volume_id: int, ino: int) -> bool:
+        """Whether a change of an inode's contents or attributes would have to be told."""
+        return self.known.is_told(self._number_of(volume_id, ino))
+
     async def settled(self) -> None:
         """Return when the kernel has been told all that was changed before."""
         if self.unsettled():

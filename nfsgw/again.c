@@ -103,7 +103,7 @@ unsigned nfs_writes(const uint8_t *in, size_t length, size_t head_end, uint32_t 
     if (left < head_end + WRITE_ARGUMENTS) break;
     uint64_t offset = u64(record + head_end);
     uint32_t count = u32(record + head_end + 8);
-    if (!count || count > write_most || count > bytes_most - bytes ||
+    if (!count || count > write_most || offset > UINT64_MAX - count || count > bytes_most - bytes ||
         u32(record + head_end + 12) != UNSTABLE || u32(record + head_end + 16) != count)
       break;
     size_t arguments = WRITE_ARGUMENTS + (size_t)count + padding(count);

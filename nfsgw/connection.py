@@ -25,7 +25,7 @@ from typing import Any
 import trio
 
 from nfsgw.dispatch import Dispatcher, Running
-from nfsgw.gate import Notice, Wait
+from nfsgw.gate import Notice
 from nfsgw.record import Buffers, Record, RecordReader, marked
 from nfsgw.rpc import Address
 from nfsgw.xdr import Garbage, Part
@@ -190,20 +190,8 @@ class Connection:
         if answered is None:
             return 0
         self._reader.skip(answered.taken)
-        if answered.wait is None:
-            self._put(answered.answer)
-        else:
-            self._in_flight += 1
-            self._common.nursery.start_soon(self._send_later, answered.wait, answered.answer)
+        self._put(answered.answer)
         return answered.calls
-
-    async def _send_later(self, wait: Wait, answer: list[Part]) -> None:
-        try:
-            await wait()
-        finally:
-            self._in_flight -= 1
-            self._relief.set()
-        self.send(answer)
 
     def _begin(self, record: Record) -> None:
         started = self._common.dispatcher.start(record.view, self)

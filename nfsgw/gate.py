@@ -46,7 +46,8 @@ class Notice:
 @dataclass(frozen=True)
 class Gate:
     """``foreign`` encloses each change: the mount's kernel has to be told of it, which
-    ``unsettled`` says is not done yet; ``full`` says that ``admit`` would wait.  ``durable``
+    ``unsettled`` says is not done yet; ``watched`` says of a volume's inode whether there would be
+    anything to tell of it; ``full`` says that ``admit`` would wait.  ``durable``
     raises StoreFailed, or NoSpace when the disk is full.
     """
 
@@ -58,6 +59,7 @@ class Gate:
     settled: Wait
     unsettled: Callable[[], bool]
     on_thread: Callable[[Work], Awaitable[None]] = on_thread
+    watched: Callable[[int, int], bool] = lambda volume_id, ino: False
 
     def driven(self, steps: Steps[T]) -> Generator[Wait, None, T]:
         """Engine steps to their end, each of their waits on a thread."""

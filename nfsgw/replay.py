@@ -20,7 +20,7 @@ from typing import Any
 from nfsgw.rpc import Call
 from nfsgw.xdr import Part
 
-ENTRIES_MAX = 4096
+ENTRIES_MAX = 16_384
 BYTES_MAX = 4 << 20
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from nfsgw.gate import Outcome, Wait
+from nfsgw.gate import Outcome
 from nfsgw.xdr import Garbage, Packer, Part, Unpacker
 
 if TYPE_CHECKING:
@@ -91,7 +91,6 @@ class Answered(NamedTuple):
     taken: int
     calls: int
     answer: list[Part]
-    wait: Wait | None = None  # for this, before it is sent
 
 
 Again = Callable[[memoryview, Peer, "ReplayCache"], Answered | None]

@@ -329,6 +329,7 @@ class Daemon:
             self._foreign, self._shown,
             lambda: self.invalidator is not None and self.invalidator.unsettled(),
             on_thread,
+            lambda *inode: self.invalidator is not None and self.invalidator.watches(*inode),
         )  # fmt: skip
 
     async def _settled(self) -> None:

@@ -17,12 +17,11 @@ from collections.abc import Hashable
 from itertools import islice
 from typing import NamedTuple
 
-from engine import errors
 from engine.cold import Cold
 from nfsgw._again import ffi, lib
 from nfsgw.files import READ_BYTES_MAX, Files, Place
 from nfsgw.nfs3.attributes import POST_OP_BYTES, PRE_OP_BYTES, post_op, pre_op
-from nfsgw.nfs3.protocol import IO_BYTES_MAX, PROGRAM, VERSION, Procedure
+from nfsgw.nfs3.protocol import FAILURES, IO_BYTES_MAX, PROGRAM, VERSION, Procedure
 from nfsgw.record import Marked
 from nfsgw.replay import ReplayCache
 from nfsgw.rpc import Answered, Call, Peer
@@ -37,7 +36,7 @@ _CREDENTIAL_AT = 32  # which is said there
 _BARE_BYTES = 96  # up to the arguments that differ, but for the credential's body: our handle
 _READ_BYTES, _WRITE_BYTES = 12, 20  # offset, count; these, stable_how, and how many bytes follow
 _WRITE = PROGRAM, VERSION, int(Procedure.WRITE)
-_FAILURES = (Cold, errors.RametError, OSError)  # the long way tells them
+_FAILURES = (Cold, *FAILURES)  # the long way tells them
 
 assert (lib.NFS_POST_OP, lib.NFS_PRE_OP, lib.NFS_VERIFIER) == (
     POST_OP_BYTES, PRE_OP_BYTES, VERIFIER_BYTES,
@@ -104,7 +103,7 @@ class ShortWays:
         end = self._end(received)
         place = self._place(received[_FIRST:end], peer)
         gate = self._files.gate
-        if place is None or gate.full() or gate.unsettled():
+        if place is None or gate.full() or gate.unsettled() or not self._may_write(place):
             return None
         xids, pieces = self._xids, self._pieces
         count = lib.nfs_writes(
@@ -121,8 +120,17 @@ class ShortWays:
         taken = 0
         for n, (key, taken) in enumerate(islice(new.items(), count)):  # noqa: B007
             replay.done(key, Marked((answers[n * size : (n + 1) * size],)), size)
-        wait = gate.settled if gate.unsettled() else None
-        return Answered(taken, count, Marked((answers,)), wait)
+        return Answered(taken, count, Marked((answers,)))
+
+    def _may_write(self, place: Place) -> bool:
+        """And nobody has to be told of it before it is answered."""
+        if self._files.gate.watched(place.volume.id, place.inode.ino):
+            return False
+        try:
+            self._files.check_write(place)
+        except _FAILURES:
+            return False
+        return True
 
     def _new(
         self, received: memoryview, count: int, peer: Peer, replay: ReplayCache
@@ -147,7 +155,6 @@ class ShortWays:
         has to go the long way."""
         done = 0
         try:
-            self._files.check_write(place)
             while done < count:
                 offset, data, following = self._run(received, done, count)
                 self._files.write(place, offset, data, wait=False)

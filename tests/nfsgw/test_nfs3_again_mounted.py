@@ -1,5 +1,5 @@
-"""WRITEs in steps, and a mount whose kernel has the file's pages: none is answered before the mount
-shows it."""
+"""WRITEs that come together, and a mount whose kernel has the file's pages: none is answered before
+the mount shows it; of a file that the mount does not know, they are one step."""
 
 import os
 import threading
@@ -12,26 +12,25 @@ from pipelined import WRITE, call, write_arguments
 from rpc_client import marked
 
 from engine import Store
-from nfsgw.dispatch import Dispatcher
-from nfsgw.rpc import Answered, Peer
+from fusefs.invalidate import Invalidator
 from service import daemon
 from service.client import Client
 
 BLOCK = 4096
 CALLS = 12  # less than a socket takes at once
-ROUNDS_MIN, ROUNDS_MAX = 20, 2000
+ROUNDS = 200
 
 
 class Rounds:
     """A file of the mount ``root``, written by NFS and read by the mount."""
 
-    def __init__(self, store: Path, root: Path, waited: list[int]) -> None:
-        self.store, self.root, self.waited = store, root, waited
+    def __init__(self, store: Path, root: Path) -> None:
+        self.store, self.root = store, root
         self.seen: list[bytes] = []
         self.wanted: list[bytes] = []
 
     def run(self) -> None:
-        """Until there were steps that had to wait."""
+        """Read by the mount, then written, again and again."""
         client, address = Client(self.store), own_address()
         try:
             client.call("volume_create", "lab", 0, False)
@@ -42,10 +41,8 @@ class Rounds:
             handle = nfs.lookup(nfs.mount(b"/lab"), b"file")[0]
             nfs.write(handle, 0, b"!")
             file = os.open(path, os.O_RDONLY)
-            for number in range(ROUNDS_MAX):
+            for number in range(ROUNDS):
                 self._round(nfs, handle, file, bytes([number % 251 + 1]))
-                if number > ROUNDS_MIN and max(self.waited, default=0) > 1:
-                    break
             os.close(file)
             nfs.close()
         finally:
@@ -69,44 +66,26 @@ class Rounds:
             self.wanted.append(byte * BLOCK)
 
 
-def test_a_step_is_answered_when_the_mount_shows_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, root, waited = tmp_path / "store", tmp_path / "mnt", []
-    again = Dispatcher.again
-
-    def noted(to: Dispatcher, received: memoryview, peer: Peer) -> Answered | None:
-        found = again(to, received, peer)
-        if found is not None and found.wait is not None:
-            waited.append(found.calls)
-        return found
-
-    monkeypatch.setattr(Dispatcher, "again", noted)
+def rounds(folder: Path) -> Rounds:
+    """Those of a store that a daemon of this process serves."""
+    path, root = folder / "store", folder / "mnt"
     Store.create(path)
     root.mkdir()
-    rounds = Rounds(path, root, waited)
-    worker = threading.Thread(target=rounds.run)
+    made = Rounds(path, root)
+    worker = threading.Thread(target=made.run)
     daemon.serve(str(path), str(root), worker.start)
     worker.join()
-    assert max(waited, default=0) > 1
-    assert rounds.wanted
-    assert rounds.seen == rounds.wanted
+    return made
 
 
-def test_a_wait_left_out_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same, with the fault that answers do not wait."""
-    again = Dispatcher.again
+def test_writes_are_answered_when_the_mount_shows_them(tmp_path: Path) -> None:
+    made = rounds(tmp_path)
+    assert made.wanted
+    assert made.seen == made.wanted
 
-    def hasty(to: Dispatcher, received: memoryview, peer: Peer) -> Answered | None:
-        found = again(to, received, peer)
-        return found and found._replace(wait=None)
 
-    monkeypatch.setattr(Dispatcher, "again", hasty)
-    path, root = tmp_path / "store", tmp_path / "mnt"
-    Store.create(path)
-    root.mkdir()
-    rounds = Rounds(path, root, [])
-    worker = threading.Thread(target=rounds.run)
-    daemon.serve(str(path), str(root), worker.start)
-    worker.join()
-    assert rounds.seen != rounds.wanted
+def test_a_step_that_tells_nobody_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, with the fault that a step does not ask whether the mount has the file."""
+    monkeypatch.setattr(Invalidator, "watches", lambda *_: False)
+    made = rounds(tmp_path)
+    assert made.seen != made.wanted

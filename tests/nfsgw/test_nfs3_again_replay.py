@@ -2,8 +2,6 @@
 shows what it has changed."""
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import trio
@@ -24,8 +22,6 @@ from exported import WRITE_HOST, Exported
 from nfs3_client import Nfs3Client, Users
 from pipelined import WRITE, Steps, burst, call, held, write_arguments
 from rpc_client import marked
-
-from engine import Volume
 
 
 @pytest.fixture
@@ -118,107 +114,34 @@ def test_another_host_has_xids_of_its_own(
 
 
 class Mount:
-    """A mount whose kernel is told of a change only when ``settle`` lets it be."""
+    """A mount whose kernel has a file, or is being told of another."""
 
     def __init__(self, world: Exported, patch: pytest.MonkeyPatch) -> None:
-        self.behind, self.world = False, world
-        self.told = world.do(trio.Event)
-        self.waiting = 0
-        gate, write = world.files.gate, Volume.write
-
-        def noted(to: Volume, ino: int, offset: int, data: memoryview, **how: Any) -> int:
-            self.behind = True
-            return write(to, ino, offset, data, **how)
-
-        patch.setattr(Volume, "write", noted)
-        mounted = dataclasses.replace(gate, settled=self._settled, unsettled=lambda: self.behind)
+        self.behind, self.watched = False, False
+        mounted = dataclasses.replace(
+            world.files.gate, settled=trio.lowlevel.checkpoint, unsettled=lambda: self.behind,
+            watched=lambda volume_id, ino: self.watched,
+        )  # fmt: skip
         patch.setattr(world.files, "gate", mounted)
-
-    async def _settled(self) -> None:
-        self.waiting += 1
-        await self.told.wait()
-
-    def settle(self) -> None:
-        def settled() -> None:
-            self.behind = False
-            self.told.set()
-
-        self.world.do(settled)
 
 
 @pytest.fixture
-def mount(file: File, world: Exported, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mount]:
-    made = Mount(world, monkeypatch)
-    yield made
-    made.settle()
+def mount(file: File, world: Exported, monkeypatch: pytest.MonkeyPatch) -> Mount:
+    return Mount(world, monkeypatch)
 
 
-def test_a_step_is_answered_when_the_mount_shows_it(
-    world: Exported, file: File, mount: Mount, steps: Steps
+@pytest.mark.parametrize(("behind", "watched"), [(True, False), (False, True), (False, False)])
+def test_what_the_mount_has_to_be_told_goes_the_long_way(
+    world: Exported, file: File, mount: Mount, steps: Steps, behind: bool, watched: bool
 ) -> None:
-    rpc = file.client.rpc
-    calls = following(file, 0, [A, B, C])
-    steps.of_these()
-    with held(world):
-        rpc.socket.sendall(b"".join(marked(each.record) for each in calls))
-        null = rpc.send(100_003, 3, 0)
-    rpc.receive(null)  # whose answer is the first that comes
-    assert steps.of_these() == [3, 0]
-    assert mount.waiting == 1
-    assert file.client.read(file.handle, 0, 1)[0] == b"A"
-    mount.settle()
-    found = [rpc.record() for _ in calls]
-    assert [int.from_bytes(each[:4], "big") for each in found] == [each.xid for each in calls]
-    assert {status_of(each) for each in found} == {0}
-
-
-def test_while_the_mount_is_behind_writes_go_the_long_way(
-    world: Exported, file: File, mount: Mount, steps: Steps
-) -> None:
-    mount.behind = True
+    """The answer, and that of a duplicate, waits there until it was told."""
+    mount.behind, mount.watched = behind, watched
     calls = following(file, 0, [A, B])
     steps.of_these()
     with held(world):
         file.client.rpc.socket.sendall(b"".join(marked(each.record) for each in calls))
-    file.client.null()
-    assert steps.of_these() == [0, 0, 0]
-    mount.settle()
     assert {status_of(file.client.rpc.record()) for _ in calls} == {0}
-
-
-def test_a_client_that_goes_meanwhile_leaves_nothing(
-    world: Exported, user: Users, file: File, mount: Mount
-) -> None:
-    lost = File(user(), file.handle)
-    mount.settle()
-    lost.client.write(file.handle, 0, b"!")
-    mount.told = world.do(trio.Event)
-    mount.behind = False
-    before = world.do(lambda: world.hosted.server.connections)
-    calls = following(lost, 0, [A, B])
-    with held(world):
-        lost.client.rpc.socket.sendall(b"".join(marked(each.record) for each in calls))
-        lost.client.close()
-    while not mount.waiting:
-        file.client.null()
-    mount.settle()
-    while world.do(lambda: world.hosted.server.connections) >= before:
-        file.client.null()
-    again = user()
-    found = burst(world, again.rpc, calls)  # it reconnects, and hears what was done
-    assert {status_of(each) for each in found} == {0}
-    assert file.contents() == A + B
-
-
-@pytest.mark.xfail(strict=True, reason="a duplicate of a step is answered at once")
-def test_a_duplicate_waits_for_the_mount_too(
-    world: Exported, user: Users, file: File, mount: Mount
-) -> None:
-    calls = following(file, 0, [A, B])
-    with held(world):
-        file.client.rpc.socket.sendall(b"".join(marked(each.record) for each in calls))
     file.client.null()
-    other = user()
-    other.rpc.socket.sendall(marked(calls[0].record))
-    null = other.rpc.send(100_003, 3, 0)
-    assert int.from_bytes(other.rpc.record()[:4], "big") == null
+    assert steps.of_these() == ([0, 0, 0] if behind or watched else [2, 0])
+    mount.behind = False
+    assert file.contents() == A + B

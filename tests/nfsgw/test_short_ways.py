@@ -3,7 +3,6 @@
 import contextlib
 import os
 import select
-import socket
 import struct
 from collections.abc import Iterator
 
@@ -12,22 +11,22 @@ from echo import BIG, COUNT, ECHO, LATER, NULL, PROGRAM, VERSION, Echo, opaque
 from rpc_client import RpcClient, call_record, marked, results
 from rpc_server import Hosted, hosting
 
-from nfsgw.connection import IN_FLIGHT_MAX, OUT_BYTES_MAX
+from nfsgw.connection import OUT_BYTES_MAX
 from nfsgw.record import BUFFER_BYTES, LAST, RECORD_BYTES_MAX, Marked
 from nfsgw.replay import ReplayCache
 from nfsgw.rpc import Answered, Peer
 
 
 class ShortEcho(Echo):
-    """ECHO, BIG and LATER of AUTH_NONE, all that were received one after the other, in one step;
-    BIG answers STEP_BYTES for each, LATER waits once for all."""
+    """ECHO and BIG of AUTH_NONE, all that were received one after the other, in one step; BIG
+    answers STEP_BYTES for each."""
 
     STEP_BYTES = 1 << 16
     ARGUMENTS_AT = 4 + 24 + 16
 
     def __init__(self) -> None:
         super().__init__()
-        self.again = dict.fromkeys((ECHO, LATER, BIG), self.short)
+        self.again = dict.fromkeys((ECHO, BIG), self.short)
         self.steps: list[int] = []
 
     def short(self, received: memoryview, peer: Peer, replay: ReplayCache) -> Answered | None:
@@ -44,8 +43,7 @@ class ShortEcho(Echo):
             answers.append(marked(xid + struct.pack(">5I", 1, 0, 0, 0, 0) + data))
             at = end
         self.steps.append(len(answers))
-        wait = self._open if head[16:20] == struct.pack(">I", LATER) else None
-        return Answered(at, len(answers), Marked(answers), wait)
+        return Answered(at, len(answers), Marked(answers))
 
 
 @pytest.fixture
@@ -98,61 +96,6 @@ def test_a_large_record_between_goes_its_own_way(short: ShortEcho) -> None:
         for xid in range(9):
             found = client.receive(xid).opaque(RECORD_BYTES_MAX)
             assert found == (large if xid == 5 else b"") + b"%d" % xid
-
-
-def test_a_step_that_waits_holds_up_nobody(short: ShortEcho) -> None:
-    with connected(short) as (_, client):
-        client.socket.sendall(stream(LATER, range(20)))
-        assert short.waiting.acquire(timeout=30)
-        client.socket.sendall(stream(ECHO, range(20, 40)))
-        for xid in range(20, 40):
-            assert int.from_bytes(client.record()[:4], "big") == xid
-        short.gate.set()
-        for xid in range(20):
-            assert client.receive(xid).opaque(9) == b"%d" % xid
-
-
-def test_steps_that_wait_are_bounded(short: ShortEcho) -> None:
-    with connected(short) as (hosted, client), RpcClient(hosted.address) as other:
-        many = IN_FLIGHT_MAX + 9
-        for n in range(many):  # each in a step of its own, as long as it is read at all
-            client.socket.sendall(stream(LATER, range(n, n + 1)))
-            if n < IN_FLIGHT_MAX:
-                assert short.waiting.acquire(timeout=30)
-        for _ in range(20):
-            other.call(PROGRAM, VERSION, NULL)
-        assert len(short.steps) == IN_FLIGHT_MAX
-        short.gate.set()
-        for n in range(many):
-            assert client.receive(n).opaque(9) == b"%d" % n
-
-
-def test_who_goes_while_a_step_waits_leaves_nothing(short: ShortEcho) -> None:
-    with connected(short) as (hosted, client):
-        for reset in (False, True):
-            gone = RpcClient(hosted.address, uid=None)
-            gone.socket.sendall(stream(LATER, range(9)))
-            assert short.waiting.acquire(timeout=30)
-            if reset:
-                gone.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            gone.close()
-        client.call(PROGRAM, VERSION, NULL)
-        short.gate.set()
-    assert hosted.failures == []
-
-
-def test_a_step_that_was_begun_is_answered_when_the_server_ends(short: ShortEcho) -> None:
-    with hosting([short]) as hosted:
-        client = RpcClient(hosted.address, uid=None)
-        client.socket.sendall(stream(LATER, range(9)))
-        assert short.waiting.acquire(timeout=30)
-        hosted.stop()
-        short.gate.set()
-        for xid in range(9):
-            assert client.receive(xid).opaque(9) == b"%d" % xid
-        assert client.ended()
-        client.close()
-        hosted.stop = lambda: None  # type: ignore[method-assign]
 
 
 def test_answers_of_steps_that_nobody_reads_are_bounded(short: ShortEcho) -> None:
