@@ -272,10 +272,11 @@ class FileData(Attributes):
 
     def look_at_map(self, ino: int, offset: int, length: int) -> None:
         """``look_at_name`` of a range that is cut out or cloned: the nodes at its ends, which
-        change, and of a short one all, because its entries may have to be copied."""
+        change, and of a short one all, because its entries may have to be copied.  TooLarge."""
         inode = self.file(ino)
         if length <= 0:
             return
+        self._check_range(offset, length)
         self.mapped_blocks(inode, offset, length)
         first, count = offset // BLOCK_BYTES, length // BLOCK_BYTES
         if count <= LOOK_BLOCKS:

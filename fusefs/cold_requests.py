@@ -52,7 +52,7 @@ class ColdRequests:
 
     async def before(self, look: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Before a change: what it needs is in memory.  What is wrong the change itself says."""
-        with contextlib.suppress(RametError, OSError):
+        with contextlib.suppress(RametError, OSError, ValueError):
             await self.found(look, *args, **kwargs)
 
     async def read(self, fh: int, offset: int, size: int) -> memoryview:

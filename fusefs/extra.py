@@ -141,7 +141,7 @@ class Calls:
     ) -> None:  # fmt: skip
         result = -errno.EIO
         try:
-            with contextlib.suppress(RametError, OSError):
+            with contextlib.suppress(RametError, OSError, ValueError):
                 await before(*arguments)
             result = seek(*arguments)
         finally:
@@ -154,7 +154,9 @@ class Calls:
         result = -errno.EIO  # told to end while it waits
         try:
             await self._admit()
-            with contextlib.suppress(RametError, OSError):  # the call says what is wrong
+            with contextlib.suppress(
+                RametError, OSError, ValueError
+            ):  # the call says what is wrong
                 await before(*arguments[:-1])
             result = call(*arguments)
         finally:

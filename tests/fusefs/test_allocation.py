@@ -64,6 +64,23 @@ def test_what_is_not_supported_is_refused_and_changes_nothing(shared: Mount) -> 
     assert caught.value.errno == errno.EOPNOTSUPP
 
 
+@pytest.mark.parametrize("end", [1 << 50, 1 << 52, 1 << 62])
+def test_ranges_past_what_a_file_may_be_are_refused(shared: Mount, end: int) -> None:
+    """Short ones, whose entries are looked at before: 1 PiB, all that maps can name, and more."""
+    path, other = full_file(shared, "long"), shared.lab / "other"
+    other.touch()
+    for offset in (end - BLOCK, end):
+        for mode in (0, KEEP, PUNCH | KEEP, ZERO, ZERO | KEEP):
+            assert fallocate(path, mode, offset, 2 * BLOCK) == errno.EFBIG, (offset, mode)
+        with path.open("rb") as source, other.open("r+b") as target:
+            with pytest.raises(OSError) as caught:
+                os.copy_file_range(source.fileno(), target.fileno(), 2 * BLOCK, 0, offset)
+            assert caught.value.errno == errno.EFBIG
+            assert os.copy_file_range(source.fileno(), target.fileno(), BLOCK, offset, 0) == 0
+    assert path.read_bytes() == b"d" * (16 * BLOCK)
+    assert other.stat().st_size == 0
+
+
 def test_an_allocation_that_there_is_no_room_for_is_refused(shared: Mount) -> None:
     path = full_file(shared, "room")
     assert fallocate(path, 0, 0, 1 << 60) == errno.EFBIG
