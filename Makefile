@@ -26,7 +26,7 @@
 PY := .venv/bin/python
 C_SOURCES := $(filter-out native/_core.c nfsgw/_again.c,$(wildcard native/*.c native/*.h fusefs/*.c nfsgw/*.[ch]))
 HOSTS := tests/hypervisor tests/shares
-C_TESTS := $(wildcard tests/crash/*.c tests/faults/*.c tests/fuzz/*.[ch] tests/nfsgw/linux/*.[ch] bench/*.c)
+C_TESTS := $(wildcard tests/crash/*.c tests/faults/*.c tests/fuzz/*.[ch] tests/nfsgw/linux/*.[ch] tests/fusefs/*.c tests/native/*.c bench/*.c)
 
 setup: .venv/stamp-packages .venv/stamp-python .venv/stamp-native
 

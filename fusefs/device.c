@@ -88,13 +88,16 @@ void ramet_answer_error(uint64_t request, int error) {
   answer(fuse_session_fd(mounted), request, -error, NULL, 0);
 }
 
+/* The kernel names a lock owner when it goes past its pages, and only then. What it tells of
+ * O_DIRECT is the descriptor's flag as it is now, which a thread may have changed since the kernel
+ * went by it: a write by a page that waits for the page to be dropped would wait for ever. */
 static uint64_t direct_of(const struct fuse_in_header *header, size_t got) {
   const struct fuse_read_in *read = (const void *)(header + 1);
   const struct fuse_write_in *write = (const void *)(header + 1);
   if (header->opcode == FUSE_READ && got >= sizeof *header + sizeof *read)
-    return read->flags & O_DIRECT ? header->unique : 0;
+    return read->read_flags & FUSE_READ_LOCKOWNER ? header->unique : 0;
   if (header->opcode == FUSE_WRITE && got >= HEAD_BYTES)
-    return write->flags & O_DIRECT && !(write->write_flags & FUSE_WRITE_CACHE) ? header->unique : 0;
+    return write->write_flags & FUSE_WRITE_LOCKOWNER ? header->unique : 0;
   return 0;
 }
 

@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from threading import Event
 
 from bench.harness.peer import Peer
 from bench.harness.results import Chart
@@ -78,14 +79,21 @@ class Concurrency(Scenario):
             def side_by_side(peer: Peer, n: int, clients: int = clients) -> dict[str, float]:
                 names = [f"s{clients}-{n}-{number}" for number in range(clients * each)]
 
+                ended = Event()  # early: by an error of one, or Ctrl-C
+
                 def client(number: int) -> None:
                     for name in names[number * each : (number + 1) * each]:
+                        if ended.is_set():
+                            return
                         peer.clone("golden", name)
                         peer.sync([name])
 
                 start = time.perf_counter()
                 with ThreadPoolExecutor(clients) as pool:
-                    list(pool.map(client, range(clients)))
+                    try:
+                        list(pool.map(client, range(clients)))
+                    finally:
+                        ended.set()
                 took = time.perf_counter() - start
                 peer.delete(names)
                 return {"rate": len(names) / took}

@@ -146,3 +146,18 @@ def test_a_file_that_the_kernel_has_forgotten_has_no_pages() -> None:
     pages.forget(7)
     pages.dropped(7, found)
     assert pages.of(7, 0, 1) == {}
+
+
+def test_a_flag_that_changes_meanwhile_holds_up_nobody(mount: Mount, tmp_path: Path) -> None:
+    """A write by a page that was taken for one past the pages would wait for that page."""
+    source, program = Path(__file__).with_name("toggle_direct.c"), tmp_path / "toggle_direct"
+    subprocess.run(["cc", "-O1", "-pthread", "-o", program, source], check=True)
+    writer = subprocess.Popen([program, mount.lab / "file", "3"], stdout=subprocess.PIPE)
+    try:
+        told, _ = writer.communicate(timeout=READ_S)
+    except subprocess.TimeoutExpired:
+        os.kill(mount.process.pid, signal.SIGTERM)  # nothing else ends the writer
+        writer.wait()
+        raise
+    assert writer.returncode == 0
+    assert int(told) > 100
