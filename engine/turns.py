@@ -7,7 +7,9 @@ thread has woken up.  Measured: reads through the mount stood for 30 to 250 ms b
 accounting, and for 25 ms beside fsck, with an interval of 0.2 ms.
 
 So a pass goes away for a moment, longer than a thread takes to wake up, each time it has worked for
-WORK_S.  In a command that has the store to itself nobody waits, and it does not.
+WORK_S, which is about what a read then waits at most; three times as long as long as the engine
+thread has had nothing to do for RECENT_S (``busy``), for who is away half of the time takes half as
+long again.  In a command that has the store to itself nobody waits, and it does not go away.
 
 The other way to keep the interpreter is to free a lot at once: ``empty`` takes containers apart.
 """
@@ -15,9 +17,24 @@ The other way to keep the interpreter is to free a lot at once: ``empty`` takes 
 import time
 from typing import Any
 
-WORK_S = 0.0003
+WORK_S = 0.0001
+WORK_ALONE_S = 0.0003
+RECENT_S = 0.005
 AWAY_S = 0.0001
 PORTION = 256  # objects freed between two looks at the clock
+
+
+class Busy:
+    """When the engine thread last had something to do, in seconds of ``perf_counter``."""
+
+    __slots__ = ("at",)
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+
+busy = Busy()
+"""Of this process: who waits on the engine thread notes there when it was woken."""
 
 
 class Turns:
@@ -35,7 +52,8 @@ class Turns:
         if self._beside and time.perf_counter() >= self._until:
             self.taken += 1
             time.sleep(AWAY_S)
-            self._until = time.perf_counter() + WORK_S
+            now = time.perf_counter()
+            self._until = now + (WORK_S if now - busy.at < RECENT_S else WORK_ALONE_S)
 
     def empty(self, *containers: "dict[Any, Any] | set[Any] | list[Any]") -> None:
         """Free what is in them, a portion at a time: a million objects are a tenth of a second."""

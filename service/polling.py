@@ -14,14 +14,17 @@ the epoll, comes first.
 The window follows what happens, as that of QEMU's event loop does (``poll-max-ns``): a wait that
 would have fitted one twice as large doubles it, one longer than MOST_US halves it, down to none.
 An idle daemon sleeps, and so does one whose processor the clients need to go on.
+
+Passes on threads are told how long ago there was something to do (``engine.turns.busy``).
 """
 
 import os
-from time import perf_counter_ns
+from time import perf_counter, perf_counter_ns
 
 import trio
 
 import native
+from engine.turns import busy
 
 MOST_US = 50
 LEAST_NS = 4_000
@@ -73,6 +76,8 @@ class Polling(trio.abc.Instrument):
         ready = native.poll(fd, self._epoll, min(self._window, left))
         if ready == 0:
             self._began, self._looked = began, True
+        else:
+            busy.at = perf_counter()
         return ready == 1
 
     def before_run(self) -> None:
@@ -102,6 +107,7 @@ class Polling(trio.abc.Instrument):
             self._began = 0  # nothing to learn
 
     def after_io_wait(self, timeout: float) -> None:
+        busy.at = perf_counter()
         if self._began:
             self._learn(perf_counter_ns() - self._began)
 

@@ -1,5 +1,6 @@
 """Passes on threads let others have the interpreter; in a command that is alone they do not."""
 
+import itertools
 import time
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def test_a_pass_goes_away_from_time_to_time(store: Store) -> None:
 
 
 def test_a_pass_that_is_alone_does_not(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WORK_S", 0.0)
+    for name in ("WORK_S", "WORK_ALONE_S"):
+        monkeypatch.setattr(module, name, 0.0)
     with store:
         reader = store.pool.reader()
         visit(reader)
@@ -60,7 +62,8 @@ def test_each_kind_of_look_into_the_store_may_be_the_moment(
             super().__init__(beside=beside)
             made.append(self)
 
-    monkeypatch.setattr(module, "WORK_S", 0.0)  # at each look
+    for name in ("WORK_S", "WORK_ALONE_S"):
+        monkeypatch.setattr(module, name, 0.0)  # at each look
     monkeypatch.setattr("engine.meta.Turns", Noted)
     with store:
         store.pool.meta.beside = True
@@ -83,7 +86,8 @@ def test_each_kind_of_look_into_the_store_may_be_the_moment(
 
 
 def test_containers_are_taken_apart_a_portion_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WORK_S", 0.0)
+    for name in ("WORK_S", "WORK_ALONE_S"):
+        monkeypatch.setattr(module, name, 0.0)
     turns = Turns(beside=True)
     numbers = {n: [n] for n in range(4 * PORTION)}
     names = {str(n) for n in range(PORTION + 1)}
@@ -91,3 +95,26 @@ def test_containers_are_taken_apart_a_portion_at_a_time(monkeypatch: pytest.Monk
     assert not numbers
     assert not names
     assert turns.taken == 4 + 2 + 1
+
+
+def test_a_pass_works_longer_while_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only goes when it is looked at, a tenth of WORK_S each time."""
+    clock = itertools.count(1.0, module.WORK_S / 10)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+    def looks() -> int:
+        """At the clock, from one time away to the next."""
+        turns = Turns(beside=True)
+        counts = [0, 0]
+        while turns.taken < 2:
+            counts[turns.taken] += 1
+            turns.give()
+        return counts[1]
+
+    module.busy.at = 0.0
+    alone = looks()
+    module.busy.at = next(clock) + 1000.0
+    asked = looks()
+    assert 2 * asked < alone <= 4 * asked
+    module.busy.at = 0.0
