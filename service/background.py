@@ -1,6 +1,5 @@
 """Start and stop a daemon from the command line, and wait until it is so."""
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import errors
+from engine.stored import wait_for_owner
 from service.mount_options import MountOptions
 from service.rpc import Client
 
@@ -68,8 +68,7 @@ def stop(store: str) -> None:
     try:
         client.call("shutdown")
     finally:
-        with (Path(store) / "lock").open("rb+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        wait_for_owner(Path(store))
 
 
 def status(store: str) -> dict[str, Any]:
