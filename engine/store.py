@@ -32,13 +32,14 @@ from engine.meta import (
     unpack_chunk_key,
     unpack_orphan_key,
 )
+from engine.owner import lock
 from engine.pool import Change, Pool
 from engine.records import Records
 from engine.replacement import replace_tree
 from engine.reserve import Reserve
 from engine.slabs import SlabPool
 from engine.space import Space
-from engine.stored import INDEX, lock
+from engine.stored import INDEX
 from engine.superblock import SLAB_SLOTS, State, Superblock
 from engine.syncs import Syncs
 from engine.tree_clones import TreeClone, clone_in_steps

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import errors
-from engine.stored import wait_for_owner
+from engine.owner import wait_for_owner
 from service.mount_options import MountOptions
 from service.rpc import Client
 

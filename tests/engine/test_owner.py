@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine import Store, errors
-from engine.stored import lock, wait_for_owner
+from engine.owner import lock, wait_for_owner
 
 
 @pytest.fixture
