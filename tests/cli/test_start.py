@@ -18,8 +18,8 @@ HEAVY = {
     "yaml",
 }  # fmt: skip
 SMALL = {  # of the layers below the commands
-    "engine", "engine.block_range", "engine.errors", "engine.owner", "hypervisor", "hypervisor.patterns",
-    "hypervisor.variables", "service", "service.background", "service.client",
+    "engine", "engine.block_range", "engine.errors", "engine.owner", "hypervisor",
+    "hypervisor.patterns", "hypervisor.variables", "service", "service.background", "service.client",
     "service.clone_spec", "service.deadline", "service.job_states", "service.mount_options",
     "service.mount_table", "service.mounting", "service.rpc",
 }  # fmt: skip
