@@ -19,9 +19,9 @@ HEAVY = {
 }  # fmt: skip
 SMALL = {  # of the layers below the commands
     "engine", "engine.block_range", "engine.errors", "engine.owner", "hypervisor",
-    "hypervisor.patterns", "hypervisor.variables", "service", "service.background", "service.client",
-    "service.clone_spec", "service.deadline", "service.job_states", "service.mount_options",
-    "service.mount_table", "service.mounting", "service.rpc",
+    "hypervisor.patterns", "hypervisor.variables", "service", "service.background",
+    "service.client", "service.clone_spec", "service.deadline", "service.job_states",
+    "service.mount_options", "service.mount_table", "service.mounting", "service.rpc",
 }  # fmt: skip
 COMMAND = """
 import atexit, sys
