@@ -7,9 +7,9 @@ thread has woken up.  Measured: reads through the mount stood for 30 to 250 ms b
 accounting, and for 25 ms beside fsck, with an interval of 0.2 ms.
 
 So a pass goes away for a moment, longer than a thread takes to wake up, each time it has worked for
-WORK_S, which is about what a read then waits at most; three times as long as long as the engine
-thread has had nothing to do for RECENT_S (``busy``), for who is away half of the time takes half as
-long again.  In a command that has the store to itself nobody waits, and it does not go away.
+WORK_S, which is about what a read then waits at most.  While the engine thread has had nothing to
+do for RECENT_S (``busy``), that is three times as much: who goes away more often takes longer.  In
+a command that has the store to itself nobody waits, and it does not go away.
 
 The other way to keep the interpreter is to free a lot at once: ``empty`` takes containers apart.
 """

@@ -154,9 +154,8 @@ class Calls:
         result = -errno.EIO  # told to end while it waits
         try:
             await self._admit()
-            with contextlib.suppress(
-                RametError, OSError, ValueError
-            ):  # the call says what is wrong
+            # What is wrong the call itself says.
+            with contextlib.suppress(RametError, OSError, ValueError):
                 await before(*arguments[:-1])
             result = call(*arguments)
         finally:

@@ -17,7 +17,7 @@ import trio
 from nfsgw.xdr import Garbage, Part
 
 RECORD_BYTES_MAX = (1 << 20) + 8192  # a megabyte of data, and the head of a call or a compound
-BUFFER_BYTES = 136 << 10
+BUFFER_BYTES = 136 << 10  # two calls with 64 KiB of data
 LARGE_BUFFERS_MAX = 128
 SPARE_BUFFERS_MAX = 8
 FRAGMENTS_MAX = 1024

@@ -34,7 +34,7 @@ _FIRST = 8  # of a record that is compared; the mark and the xid are before it
 _CREDENTIAL = struct.Struct(">I")  # how long it is,
 _CREDENTIAL_AT = 32  # which is said there
 _BARE_BYTES = 96  # up to the arguments that differ, but for the credential's body: our handle
-_READ_BYTES, _WRITE_BYTES = 12, 20  # offset, count; these, stable_how, and how many bytes follow
+_READ_BYTES = 12  # offset, count
 _WRITE = PROGRAM, VERSION, int(Procedure.WRITE)
 _FAILURES = (Cold, *FAILURES)  # the long way tells them
 
@@ -182,7 +182,7 @@ class ShortWays:
         return start, memoryview(self._gathered)[: end - start], following
 
     def _written(self, place: Place, count: int, before: bytes) -> bytes:
-        """The answers to WRITEs that were one; each but the first met what is now there."""
+        """The answers to WRITEs of one step; each but the first met what is now there."""
         answers = bytearray(count * lib.NFS_WRITE_ANSWER)
         lib.nfs_write_answers(
             self._xids, self._pieces, count, before, pre_op(place.inode), post_op(place),

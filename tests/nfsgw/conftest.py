@@ -4,8 +4,10 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
+from again_files import EngineWrites, File, made
 from exported import ROOT_HOST, Exported, exported
 from nfs3_client import Nfs3Client, Users
+from pipelined import Steps
 
 _directories = itertools.count()
 
@@ -42,3 +44,21 @@ def top(root: Nfs3Client) -> bytes:
     """The handle of a directory that is this test's, where everybody may write."""
     name = b"test-%d" % next(_directories)
     return root.mkdir(root.mount(b"/lab"), name, mode=0o777).handle
+
+
+# --- for calls that are carried out in steps (test_nfs3_again_*.py)
+
+
+@pytest.fixture()
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    return Steps(monkeypatch)
+
+
+@pytest.fixture()
+def engine(monkeypatch: pytest.MonkeyPatch) -> EngineWrites:
+    return EngineWrites(monkeypatch)
+
+
+@pytest.fixture()
+def file(root: Nfs3Client, top: bytes) -> File:
+    return made(root, top, b"f")

@@ -42,11 +42,6 @@ def long_ways(world: Exported, monkeypatch: pytest.MonkeyPatch) -> Iterator[list
     yield handles
 
 
-@pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
-    return Steps(monkeypatch)
-
-
 def answer(client: Nfs3Client, arguments: bytes) -> bytes:
     """The results of a READ, as they came."""
     reply = client.rpc.call(NFS, 3, READ, arguments)

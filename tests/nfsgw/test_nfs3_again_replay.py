@@ -14,7 +14,6 @@ from again_files import (
     EngineWrites,
     File,
     following,
-    made,
     one_by_one,
     status_of,
 )  # fmt: skip
@@ -22,21 +21,6 @@ from exported import WRITE_HOST, Exported
 from nfs3_client import Nfs3Client, Users
 from pipelined import WRITE, Steps, burst, call, held, write_arguments
 from rpc_client import marked
-
-
-@pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
-    return Steps(monkeypatch)
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> EngineWrites:
-    return EngineWrites(monkeypatch)
-
-
-@pytest.fixture
-def file(root: Nfs3Client, top: bytes) -> File:
-    return made(root, top, b"f")
 
 
 def test_duplicates_are_carried_out_once(

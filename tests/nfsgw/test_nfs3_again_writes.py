@@ -38,21 +38,6 @@ from nfsgw.nfs3 import again
 
 
 @pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
-    return Steps(monkeypatch)
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> EngineWrites:
-    return EngineWrites(monkeypatch)
-
-
-@pytest.fixture
-def file(root: Nfs3Client, top: bytes) -> File:
-    return made(root, top, b"f")
-
-
-@pytest.fixture
 def twin(root: Nfs3Client, top: bytes) -> File:
     return made(root, top, b"twin")
 
