@@ -20,9 +20,9 @@ from bench.harness.results import Chart, LeftOut, Line, Point, Scale
 from engine.errors import RametError
 
 FAILURES = (OSError, RametError, CalledProcessError, TimeoutExpired)
-TIME_S: dict[Scale, float] = {"tiny": math.inf, "quick": 15.0, "full": 600.0}
-PATIENCE_S: dict[Scale, float] = {"tiny": 30.0, "quick": 4.0, "full": 120.0}
-PREPARE_S: dict[Scale, float] = {"tiny": 60.0, "quick": 20.0, "full": 180.0}
+TIME_S: dict[Scale, float] = {"tiny": math.inf, "quick": 15.0, "full": 240.0}
+PATIENCE_S: dict[Scale, float] = {"tiny": 30.0, "quick": 4.0, "full": 60.0}
+PREPARE_S: dict[Scale, float] = {"tiny": 60.0, "quick": 20.0, "full": 120.0}
 WARM = "warm: what is copied was written just before, and synced"
 T = TypeVar("T")
 
