@@ -4,10 +4,13 @@ The calls are of two files and two users, over one connection; between bursts of
 may become read-only and writable again. And the same with a fault put in: it is seen.
 """
 
+import contextlib
 import ipaddress
 import itertools
 import struct
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -203,9 +206,20 @@ def setattr_arguments(handle: bytes, size: int) -> bytes:
     return b"".join(out.parts)
 
 
+@contextlib.contextmanager
+def in_memory(folder: Path) -> Iterator[Path]:
+    subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Exported, Nfs3Client, bytes]]:
-    with exported(tmp_path_factory.mktemp("model")) as world:
+    """In memory: a host may drop a disk's page at any time, and a call that waits for it is
+    overtaken, which is its right and would be a mistake to the model."""
+    with in_memory(tmp_path_factory.mktemp("model")) as folder, exported(folder) as world:
         client = Nfs3Client(world.address, uid=0)
         top = client.mkdir(client.mount(b"/lab"), b"top", mode=0o777).handle
         yield world, client, top
