@@ -38,6 +38,7 @@ OUT_TOTAL_MAX = 256 << 20
 IN_TOTAL_MAX = 64 << 20
 STALLED_S = 60.0
 LINGER_S = 5.0
+SEND_BYTES = 256 << 10  # of answers that wait are sent in the middle of a turn
 PARTS_MAX = 512  # a sendmsg; the kernel takes 1024
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
@@ -192,6 +193,8 @@ class Connection:
             return 0
         self._reader.skip(answered.taken)
         self._put(answered.answer)
+        if self._out_bytes >= SEND_BYTES:
+            self._flush()
         return answered.calls
 
     def _begin(self, record: Record) -> None:
@@ -225,6 +228,7 @@ class Connection:
 
     async def _readable(self) -> None:
         if not self._reader.partial:
+            self._reader.rest()
             await trio.lowlevel.wait_readable(self._socket)
             return
         if self._deadline is None:

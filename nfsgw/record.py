@@ -2,8 +2,11 @@
 
 A record mostly is one fragment and fits the connection's buffer; it is copied out, for the buffer
 is received into again while calls still look at their arguments.  A larger one, a WRITE, gets a
-buffer of its own, from then on received into directly.  Invariants:
-- a length allocates nothing: a large buffer is taken when a whole small one of the record is there;
+buffer of its own, from then on received into directly.  A client that sends more records at once
+than the buffer holds has a large one instead of it until it pauses, as long as half of them are
+left for what needs them.  Invariants:
+- a length allocates nothing: a large buffer is taken when a whole small one of the record is there,
+  or records that filled a small one;
 - the large buffers of all connections together are bounded (``Buffers``), those of records in
   several fragments too (a client whose such record is one too many is let go); and one that
   anything still refers to is never used again: a bytearray that is looked at refuses to grow.
@@ -31,7 +34,7 @@ class Buffers:
     """Large buffers, some kept for the next record."""
 
     def __init__(self, most: int = LARGE_BUFFERS_MAX) -> None:
-        self._left = most
+        self._left = self._most = most
         self._spare: list[bytearray] = []
         self._given = trio.Event()
 
@@ -39,6 +42,11 @@ class Buffers:
     def empty(self) -> bool:
         """Whether all are taken."""
         return self._left == 0
+
+    @property
+    def plenty(self) -> bool:
+        """Whether one can be had for what does not need it."""
+        return 2 * self._left > self._most + 1
 
     def take(self) -> bytearray:
         assert self._left
@@ -87,12 +95,14 @@ class RecordReader:
 
     __slots__ = (
         "_buffer", "_buffers", "_end", "_filled", "_fragments", "_large", "_length", "_pieces",
-        "_start",
+        "_small", "_start", "_wide",
     )  # fmt: skip
 
     def __init__(self, buffers: Buffers) -> None:
         self._buffers = buffers
-        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._small = memoryview(bytearray(BUFFER_BYTES))
+        self._wide: bytearray | None = None  # what ``_buffer`` is of, when it is not ``_small``
+        self._buffer = self._small
         self._start = self._end = 0  # what is received and not read yet
         self._large: bytearray | None = (
             None  # the record being received, ``_filled`` of ``_length``
@@ -109,7 +119,7 @@ class RecordReader:
     @property
     def starved(self) -> bool:
         """Whether nothing can be received before another connection gives a large buffer back."""
-        return self._large is None and self._end - self._start == BUFFER_BYTES
+        return self._large is None and self._end - self._start == len(self._buffer)
 
     @property
     def ahead(self) -> memoryview:
@@ -131,11 +141,31 @@ class RecordReader:
             return memoryview(self._large)[self._filled : self._length]
         if self._start == self._end:
             self._start = self._end = 0
-        elif self._start and self._end == BUFFER_BYTES:
-            count = self._end - self._start
-            self._buffer[:count] = bytes(self._buffer[self._start : self._end])
-            self._start, self._end = 0, count
+        elif self._start and self._end == len(self._buffer):
+            self._make_room()
         return self._buffer[self._end :]
+
+    def _make_room(self) -> None:
+        """The beginning of a record is at the end of a buffer that had others before it."""
+        there = self._buffer[self._start : self._end]
+        if self._wide is None and self._buffers.plenty:
+            self._wide = self._buffers.take()
+            self._buffer = memoryview(self._wide)
+        self._buffer[: len(there)] = there
+        self._start, self._end = 0, len(there)
+
+    def _narrow(self) -> bytearray:
+        """Receive into the small buffer again; the large one, which there was."""
+        wide = self._wide
+        assert wide is not None
+        self._wide, self._buffer = None, self._small
+        return wide
+
+    def rest(self) -> None:
+        """Nothing will come for a while: give back what is only for much at once."""
+        if self._wide is not None and self._start == self._end:
+            self._start = self._end = 0
+            self._buffers.give(self._narrow())
 
     def received(self, count: int) -> None:
         if self._large is not None:
@@ -167,10 +197,16 @@ class RecordReader:
         return None
 
     def _begin_large(self, length: int) -> None:
-        if not self.starved or self._buffers.empty:
+        there = self._buffer[self._start + 4 : self._end]
+        if self._wide is not None:
+            large = self._narrow()
+        elif self.starved and not self._buffers.empty:
+            large = self._buffers.take()
+        else:
             return
-        self._large, self._length, self._filled = self._buffers.take(), length, BUFFER_BYTES - 4
-        self._large[: self._filled] = self._buffer[4:]
+        with memoryview(large) as view:
+            view[: len(there)] = there
+        self._large, self._length, self._filled = large, length, len(there)
         self._start = self._end = 0
 
     def _joined(self) -> Record:
@@ -211,6 +247,9 @@ class RecordReader:
 
     def close(self) -> None:
         """The connection has ended."""
+        self._start = self._end = 0
+        if self._wide is not None:
+            self._buffers.give(self._narrow())
         if self._large is not None:
             self._buffers.give(self._large)
             self._large = None

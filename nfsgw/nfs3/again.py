@@ -28,8 +28,11 @@ from nfsgw.rpc import Answered, Call, Peer
 from nfsgw.verifier import VERIFIER_BYTES
 
 KNOWN_MAX = 64  # files of a connection
-CALLS_MAX = 64  # in one step, and bytes of the answers to READs, of the data of WRITEs:
-STEP_BYTES_MAX = 256 << 10
+CALLS_MAX = 64  # in one step
+READ_STEP_BYTES_MAX = 320 << 10  # of answers: four times 64 KiB, sent before more is read
+WRITE_STEP_BYTES_MAX = 1 << 20  # of data
+GATHERED_MAX = 256 << 10  # bytes of WRITEs that are one write, and of each of them:
+GATHERED_OF_MAX = 16 << 10  # more cost less to write than to copy
 _FIRST = 8  # of a record that is compared; the mark and the xid are before it
 _CREDENTIAL = struct.Struct(">I")  # how long it is,
 _CREDENTIAL_AT = 32  # which is said there
@@ -67,7 +70,7 @@ class ShortWays:
         self._pieces = ffi.new("nfs_piece[]", CALLS_MAX)
         self._told = memoryview(ffi.buffer(self._pieces))
         self._total = ffi.new("uint32_t *")
-        self._gathered = bytearray(STEP_BYTES_MAX)
+        self._gathered = bytearray(GATHERED_MAX)
 
     def read(self, received: memoryview, peer: Peer, replay: ReplayCache) -> Answered | None:
         """An Again."""
@@ -82,7 +85,7 @@ class ShortWays:
             size = inode.size
             count = lib.nfs_reads(
                 ffi.from_buffer("uint8_t[]", received), len(received), end, size, READ_BYTES_MAX,
-                STEP_BYTES_MAX, CALLS_MAX, xids, pieces, total,
+                READ_STEP_BYTES_MAX, CALLS_MAX, xids, pieces, total,
             )  # fmt: skip
             if not count:
                 return None
@@ -108,7 +111,7 @@ class ShortWays:
         xids, pieces = self._xids, self._pieces
         count = lib.nfs_writes(
             ffi.from_buffer("uint8_t[]", received), len(received), end, IO_BYTES_MAX,
-            STEP_BYTES_MAX, CALLS_MAX, xids, pieces, self._total,
+            WRITE_STEP_BYTES_MAX, CALLS_MAX, xids, pieces, self._total,
         )  # fmt: skip
         new = self._new(received, count, peer, replay)
         before = pre_op(place.inode)
@@ -171,7 +174,10 @@ class ShortWays:
         end = start + piece.size
         following = first + 1
         while following < count and pieces[following].offset == end:
-            end += pieces[following].size
+            size = pieces[following].size
+            if max(size, piece.size) > GATHERED_OF_MAX or end + size - start > GATHERED_MAX:
+                break
+            end += size
             following += 1
         if following == first + 1:
             return start, received[piece.at : piece.at + piece.size], following

@@ -71,10 +71,10 @@ def test_an_answer_larger_than_a_step_goes_the_long_way(
     root: Nfs3Client, top: bytes, long_ways: list[bytes]
 ) -> None:
     handle = root.create(top, b"f").handle
-    data = os.urandom(again.STEP_BYTES_MAX)
+    data = os.urandom(again.READ_STEP_BYTES_MAX)
     root.write(handle, 0, data)
     root.read(handle, 0, 1)
-    most = again.STEP_BYTES_MAX - 132 - 3
+    most = again.READ_STEP_BYTES_MAX - 132 - 3
     for count in (most, most + 1, len(data)):
         del long_ways[:]
         assert root.read(handle, 0, count) == (data[:count], count == len(data))
@@ -246,7 +246,7 @@ def test_a_step_has_a_bound(world: Exported, root: Nfs3Client, top: bytes, steps
     root.write(handle, 0, DATA)
     root.read(handle, 0, 1)
     whole = 32 << 10
-    most = (again.STEP_BYTES_MAX - 3) // (whole + 132)
+    most = (again.READ_STEP_BYTES_MAX - 3) // (whole + 132)
     del steps.taken[:]
     calls = [call(root.rpc, READ, read_arguments(handle, n, whole)) for n in range(most + 2)]
     told_as_the_long_way(world, root, calls)

@@ -54,13 +54,23 @@ def read(
         at, n = at + count, n + 1
 
 
+def left(buffers: Buffers) -> int:
+    """How many can be had; they are taken."""
+    count = 0
+    while not buffers.empty:
+        buffers.take()
+        count += 1
+    return count
+
+
 @settings(max_examples=60)
 @given(
     st.lists(st.tuples(SIZES, st.lists(st.integers(0, 1 << 20), max_size=4)), max_size=5),
     st.lists(st.sampled_from([1, 3, 4, 5, 100, 4096, 65_535, 65_536, 1 << 20]), min_size=1),
+    st.sampled_from([1, 2, 9]),
 )
 def test_records_come_out_as_they_went_in(
-    records: list[tuple[int, list[int]]], steps: list[int]
+    records: list[tuple[int, list[int]]], steps: list[int], most: int
 ) -> None:
     if max(steps) < 100:
         steps = [*steps, 4096]  # a byte at a time takes its time
@@ -68,11 +78,12 @@ def test_records_come_out_as_they_went_in(
     stream = b"".join(
         fragments(data, cuts) for data, (_, cuts) in zip(wanted, records, strict=True)
     )
-    buffers = Buffers(1)
+    buffers = Buffers(most)
     reader = RecordReader(buffers)
     assert list(read(reader, buffers, stream, steps)) == wanted
     assert not reader.partial
-    assert not buffers.empty
+    reader.close()
+    assert left(buffers) == most
 
 
 def test_a_length_gets_no_memory_before_there_are_bytes() -> None:
@@ -91,6 +102,68 @@ def test_a_length_gets_no_memory_before_there_are_bytes() -> None:
     assert not waiting.starved
     waiting.close()
     assert not buffers.empty
+
+
+def record(size: int) -> bytes:
+    return struct.pack(">I", LAST | size) + bytes(size)
+
+
+SMALL_SIZE = 60_000
+SMALL, MORE_THAN_FIT = record(SMALL_SIZE), 2 + BUFFER_BYTES // SMALL_SIZE
+
+
+def take(reader: RecordReader, buffers: Buffers, stream: bytes) -> list[bytes]:
+    """As much at once as there is room for; then the connection waits for more."""
+    found = list(read(reader, buffers, stream, [1 << 30]))
+    reader.space()
+    return found
+
+
+def test_who_sends_much_at_once_has_more_room_until_he_pauses() -> None:
+    buffers = Buffers(2)
+    reader = RecordReader(buffers)
+    narrow = len(reader.space())
+    many = SMALL * MORE_THAN_FIT
+    for _ in range(3):
+        assert len(take(reader, buffers, many)) == MORE_THAN_FIT
+        assert len(reader.space()) > narrow
+    assert take(reader, buffers, SMALL[:5]) == []
+    reader.rest()
+    assert len(reader.space()) > narrow  # something is in it
+    assert len(take(reader, buffers, SMALL[5:])) == 1
+    reader.rest()
+    assert len(reader.space()) == narrow
+    assert left(buffers) == 2
+
+
+def test_room_is_not_taken_from_large_records() -> None:
+    buffers = Buffers(4)
+    readers = [RecordReader(buffers) for _ in range(4)]
+    narrow = len(readers[0].space())
+    wide = [len(take(reader, buffers, SMALL * MORE_THAN_FIT)) for reader in readers]
+    assert wide == [MORE_THAN_FIT] * 4
+    assert [len(reader.space()) > narrow for reader in readers] == [True, True, False, False]
+    large = record(RECORD_BYTES_MAX)
+    assert len(list(read(readers[3], buffers, large, [1 << 20]))) == 1
+    for reader in readers:
+        reader.close()
+    assert left(buffers) == 4
+
+
+@pytest.mark.parametrize("there", [0, 3, 4, 5, 9, 70_000, BUFFER_BYTES + 1, 500_000])
+def test_a_large_record_after_much_at_once_has_the_room_that_there_is(there: int) -> None:
+    """However much of it came with what was before it."""
+    buffers = Buffers(2)
+    reader = RecordReader(buffers)
+    body = bytes(range(256)) * (RECORD_BYTES_MAX // 256)
+    large = struct.pack(">I", LAST | len(body)) + body
+    many = SMALL * MORE_THAN_FIT
+    assert len(list(read(reader, buffers, many + many + large[:there], [1 << 30]))) == (
+        2 * MORE_THAN_FIT
+    )
+    assert list(read(reader, buffers, large[there:], [1 << 16])) == [body]
+    assert len(take(reader, buffers, SMALL)) == 1
+    assert left(buffers) == 2
 
 
 def test_a_buffer_that_is_looked_at_is_not_used_again() -> None:
@@ -173,9 +246,10 @@ def whole(ahead: memoryview) -> list[bytes]:
     ),
     st.lists(st.sampled_from([5, 100, 4096, 65_536, 1 << 20]), min_size=1),
     st.lists(st.integers(0, 3), min_size=1),
+    st.sampled_from([1, 2, 9]),
 )
 def test_what_is_ahead_may_be_skipped(
-    records: list[tuple[int, list[int]]], steps: list[int], skips: list[int]
+    records: list[tuple[int, list[int]]], steps: list[int], skips: list[int], most: int
 ) -> None:
     """Some records are taken as a program's short way does, the others as ever."""
     steps = [*steps, 4096]
@@ -183,7 +257,7 @@ def test_what_is_ahead_may_be_skipped(
     stream = b"".join(
         fragments(data, cuts) for data, (_, cuts) in zip(wanted, records, strict=True)
     )
-    buffers = Buffers(1)
+    buffers = Buffers(most)
     reader = RecordReader(buffers)
     found: list[bytes] = []
     at = turn = 0
@@ -214,7 +288,8 @@ def test_what_is_ahead_may_be_skipped(
         at += count
     assert found == wanted
     assert not reader.partial
-    assert not buffers.empty
+    reader.close()
+    assert left(buffers) == most
 
 
 @pytest.mark.parametrize(
