@@ -185,6 +185,14 @@ class CachedNodes:
         """XXH3-64 with the store's seed."""
         return lib.rmt_hash(self._core, ffi.from_buffer(data), len(data))  # type: ignore[no-any-return]
 
+    def hash_pieces(self, data: Buffer, pieces: Buffer, count: int) -> list[int]:
+        """The same of parts of ``data``: the size and place of every piece, which lie in it."""
+        told = ffi.from_buffer("rmt_piece[]", pieces)
+        assert count <= len(told)
+        sums = ffi.new("uint64_t[]", count)
+        lib.rmt_hash_pieces(self._core, ffi.from_buffer("uint8_t[]", data), told, count, sums)
+        return ffi.unpack(sums, count)  # type: ignore[no-any-return]
+
     # --- commit
 
     def seal(self) -> SealedNodes:

@@ -19,3 +19,9 @@ uint64_t rmt_hash(const rmt_core *core, const void *data, size_t length) {
 #endif
   return XXH3_64bits_withSeed(data, length, core->seed);
 }
+
+void rmt_hash_pieces(const rmt_core *core, const uint8_t *data, const rmt_piece *pieces,
+                     uint32_t count, uint64_t *sums) {
+  for (uint32_t i = 0; i < count; i++)
+    sums[i] = rmt_hash(core, data + pieces[i].at, pieces[i].size);
+}

@@ -120,7 +120,10 @@ rmt_core *rmt_new(uint32_t fanout, uint32_t slab_slots, uint64_t seed, uint64_t 
 void rmt_free(rmt_core *core);
 rmt_shared *rmt_state(rmt_core *core);
 uint64_t rmt_call_blocks(const rmt_core *core); /* blocks that one read or write may name */
-uint64_t rmt_hash(const rmt_core *core, const void *data, size_t length); /* hash.c */
+/* hash.c; pieces: `size` bytes `at` each, the sum of every one */
+uint64_t rmt_hash(const rmt_core *core, const void *data, size_t length);
+void rmt_hash_pieces(const rmt_core *core, const uint8_t *data, const rmt_piece *pieces,
+                     uint32_t count, uint64_t *sums);
 
 /* cache.c */
 int rmt_insert_node(rmt_core *core, uint64_t id, const uint8_t *data, size_t length);

@@ -94,7 +94,7 @@ uint32_t nfs_read_answers(const uint32_t *xids, const nfs_piece *pieces, unsigne
 
 unsigned nfs_writes(const uint8_t *in, size_t length, size_t head_end, uint32_t write_most,
                     uint32_t bytes_most, unsigned most, uint32_t *xids, nfs_piece *pieces,
-                    uint32_t *total) {
+                    nfs_piece *records, uint32_t *total) {
   uint32_t bytes = 0;
   unsigned n = 0;
   for (size_t start = 0; n < most; n++) {
@@ -111,6 +111,8 @@ unsigned nfs_writes(const uint8_t *in, size_t length, size_t head_end, uint32_t 
     xids[n] = u32(record + 4);
     pieces[n] = (nfs_piece){
         .offset = offset, .size = count, .at = (uint32_t)(start + head_end + WRITE_ARGUMENTS)};
+    records[n] = (nfs_piece){
+        .offset = offset, .size = (uint32_t)(head_end + arguments - 4), .at = (uint32_t)start + 4};
     bytes += count;
     start += head_end + arguments;
   }

@@ -24,10 +24,10 @@ typedef struct {
 unsigned nfs_reads(const uint8_t *in, size_t length, size_t head_end, uint64_t file_bytes,
                    uint32_t read_most, uint32_t bytes_most, unsigned most, uint32_t *xids,
                    nfs_piece *pieces, uint32_t *total);
-/* WRITEs that are UNSTABLE. */
+/* WRITEs that are UNSTABLE. `records`: where each is, behind its mark. */
 unsigned nfs_writes(const uint8_t *in, size_t length, size_t head_end, uint32_t write_most,
                     uint32_t bytes_most, unsigned most, uint32_t *xids, nfs_piece *pieces,
-                    uint32_t *total);
+                    nfs_piece *records, uint32_t *total);
 
 /* Around data that are in `out` already; returns how long all is. */
 uint32_t nfs_read_answers(const uint32_t *xids, const nfs_piece *pieces, unsigned count,

@@ -9,7 +9,6 @@ begun is answered: what a call waits for has to work until then.
 
 import errno
 import socket
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -29,7 +28,7 @@ from nfsgw.connection import (
 )
 from nfsgw.dispatch import Dispatcher
 from nfsgw.record import Buffers
-from nfsgw.replay import ReplayCache
+from nfsgw.replay import Checksum, ReplayCache
 from nfsgw.rpc import Program
 
 CONNECTIONS_MAX = 1024
@@ -78,7 +77,7 @@ class Server:
         self, programs: Iterable[Program], *, failed: Callable[[], None] = lambda: None,
         connections_max: int = CONNECTIONS_MAX, address_max: int = ADDRESS_MAX,
         stalled_s: float = STALLED_S, out_total_max: int = OUT_TOTAL_MAX,
-        in_total_max: int = IN_TOTAL_MAX, checksum: Callable[[memoryview], int] = zlib.crc32,
+        in_total_max: int = IN_TOTAL_MAX, checksum: Checksum | None = None,
         look: Look | None = None,
     ) -> None:  # fmt: skip
         self.dispatcher = Dispatcher(programs, ReplayCache(checksum), failed)

@@ -302,7 +302,7 @@ class Gateway:
         await self._gate.durable()
         server = Server(
             [Nfs3(files), Nfs4(files, state), Mount3(files)], failed=log_exception,
-            checksum=self._store.pool.core.hash, look=self._look,
+            checksum=self._store.pool.core, look=self._look,
         )  # fmt: skip
         await nursery.start(server.run)
         nursery.start_soon(self._sweep, state)

@@ -13,8 +13,7 @@ still gives the right are looked at each time, and whatever is not as it was goe
 """
 
 import struct
-from collections.abc import Hashable
-from itertools import islice
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from engine.cold import Cold
@@ -69,6 +68,9 @@ class ShortWays:
         self._xids = ffi.new("uint32_t[]", CALLS_MAX)
         self._pieces = ffi.new("nfs_piece[]", CALLS_MAX)
         self._told = memoryview(ffi.buffer(self._pieces))
+        self._offsets, self._words = self._told.cast("Q"), self._told.cast("I")
+        self._records = ffi.new("nfs_piece[]", CALLS_MAX)
+        self._of_records = memoryview(ffi.buffer(self._records))
         self._total = ffi.new("uint32_t *")
         self._gathered = bytearray(GATHERED_MAX)
 
@@ -108,22 +110,27 @@ class ShortWays:
         gate = self._files.gate
         if place is None or gate.full() or gate.unsettled() or not self._may_write(place):
             return None
-        xids, pieces = self._xids, self._pieces
+        xids, records = self._xids, self._records
         count = lib.nfs_writes(
             ffi.from_buffer("uint8_t[]", received), len(received), end, IO_BYTES_MAX,
-            WRITE_STEP_BYTES_MAX, CALLS_MAX, xids, pieces, self._total,
+            WRITE_STEP_BYTES_MAX, CALLS_MAX, xids, self._pieces, records, self._total,
         )  # fmt: skip
-        new = self._new(received, count, peer, replay)
+        if not count:
+            return None
+        keys = replay.keys(
+            peer.address.packed, ffi.unpack(xids, count), _WRITE, received, self._of_records
+        )  # fmt: skip
         before = pre_op(place.inode)
-        count = self._write_runs(place, received, len(new))
+        count = self._write_runs(place, received, replay.new(keys))
         if not count:
             return None
         answers = self._written(place, count, before)
         size = lib.NFS_WRITE_ANSWER
-        taken = 0
-        for n, (key, taken) in enumerate(islice(new.items(), count)):  # noqa: B007
-            replay.done(key, Marked((answers[n * size : (n + 1) * size],)), size)
-        return Answered(taken, count, Marked((answers,)))
+        replay.done(
+            keys[:count], [answers[at + 4 : at + size] for at in range(0, len(answers), size)]
+        )
+        last = records[count - 1]
+        return Answered(last.at + last.size, count, Marked((answers,)))
 
     def _may_write(self, place: Place) -> bool:
         """And nobody has to be told of it before it is answered."""
@@ -135,57 +142,44 @@ class ShortWays:
             return False
         return True
 
-    def _new(
-        self, received: memoryview, count: int, peer: Peer, replay: ReplayCache
-    ) -> dict[Hashable, int]:
-        """By what the replay cache will know these WRITEs, in order, and where each ends; up to the
-        first that is another's duplicate."""
-        new: dict[Hashable, int] = {}
-        at = 0
-        address, xids, pieces = peer.address.packed, self._xids, self._pieces
-        for n in range(count):
-            piece = pieces[n]
-            end = piece.at + piece.size
-            end += -end & 3
-            key = replay.key_of(address, xids[n], _WRITE, received[at + 4 : end])
-            if key in new or replay.find(key) is not None:
-                break
-            at = new[key] = end
-        return new
-
     def _write_runs(self, place: Place, received: memoryview, count: int) -> int:
         """Write the data of WRITEs, those that follow each other at once; how many were, until one
         has to go the long way."""
         done = 0
         try:
-            while done < count:
-                offset, data, following = self._run(received, done, count)
+            for offset, data, following in self._runs(received, count):
                 self._files.write(place, offset, data, wait=False)
                 done = following
         except _FAILURES:
             pass
         return done
 
-    def _run(self, received: memoryview, first: int, count: int) -> tuple[int, memoryview, int]:
+    def _runs(self, received: memoryview, count: int) -> Iterator[tuple[int, memoryview, int]]:
         """WRITEs of bytes that follow each other: offset, data, and the next that is none."""
-        pieces = self._pieces
-        piece = pieces[first]
-        start = piece.offset
-        end = start + piece.size
-        following = first + 1
-        while following < count and pieces[following].offset == end:
-            size = pieces[following].size
-            if max(size, piece.size) > GATHERED_OF_MAX or end + size - start > GATHERED_MAX:
-                break
-            end += size
-            following += 1
-        if following == first + 1:
-            return start, received[piece.at : piece.at + piece.size], following
-        lib.nfs_gather(
-            ffi.from_buffer("uint8_t[]", received), pieces + first, following - first,
-            ffi.from_buffer("uint8_t[]", self._gathered),
-        )  # fmt: skip
-        return start, memoryview(self._gathered)[: end - start], following
+        offsets = self._offsets[: 2 * count : 2].tolist()
+        sizes = self._words[2 : 4 * count : 4].tolist()
+        places = self._words[3 : 4 * count : 4].tolist()
+        first = 0
+        while first < count:
+            size = sizes[first]
+            length, following = size, first + 1
+            while (
+                following < count
+                and offsets[following] == offsets[first] + length
+                and max(size, sizes[following]) <= GATHERED_OF_MAX
+                and length + sizes[following] <= GATHERED_MAX
+            ):
+                length += sizes[following]
+                following += 1
+            if following == first + 1:
+                yield offsets[first], received[places[first] : places[first] + size], following
+            else:
+                lib.nfs_gather(
+                    ffi.from_buffer("uint8_t[]", received), self._pieces + first,
+                    following - first, ffi.from_buffer("uint8_t[]", self._gathered),
+                )  # fmt: skip
+                yield offsets[first], memoryview(self._gathered)[:length], following
+            first = following
 
     def _written(self, place: Place, count: int, before: bytes) -> bytes:
         """The answers to WRITEs of one step; each but the first met what is now there."""

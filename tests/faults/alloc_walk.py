@@ -231,6 +231,8 @@ class CoreDay:
     def index(self) -> None:
         raw = self.core.index_export()
         self.core.index_import(raw)
+        pieces = struct.pack("=QII", 0, BLOCK - 1, 1)
+        assert self.core.hash_pieces(content(1), pieces, 1) == [self.core.hash(content(1)[1:])]
         self.core.index_insert(self.core.hash(content(1)), 0)
         assert self.core.index_lookup(self.core.hash(content(1))) == 0
         extent = self.core.lookup(self.trees["b"], 0, SPAN)[0]

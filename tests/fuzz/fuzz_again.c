@@ -188,9 +188,9 @@ static void reads(const received *r, uint64_t file_bytes, uint32_t read_most, ui
 
 static void writes(const received *r, uint32_t write_most, uint32_t bytes_most, unsigned most) {
   uint32_t *xids = block(most * sizeof *xids), total = ~0u;
-  nfs_piece *pieces = block(most * sizeof *pieces);
+  nfs_piece *pieces = block(most * sizeof *pieces), *records = block(most * sizeof *records);
   unsigned count = nfs_writes(r->data, r->length, r->head_end, write_most, bytes_most, most, xids,
-                              pieces, &total);
+                              pieces, records, &total);
   CHECK(count <= most && total <= bytes_most);
   size_t at = 0, bytes = 0;
   for (unsigned i = 0; i < count; i++) {
@@ -200,6 +200,7 @@ static void writes(const received *r, uint32_t write_most, uint32_t bytes_most, 
     CHECK(p.size && p.size <= write_most && p.at == arguments + WRITE_ARGUMENTS);
     CHECK(p.offset == read64(r->data + arguments) && p.offset == pieces[0].offset + bytes);
     CHECK(p.size == read32(r->data + arguments + 8) && p.size == read32(r->data + arguments + 16));
+    CHECK(records[i].at == at + 4 && records[i].size == whole - 4);
     CHECK(!read32(r->data + arguments + 12) && xids[i] == read32(r->data + at + 4));
     at += whole;
     bytes += p.size;
@@ -222,7 +223,7 @@ static void writes(const received *r, uint32_t write_most, uint32_t bytes_most, 
     CHECK(read32(answer + 148) == pieces[i].size && !read32(answer + 152));
     CHECK(!memcmp(answer + 156, verifier, NFS_VERIFIER));
   }
-  free(xids), free(pieces), free(data), free(out);
+  free(xids), free(pieces), free(records), free(data), free(out);
   free(before), free(between), free(after), free(verifier);
 }
 
