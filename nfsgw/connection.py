@@ -141,12 +141,12 @@ class Connection:
                 while self._full:
                     await self._wait_for_relief()
                 continue
-            if served > 1 and not busy:
-                busy = True  # the next calls are here already, mostly
-                await trio.lowlevel.checkpoint()
-            else:
-                busy = False
-                if not self._comes_soon():
+            if not self._comes_soon():
+                if served > 1 and not busy:
+                    busy = True  # the next calls are here already, mostly
+                    await trio.lowlevel.checkpoint()
+                else:
+                    busy = False
                     await self._readable()
             if not self._receive():
                 return
