@@ -150,6 +150,9 @@ class Connection:
                     await self._readable()
             if not self._receive():
                 return
+            while self._reader.lacking and self._comes_soon():
+                if not self._receive():
+                    return
 
     def _comes_soon(self) -> bool:
         """Whether the next call is here, or comes before the loop would sleep."""

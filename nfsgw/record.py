@@ -122,6 +122,17 @@ class RecordReader:
         return self._large is None and self._end - self._start == len(self._buffer)
 
     @property
+    def lacking(self) -> bool:
+        """Whether a fragment has begun that is not here whole."""
+        if self._large is not None:
+            return self._filled < self._length
+        there = self._end - self._start
+        if there < 4:
+            return there > 0
+        (mark,) = _MARK.unpack_from(self._buffer, self._start)
+        return there - 4 < mark & ~LAST  # type: ignore[no-any-return]
+
+    @property
     def ahead(self) -> memoryview:
         """What was received and not read, from a record's mark on; valid until ``space``.  Empty
         unless that record is here whole, in one fragment."""

@@ -292,6 +292,22 @@ def test_what_is_ahead_may_be_skipped(
     assert left(buffers) == most
 
 
+@settings(max_examples=60)
+@given(SIZES, st.lists(st.integers(0, 1 << 20), max_size=3), st.integers(0, 400_000))
+def test_lacking_is_a_fragment_that_has_begun(size: int, cuts: list[int], count: int) -> None:
+    buffers = Buffers(2)
+    reader = RecordReader(buffers)
+    stream = fragments(bytes(size), cuts)[:count]
+    assert not reader.lacking
+    list(read(reader, buffers, stream, [1 << 16]))
+    at = 0
+    while at + 4 <= len(stream):
+        (mark,) = struct.unpack_from(">I", stream, at)
+        at += 4 + (mark & ~LAST)
+    assert reader.lacking == (at != len(stream))
+    reader.close()
+
+
 @pytest.mark.parametrize(
     ("stream", "count"),
     [
