@@ -1,8 +1,8 @@
 """One client's connection: calls in, answers out, neither without bound.
 
 The loop receives what is there, serves all whole records in it (those that a program knows by how
-they begin, many in one step: rpc.Again), sends their answers together, and lets others have their
-turn: a turn ends after TURN_S.  Calls of one turn that wait for the disk wait together, without a
+they begin, many in one step: rpc.Again), sends their answers together, or as SEND_BYTES are, and
+lets others have their turn, if there are any (``Look``): a turn ends after TURN_S.  Calls of one turn that wait for the disk wait together, without a
 task, and are answered together; what else waits has a task, which answers
 when it ends.  A client that does not read its answers is not read from either once OUT_BYTES_MAX
 wait for it, or anything while OUT_TOTAL_MAX wait for all clients together (``Waiting``), nor is
@@ -138,6 +138,7 @@ class Connection:
             self._flush()
             if more:
                 await trio.lowlevel.checkpoint()
+                self._reader.rest()
                 while self._full:
                     await self._wait_for_relief()
                 continue
@@ -201,7 +202,11 @@ class Connection:
         return answered.calls
 
     def _begin(self, record: Record) -> None:
-        started = self._common.dispatcher.start(record.view, self)
+        try:
+            started = self._common.dispatcher.start(record.view, self)
+        except BaseException:  # it is no call
+            self._give_back(record)
+            raise
         if isinstance(started, Running):
             self._in_flight += 1
             if record.buffer is None:
@@ -237,10 +242,10 @@ class Connection:
         if self._deadline is None:
             self._deadline = trio.current_time() + self._common.stalled_s
         with trio.fail_at(self._deadline):
-            if self._reader.starved and self._common.buffers.empty:
-                await self._common.buffers.given()
-            else:
+            if not self._reader.starved:
                 await trio.lowlevel.wait_readable(self._socket)
+            while self._reader.starved and self._common.buffers.empty:
+                await self._common.buffers.given()
 
     # --- calls that wait
 

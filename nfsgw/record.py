@@ -34,30 +34,30 @@ class Buffers:
     """Large buffers, some kept for the next record."""
 
     def __init__(self, most: int = LARGE_BUFFERS_MAX) -> None:
-        self._left = self._most = most
+        self.left = self._most = most  # that can be had
         self._spare: list[bytearray] = []
         self._given = trio.Event()
 
     @property
     def empty(self) -> bool:
         """Whether all are taken."""
-        return self._left == 0
+        return self.left == 0
 
     @property
     def plenty(self) -> bool:
         """Whether one can be had for what does not need it."""
-        return 2 * self._left > self._most + 1
+        return 2 * self.left > self._most + 1
 
     def take(self) -> bytearray:
-        assert self._left
-        self._left -= 1
+        assert self.left
+        self.left -= 1
         if self._spare:
             return self._spare.pop()
         return bytearray(RECORD_BYTES_MAX)
 
     def give(self, buffer: bytearray) -> None:
         """It is not needed any more, by who took it."""
-        self._left += 1
+        self.left += 1
         self._given.set()
         if len(self._spare) >= SPARE_BUFFERS_MAX or len(buffer) < RECORD_BYTES_MAX:
             return
@@ -72,7 +72,7 @@ class Buffers:
         """``take`` for a buffer that grows elsewhere; Garbage when all are taken."""
         if self.empty:
             raise Garbage("too many large records in several fragments")
-        self._left -= 1
+        self.left -= 1
 
     async def given(self) -> None:
         """Wait until one is given back, which another may take first."""
@@ -95,7 +95,7 @@ class RecordReader:
 
     __slots__ = (
         "_buffer", "_buffers", "_end", "_filled", "_fragments", "_large", "_length", "_pieces",
-        "_small", "_start", "_wide",
+        "_small", "_start", "_stuck", "_wide",
     )  # fmt: skip
 
     def __init__(self, buffers: Buffers) -> None:
@@ -108,6 +108,7 @@ class RecordReader:
             None  # the record being received, ``_filled`` of ``_length``
         )
         self._filled = self._length = 0
+        self._stuck = False  # a large record is here that needs a buffer, and there is none
         self._pieces: bytearray | None = None  # a record of several fragments
         self._fragments = 0
 
@@ -119,7 +120,9 @@ class RecordReader:
     @property
     def starved(self) -> bool:
         """Whether nothing can be received before another connection gives a large buffer back."""
-        return self._large is None and self._end - self._start == len(self._buffer)
+        return self._stuck or (
+            self._large is None and self._end - self._start == len(self._buffer)
+        )  # fmt: skip
 
     @property
     def lacking(self) -> bool:
@@ -186,6 +189,7 @@ class RecordReader:
 
     def next(self) -> Record | None:
         """The next whole record; Garbage for one that is too large."""
+        self._stuck = False
         if self._large is not None:
             return self._large_record()
         while self._end - self._start >= 4:
@@ -199,6 +203,8 @@ class RecordReader:
                     if length + 4 > BUFFER_BYTES:
                         self._begin_large(length)
                     return None
+                if length + 4 > BUFFER_BYTES:
+                    return self._large_of_wide(start, start + length)
                 self._start = start + length
                 return Record(memoryview(bytes(self._buffer[start : self._start])))
             if not self._piece(start, length):
@@ -219,6 +225,24 @@ class RecordReader:
             view[: len(there)] = there
         self._large, self._length, self._filled = large, length, len(there)
         self._start = self._end = 0
+
+    def _large_of_wide(self, start: int, end: int) -> Record | None:
+        """A large record that came whole, with what was before it: it gets the buffer, or one of
+        its own where more is behind it than the small one holds."""
+        behind = self._buffer[end : self._end]
+        if len(behind) <= BUFFER_BYTES:
+            self._small[: len(behind)] = behind
+            large = self._narrow()
+            self._start, self._end = 0, len(behind)
+            return Record(memoryview(large)[start:end], large)
+        self._stuck = self._buffers.empty
+        if self._stuck:
+            return None
+        large = self._buffers.take()
+        view = memoryview(large)[: end - start]
+        view[:] = self._buffer[start:end]
+        self._start = end
+        return Record(view, large)
 
     def _joined(self) -> Record:
         pieces = self._pieces

@@ -4,8 +4,8 @@ All of such a call but its last words - who calls, the procedure, the credential
 the same each time a client reads or writes a file.  So those bytes are known, once a call was read
 and carried out as every call is, as the place that they mean.  Of what a connection has received,
 the calls that begin so, one after the other, are carried out in one step: READs, and WRITEs that
-are UNSTABLE, of which those of bytes that follow each other are one write (again.c takes out their
-numbers, and puts their answers together).
+are UNSTABLE, of which small ones of bytes that follow each other are one write (again.c takes out
+their numbers, and puts their answers together).
 
 Nothing that may change is remembered: the exports, the volume, the inode, and whether the mode
 still gives the right are looked at each time, and whatever is not as it was goes the long way

@@ -54,15 +54,6 @@ def read(
         at, n = at + count, n + 1
 
 
-def left(buffers: Buffers) -> int:
-    """How many can be had; they are taken."""
-    count = 0
-    while not buffers.empty:
-        buffers.take()
-        count += 1
-    return count
-
-
 @settings(max_examples=60)
 @given(
     st.lists(st.tuples(SIZES, st.lists(st.integers(0, 1 << 20), max_size=4)), max_size=5),
@@ -83,7 +74,7 @@ def test_records_come_out_as_they_went_in(
     assert list(read(reader, buffers, stream, steps)) == wanted
     assert not reader.partial
     reader.close()
-    assert left(buffers) == most
+    assert buffers.left == most
 
 
 def test_a_length_gets_no_memory_before_there_are_bytes() -> None:
@@ -133,7 +124,7 @@ def test_who_sends_much_at_once_has_more_room_until_he_pauses() -> None:
     assert len(take(reader, buffers, SMALL[5:])) == 1
     reader.rest()
     assert len(reader.space()) == narrow
-    assert left(buffers) == 2
+    assert buffers.left == 2
 
 
 def test_room_is_not_taken_from_large_records() -> None:
@@ -147,7 +138,7 @@ def test_room_is_not_taken_from_large_records() -> None:
     assert len(list(read(readers[3], buffers, large, [1 << 20]))) == 1
     for reader in readers:
         reader.close()
-    assert left(buffers) == 4
+    assert buffers.left == 4
 
 
 @pytest.mark.parametrize("there", [0, 3, 4, 5, 9, 70_000, BUFFER_BYTES + 1, 500_000])
@@ -163,7 +154,62 @@ def test_a_large_record_after_much_at_once_has_the_room_that_there_is(there: int
     )
     assert list(read(reader, buffers, large[there:], [1 << 16])) == [body]
     assert len(take(reader, buffers, SMALL)) == 1
-    assert left(buffers) == 2
+    assert buffers.left == 2
+
+
+def test_a_large_record_that_came_whole_has_a_buffer_too() -> None:
+    """Whether the one that it came in can be spared or not; if there is no other, it waits."""
+    buffers = Buffers(4)
+    reader, narrow = RecordReader(buffers), BUFFER_BYTES
+    body = bytes(range(250)) * 2000
+    large = struct.pack(">I", LAST | len(body)) + body
+    for behind in (b"", SMALL[:99], SMALL * (MORE_THAN_FIT + 1)):
+        take(reader, buffers, SMALL * MORE_THAN_FIT)
+        space = reader.space()
+        assert len(space) > narrow
+        stream = large + behind
+        space[: len(stream)] = stream
+        reader.received(len(stream))
+        assert reader.ahead == stream
+        moved = len(behind) > narrow
+        if moved:
+            taken = [buffers.take() for _ in range(buffers.left)]
+            assert reader.next() is None
+            assert reader.starved
+            for each in taken:
+                buffers.give(each)
+        record = reader.next()
+        assert record is not None
+        assert record.view == body
+        assert record.buffer is not None
+        assert not reader.starved
+        assert buffers.left == (2 if moved else 3)
+        record.view.release()
+        buffers.give(record.buffer)
+        rest = list(read(reader, buffers, SMALL[99:] if behind == SMALL[:99] else b"", [1 << 20]))
+        assert len(rest) == (MORE_THAN_FIT + 1 if moved else len(behind) > 0)
+        reader.rest()
+        assert buffers.left == 4
+
+
+def test_who_waits_for_a_buffer_that_is_not_needed_any_more_does_not_wait() -> None:
+    """A program took the record as it was."""
+    buffers = Buffers(2)
+    reader = RecordReader(buffers)
+    take(reader, buffers, SMALL * MORE_THAN_FIT)
+    stream = record(300_000) + SMALL * (MORE_THAN_FIT + 1)
+    reader.space()[: len(stream)] = stream
+    reader.received(len(stream))
+    buffers.take()
+    assert reader.next() is None
+    assert reader.starved
+    reader.skip(4 + 300_000)
+    assert [bytes(each) for each in read(reader, buffers, b"", [1])] == [bytes(SMALL_SIZE)] * (
+        MORE_THAN_FIT + 1
+    )
+    assert not reader.starved
+    reader.rest()
+    assert buffers.left == 1
 
 
 def test_a_buffer_that_is_looked_at_is_not_used_again() -> None:
@@ -289,7 +335,7 @@ def test_what_is_ahead_may_be_skipped(
     assert found == wanted
     assert not reader.partial
     reader.close()
-    assert left(buffers) == most
+    assert buffers.left == most
 
 
 @settings(max_examples=60)
