@@ -2,14 +2,14 @@
 
 The loop receives what is there, serves all whole records in it (those that a program knows by how
 they begin, many in one step: rpc.Again), sends their answers together, or as SEND_BYTES are, and
-lets others have their turn, if there are any (``Look``): a turn ends after TURN_S.  Calls of one turn that wait for the disk wait together, without a
-task, and are answered together; what else waits has a task, which answers
-when it ends.  A client that does not read its answers is not read from either once OUT_BYTES_MAX
-wait for it, or anything while OUT_TOTAL_MAX wait for all clients together (``Waiting``), nor is
-one with IN_FLIGHT_MAX calls under way, or any while the small records of all such calls are
-IN_TOTAL_MAX (large ones have their own bound: record.Buffers); one that neither reads nor finishes
-a record for STALLED_S is let go.  An idle connection may stay: TCP's keepalive finds out when
-nobody is there.
+lets others have their turn, if there are any (``Look``): a turn ends after TURN_S.  Calls of one
+turn that wait for the disk wait together, without a task, and are answered together; what else
+waits has a task, which answers when it ends.  A client that does not read its answers is not read
+from either once OUT_BYTES_MAX wait for it, or anything while OUT_TOTAL_MAX wait for all clients
+together (``Waiting``), nor is one with IN_FLIGHT_MAX calls under way, or any while the small
+records of all such calls are IN_TOTAL_MAX (large ones have their own bound: record.Buffers); one
+that neither reads nor finishes a record for STALLED_S is let go.  An idle connection may stay:
+TCP's keepalive finds out when nobody is there.
 """
 
 import contextlib
