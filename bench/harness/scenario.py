@@ -43,7 +43,8 @@ class Lab:
         self.left_out: list[LeftOut] = []
         self.notes: list[str] = []
         self.patience_s = PATIENCE_S[scale]
-        self.deadline = time.monotonic() + TIME_S[scale]  # of second rounds
+        self._began = time.monotonic()
+        self.deadline = self._began + TIME_S[scale]  # of second rounds
         self._slow: set[str] = set()
         self._cut: dict[str, str] = {}  # rounds that were made, by what
         self._preparing: dict[str, float] = {}  # seconds, by peer
@@ -52,6 +53,13 @@ class Lab:
     def pick(self, *, tiny: T, quick: T, full: T) -> T:
         """By how much time there is."""
         return {"tiny": tiny, "quick": quick, "full": full}[self.scale]
+
+    def parts(self, things: Sequence[T]) -> Iterator[T]:
+        """The parts of a scenario, one after the other: each has its share of the time for second
+        rounds, and what those before it have left."""
+        for number, thing in enumerate(things, 1):
+            self.deadline = self._began + TIME_S[self.scale] * number / len(things)
+            yield thing
 
     def drop(self, peer: Peer, why: str) -> None:
         self.peers = [each for each in self.peers if each is not peer]

@@ -21,7 +21,7 @@ class CloneSize(Scenario):
     def run(self, lab: Lab) -> None:
         sizes = lab.pick(tiny=(1, 4), quick=(1, 32, 1024), full=(1, 4, 16, 64, 256, 1024))
         blocks = lab.pick(tiny=16, quick=1000, full=5000)
-        for gib in sizes:
+        for gib in lab.parts(sizes):
             name = f"golden-{gib}"
 
             def put(peer: Peer, name: str = name, gib: int = gib) -> None:

@@ -85,7 +85,7 @@ class DataPath(Scenario):
 
     def run(self, lab: Lab) -> None:
         mib = lab.pick(tiny=8, quick=32, full=512)
-        seconds = lab.pick(tiny=0.2, quick=0.4, full=3.0)
+        seconds = lab.pick(tiny=0.2, quick=0.4, full=2.0)
         rounds = lab.pick(tiny=1, quick=2, full=5)
         lab.patience_s += 10 * seconds
 
@@ -107,7 +107,7 @@ class DataPath(Scenario):
             return first
 
         lab.prepare(f"image of {mib} MiB", put)
-        for work in (*WORKS, None):
+        for work in lab.parts((*WORKS, None)):
             what = work.title if work else "write and fdatasync"
             lab.patient()
             lab.turns(IMAGE, rounds, lambda peer, n, work=work: on_image(peer, n, work), what)  # type: ignore[misc]

@@ -38,9 +38,10 @@ class Datastore(Scenario):
         return clone_charts("files", "files")
 
     def run(self, lab: Lab) -> None:
-        for count in lab.pick(
+        counts = lab.pick(
             tiny=(2, 20), quick=(10, 300, 2000), full=(10, 1000, 10_000, 100_000)
-        ):
+        )  # fmt: skip
+        for count in lab.parts(counts):
             name = f"tree-{count}"
 
             def put(peer: Peer, name: str = name, count: int = count) -> None:

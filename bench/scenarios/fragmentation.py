@@ -22,7 +22,7 @@ class Fragmentation(Scenario):
         counts = lab.pick(
             tiny=(1, 100), quick=(1, 1000, 5000), full=(1, 1000, 10_000, 50_000, 200_000)
         )
-        for count in counts:
+        for count in lab.parts(counts):
             name = f"golden-{count}"
 
             def put(peer: Peer, name: str = name, count: int = count) -> None:

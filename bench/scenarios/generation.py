@@ -41,7 +41,7 @@ class Generation(Scenario):
 
         lab.prepare("generation 0", put)
         made = 0
-        for mark in marks:
+        for mark in lab.parts(marks):
             for generation in range(made, mark - 1):
                 lab.prepare("generations before", lambda peer, g=generation: next_one(peer, g))  # type: ignore[misc]
             lab.turns(

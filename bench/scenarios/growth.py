@@ -39,7 +39,8 @@ class Growth(Scenario):
 
         lab.prepare("image", put)
         there = 0
-        for count in lab.pick(tiny=(1, 5), quick=(1, 100, 300), full=(1, 100, 1000, 10_000)):
+        counts = lab.pick(tiny=(1, 5), quick=(1, 100, 300), full=(1, 100, 1000, 10_000))
+        for count in lab.parts(counts):
             lab.prepare(f"{count:,} clones", lambda peer, a=there, b=count: grow(peer, a, b))  # type: ignore[misc]
             there = count
             lab.turns(

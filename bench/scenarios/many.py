@@ -42,7 +42,7 @@ class Batch(Scenario):
         counts = lab.pick(
             tiny=(1, 10), quick=(1, 10, 100, 1000), full=(1, 10, 100, 1000, 10_000)
         )  # fmt: skip
-        for count, more in pairwise((*counts, counts[-1])):
+        for count, more in lab.parts(tuple(pairwise((*counts, counts[-1])))):
             lab.patience_s = 2 * patience_s * count / more  # who would be too slow at the next
 
             def many(peer: Peer, n: int, count: int = count) -> dict[str, float]:
@@ -74,7 +74,7 @@ class Concurrency(Scenario):
     def run(self, lab: Lab) -> None:
         put_golden(lab)
         each = lab.pick(tiny=2, quick=3, full=50)
-        for clients in lab.pick(tiny=(1, 2), quick=(1, 4, 8), full=(1, 2, 4, 8, 16, 32)):
+        for clients in lab.parts(lab.pick(tiny=(1, 2), quick=(1, 4, 8), full=(1, 2, 4, 8, 16, 32))):
 
             def side_by_side(peer: Peer, n: int, clients: int = clients) -> dict[str, float]:
                 made: list[str] = []

@@ -77,7 +77,7 @@ class Nfs(Scenario):
 
         with contextlib.ExitStack() as exports:
             lab.prepare(f"image of {mib} MiB on a share", put)
-            for work in WORKS:
+            for work in lab.parts(WORKS):
                 lab.patient()
                 for where in (IMAGE, FIRST):
                     lab.turns(where, rounds, partial(ask, work=work, where=where), work.title)

@@ -17,7 +17,7 @@ from bench.command import Wish, bench, chosen, known
 from bench.harness.peer import Peer
 from bench.harness.results import Chart, Results, load, save
 from bench.harness.runner import Plan, run
-from bench.harness.scenario import PREPARE_S, Lab, Scenario
+from bench.harness.scenario import PREPARE_S, TIME_S, Lab, Scenario
 from bench.harness.tables import of_times
 from bench.peers import PEERS
 from bench.peers.full_copy import FullCopy
@@ -193,6 +193,25 @@ def test_when_the_time_is_over_there_is_one_round(tmp_path: Path) -> None:
     (made,) = run(Plan([FullCopy], [Kind], "tiny", tmp_path)).scenarios
     assert [len(point.samples) for point in made.charts[0].lines[0].points] == [2, 1]
     assert made.notes == ["Fewer rounds for want of time: 2 (1 of 2)"]
+
+
+def test_parts_share_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second round of the first part takes what is the second's; the third has its own."""
+    now = [0]
+    monkeypatch.setitem(TIME_S, "tiny", 30.0)
+    monkeypatch.setattr("bench.harness.scenario.time.monotonic", lambda: now[0])
+
+    def slow(_: Peer, __: int) -> dict[str, float]:
+        now[0] += 7
+        return {"c": 1.0}
+
+    class Kind(Probe):
+        def run(self, lab: Lab) -> None:
+            for number in lab.parts(range(3)):
+                lab.turns(number, 2, slow)
+
+    (made,) = run(Plan([FullCopy], [Kind], "tiny", tmp_path)).scenarios
+    assert [len(point.samples) for point in made.charts[0].lines[0].points] == [2, 1, 2]
 
 
 def test_no_more_rounds_than_asked_for(tmp_path: Path) -> None:
