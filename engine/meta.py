@@ -158,9 +158,17 @@ class Meta:
         return self._tables[name]
 
     def get(self, table: str, key: bytes) -> bytes | None:
-        with self.env.begin() as txn:
-            value: bytes | None = txn.get(key, db=self._tables[table])
-            return value
+        """StoreFailed when LMDB does not read (``recover_reads``)."""
+        with self._reading() as txn:
+            return txn.get(key, db=self._tables[table])  # type: ignore[return-value]
+
+    @contextlib.contextmanager
+    def _reading(self) -> "Iterator[lmdb.Transaction]":
+        try:
+            with self.env.begin() as txn:
+                yield txn
+        except lmdb.Error as error:
+            raise errors.StoreFailed(f"the metadata cannot be read: {error}; reopen it") from error
 
     def items(self, table: str) -> list[tuple[bytes, bytes]]:
         with self.env.begin() as txn, txn.cursor(self._tables[table]) as cursor:
@@ -172,17 +180,17 @@ class Meta:
             return _ID.unpack(cursor.key())[0] if cursor.last() else 0
 
     def read_node(self, node_id: int) -> bytes:
-        """The stored node; KeyError when there is none."""
-        with self.env.begin() as txn:
-            raw: bytes | None = txn.get(_ID.pack(node_id), db=self.nodes)
+        """The stored node; KeyError when there is none, StoreFailed as ``get``."""
+        with self._reading() as txn:
+            raw = txn.get(_ID.pack(node_id), db=self.nodes)
         if raw is None:
             raise KeyError(node_id)
-        return raw
+        return raw  # type: ignore[return-value]
 
     def warm_node(self, node_id: int) -> None:
         """Have a node's pages read; any thread, while ``readers`` counts it.  Tells of no error:
         who loads the node afterwards meets it."""
-        with contextlib.suppress(KeyError, lmdb.Error):
+        with contextlib.suppress(KeyError, errors.StoreFailed):
             self.read_node(node_id)
 
     def write(

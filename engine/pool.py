@@ -244,7 +244,7 @@ class Pool:
         """A write to the store's disk failed: take no more writes (DESIGN, Commit)."""
         if self.failed is None:
             self.failed = reason
-            self.meta.recover_reads()
+        self.meta.recover_reads()  # each time: what fails first may not be LMDB
 
 
 def now_ns() -> int:

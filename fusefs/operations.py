@@ -21,7 +21,7 @@ from engine import DirEntry, Inode, Store, Volume, errors, numbers
 from engine.keys import ROOT_INO, SNAPSHOT_DIR
 from engine.namespace import RENAME_EXCHANGE
 from fusefs.cold_requests import OnThread
-from fusefs.errnos import mapped
+from fusefs.errnos import FAILURES, mapped
 from fusefs.extra import direct, writer
 from fusefs.invalidate import STUCK_S, Drop
 from fusefs.known import Known
@@ -303,8 +303,13 @@ class Operations(Xattrs, Ranges, Statfs):
     async def releasedir(self, fh: int) -> None:
         self._listings.closed(fh)
 
+    @mapped
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """Entries after the cookie ``start_id``; 1 and 2 are '.' and '..'."""
+        """Entries after the cookie ``start_id``; 1 and 2 are '.' and '..'.
+
+        What the token has been told the kernel knows only if it is answered: an error after that
+        is left to the next call, which begins with it.
+        """
         directory = self._listings.number(fh)
         cookie = start_id
         for cookie, name in ((1, b"."), (2, b"..")):
@@ -317,16 +322,20 @@ class Operations(Xattrs, Ranges, Statfs):
             return
         volume, ino = self._locate(directory)
         end = self._listings.end(fh, start_id, volume.directory(ino).next_cookie)
-        cookie = max(start_id, 2)
-        while entries := await self.cold.found(self._listed, volume, ino, cookie):
-            for entry in entries:
-                if entry.cookie >= end:
-                    return
-                if directory == numbers.ROOT:
-                    self.known.names_at_root.add(entry.name)
-                if not self._reply_entry(volume, entry, token):
-                    return
-            cookie = entries[-1].cookie
+        cookie = first = max(start_id, 2)
+        try:
+            while entries := await self.cold.found(self._listed, volume, ino, cookie):
+                for entry in entries:
+                    if entry.cookie >= end:
+                        return
+                    if directory == numbers.ROOT:
+                        self.known.names_at_root.add(entry.name)
+                    if not self._reply_entry(volume, entry, token):
+                        return
+                    cookie = entry.cookie
+        except FAILURES:
+            if cookie == first:
+                raise
 
     def _listed(self, volume: Volume, ino: int, cookie: int) -> list[DirEntry]:
         """A page of entries, whose inodes are in memory."""
@@ -433,6 +442,7 @@ class Operations(Xattrs, Ranges, Statfs):
                 await self._settled()
         return done
 
+    @mapped
     async def flush(self, fh: int) -> None:
         """close(2) promises nothing about the disk: the kernel need not ask again."""
         raise pyfuse3.FUSEError(errno.ENOSYS)

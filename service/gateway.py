@@ -45,11 +45,10 @@ from nfsgw.v4.program import Nfs4
 from nfsgw.v4.state import State
 from service import share_records as records
 from service.log import log, log_exception
-from service.share_plan import FAILED, STARTING, UP
+from service.share_plan import FAILED, STARTING, UP, pause_s
 from service.share_plan import State as ShareState
 from service.share_records import Nfs, Table
 
-RETRY_S_MAX = 30.0
 STRANGER_S = 2.0  # how long what has port 111 may take to say that it is a port mapper
 SWEEP_S = 60.0  # how often NFSv4 looks for clients that have gone silent
 T = TypeVar("T")
@@ -107,7 +106,7 @@ class Gateway:
                     task_status.started()
                     task_status = trio.TASK_STATUS_IGNORED
                     await self._trouble.wait()
-                    await trio.sleep(min(RETRY_S_MAX, 2.0**self._failures))
+                    await trio.sleep(pause_s(self._failures))
         finally:
             self._nursery = None
             self._store.listeners.remove(self._changed)

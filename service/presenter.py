@@ -24,11 +24,21 @@ from engine import Change, Store, errors
 from hypervisor import samba, tgt
 from service import share_records
 from service.log import log, log_exception
-from service.share_plan import FAILED, ISCSI, STARTING, UP, Door, Plan, Planner, State, iscsi_door
+from service.share_plan import (
+    FAILED,
+    ISCSI,
+    STARTING,
+    UP,
+    Door,
+    Plan,
+    Planner,
+    State,
+    iscsi_door,
+    pause_s,
+)
 from service.share_records import Target
 
 TICK_S = 1.0
-RETRY_S_MAX = 30.0
 STOP_S_MAX = 20.0
 T = TypeVar("T")
 
@@ -203,8 +213,7 @@ class Presenter:
             await self._thread(service.daemon.stop)
         if service.reason or service.failed:
             service.attempts += 1
-            pause = min(RETRY_S_MAX, 2.0**service.attempts)
-            service.retry_at = trio.current_time() + pause
+            service.retry_at = trio.current_time() + pause_s(service.attempts)
         else:
             service.attempts = 0
 

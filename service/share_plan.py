@@ -20,6 +20,12 @@ from service.share_records import Lun, Smb, Table, Target
 
 UP, OFFLINE, FAILED, STARTING = "up", "offline", "failed", "starting"
 ISCSI, SMB = "iscsi", "smb"
+RETRY_S_MAX = 30.0
+
+
+def pause_s(failures: int) -> float:
+    """Before the next attempt, after so many that have failed, however many these are."""
+    return min(RETRY_S_MAX, 2.0 ** min(failures, 10))
 
 
 class State(NamedTuple):

@@ -8,11 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from command import Ramet
 from mounted import Mount, serve
 
 from engine import ROOT_INO, Store
+from fusefs.operations import Operations
+
+import pyfuse3  # isort: skip - fusefs first (fusefs/__init__.py)
 
 LIBC = ctypes.CDLL(None, use_errno=True)
+SYS_GETDENTS64 = 217 if os.uname().machine == "x86_64" else 61
 
 
 class Entry(ctypes.Structure):
@@ -125,3 +130,64 @@ def test_names_that_stay_are_listed_once_while_others_are_renamed(shared: Mount)
     assert found == [f"{n:04}" for n in range(600)]
     with listing(folder) as stream:
         assert sorted(following(stream)) == sorted(os.listdir(folder))
+
+
+def raw_entries(fd: int) -> int:
+    """getdents64(2): as much as fits, without the fstat(2) before it that Python would do."""
+    buffer = ctypes.create_string_buffer(1 << 15)
+    count: int = LIBC.syscall(SYS_GETDENTS64, fd, buffer, len(buffer))
+    if count < 0:
+        raise OSError(ctypes.get_errno(), "getdents64")
+    return count
+
+
+GONE: dict[str, tuple[str, tuple[str, ...]]] = {
+    "a directory": ("lab/d", ("rm", "-r", "lab:/d")),
+    "a snapshot's": ("lab/.snapshots/then/d", ("snapshot", "rm", "lab", "then")),
+    "the list of snapshots": ("old/.snapshots", ("volume", "rm", "old", "--force")),
+    "a volume": ("old", ("volume", "rm", "old", "--force")),
+    "restored": ("lab/new", ("snapshot", "restore", "lab", "then", "--force")),
+}
+
+
+@pytest.mark.parametrize("what", GONE)
+def test_a_directory_that_another_door_removes_while_it_is_open(tmp_path: Path, what: str) -> None:
+    """Its listing fails; the mount goes on."""
+    ramet, root = Ramet(tmp_path / "store"), tmp_path / "mnt"
+    root.mkdir()
+    ramet.run("init", ramet.store)
+    for volume in ("lab", "old"):
+        ramet.run("volume", "create", volume)
+    ramet.run("mount", root)
+    try:
+        (root / "lab" / "d").mkdir()
+        for n in range(2000):
+            (root / "lab" / "d" / f"{n:0200}").touch()
+        ramet.run("snapshot", "create", "lab", "then")
+        (root / "lab" / "new").mkdir()
+        path, words = GONE[what]
+        begun, fresh = (os.open(root / path, os.O_RDONLY | os.O_DIRECTORY) for _ in range(2))
+        raw_entries(begun)
+        ramet.run(*words)
+        for fd in (begun, fresh):
+            try:
+                while raw_entries(fd):
+                    pass
+            except OSError as error:
+                assert error.errno in (errno.ESTALE, errno.ENOENT)
+            os.close(fd)
+        assert "lab" in os.listdir(root)
+        (root / "lab" / "it goes on").touch()
+    finally:
+        ramet.run("umount")
+
+
+def test_every_request_has_its_errors_mapped() -> None:
+    """What a request raises beside FUSEError ends the mount."""
+    own = {
+        name: each for name, each in vars(Operations).items()
+        if callable(each) and hasattr(pyfuse3.Operations, name) and not name.startswith("_")
+    }  # fmt: skip
+    answered = own.keys() - {"forget"}
+    assert {"lookup", "readdir", "read", "write", "flush"} <= answered
+    assert not [name for name in answered if not hasattr(own[name], "__wrapped__")]
