@@ -14,6 +14,7 @@ from engine.pool import now_ns
 
 XATTR_CREATE = 1
 XATTR_REPLACE = 2
+XATTRS_BYTES_MAX = 1 << 20  # of an inode: names and values; they are listed, and go, in one step
 PAYLOAD_MAX = 1024
 
 
@@ -35,6 +36,7 @@ class Attributes(Namespace):
         self.tree.load(prefix)
         for key, _ in self.tree.scan(prefix, prefix):
             self.tree.load(key, delete=True)
+        self._xattrs_bytes(ino)
 
     def list_xattrs(self, ino: int) -> list[bytes]:
         self.inode(ino)
@@ -56,17 +58,34 @@ class Attributes(Namespace):
         if inode.orphan:
             raise errors.NotFound("the file was deleted")
         prefix = keys.xattr_name_prefix(ino, name)
-        old = [key for key, _ in self.tree.scan(prefix, prefix)]
+        replaced = list(self.tree.scan(prefix, prefix))
+        old = [key for key, _ in replaced]
         if old and flags & XATTR_CREATE:
             raise errors.AlreadyExists(f"attribute {name!r} exists")
         if not old and flags & XATTR_REPLACE:
             raise errors.NoAttribute(f"no attribute {name!r}")
+        self._check_room_for_xattr(ino, name, len(value), sum(len(each) for _, each in replaced))
         for key in old:
             self.tree.delete(key)
         for chunk, start in enumerate(range(0, max(len(value), 1), keys.CHUNK_BYTES)):
             piece = bytes(value[start : start + keys.CHUNK_BYTES])
             self.tree.put(keys.xattr_key(ino, name, chunk), piece)
         self._changed(inode)
+
+    def _check_room_for_xattr(self, ino: int, name: bytes, size: int, replaced: int) -> None:
+        """NoSpace past XATTRS_BYTES_MAX; what does not grow is let be."""
+        if replaced and size <= replaced:
+            return
+        if self._xattrs_bytes(ino) - replaced + len(name) + size > XATTRS_BYTES_MAX:
+            raise errors.NoSpace(
+                f"the attributes of a file take at most {XATTRS_BYTES_MAX >> 20} MiB; remove some"
+            )
+
+    def _xattrs_bytes(self, ino: int) -> int:
+        prefix = keys.xattr_prefix(ino)
+        return sum(
+            len(key) - len(prefix) + len(each) for key, each in self.tree.scan(prefix, prefix)
+        )
 
     def remove_xattr(self, ino: int, name: bytes) -> None:
         self.check_writable()

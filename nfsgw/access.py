@@ -13,6 +13,7 @@ from nfsgw.exports import Right
 from nfsgw.rpc import Credential
 
 NOBODY = 65_534
+NO_ID = (1 << 32) - 1  # no user or group: chown(2)'s -1
 READ, WRITE, EXECUTE = 4, 2, 1
 
 
@@ -38,10 +39,13 @@ def who_is(credential: Credential | None, right: Right) -> Who:
     writes = right >= Right.WRITE
     if credential is None:
         return Who(NOBODY, NOBODY, frozenset(), writes)
-    uid, gid, gids = credential.uid, credential.gid, credential.gids
+    uid, gid, *gids = (
+        NOBODY if each == NO_ID else each
+        for each in (credential.uid, credential.gid, *credential.gids)
+    )
     if right < Right.ROOT:
         uid, gid = uid or NOBODY, gid or NOBODY
-        gids = tuple(each or NOBODY for each in gids)
+        gids = [each or NOBODY for each in gids]
     return Who(uid, gid, frozenset(gids), writes)
 
 

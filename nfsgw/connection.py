@@ -6,7 +6,8 @@ lets others have their turn, if there are any (``Look``): a turn ends after TURN
 turn that wait for the disk wait together, without a task, and are answered together; what else
 waits has a task, which answers when it ends.  A client that does not read its answers is not read
 from either once OUT_BYTES_MAX wait for it, or anything while OUT_TOTAL_MAX wait for all clients
-together (``Waiting``), nor is one with IN_FLIGHT_MAX calls under way, or any while the small
+together (``Waiting``; what calls under way promise to answer counts), nor is one with
+IN_FLIGHT_MAX calls under way, or any while the small
 records of all such calls are IN_TOTAL_MAX (large ones have their own bound: record.Buffers); one
 that neither reads nor finishes a record for STALLED_S is let go.  An idle connection may stay:
 TCP's keepalive finds out when nobody is there.
@@ -133,9 +134,11 @@ class Connection:
     async def _serve(self) -> None:
         busy = False
         while True:
-            served, more = self._turn()
-            self._await_notices()
-            self._flush()
+            try:
+                served, more = self._turn()
+            finally:  # what was begun before a record that is none
+                self._await_notices()
+                self._flush()
             if more:
                 await trio.lowlevel.checkpoint()
                 self._reader.rest()
@@ -162,12 +165,12 @@ class Connection:
 
     @property
     def _full(self) -> bool:
-        calls, unsent = self._in_flight, self._out_bytes
+        calls, unsent, common = self._in_flight, self._out_bytes, self._common
         return (
             calls >= IN_FLIGHT_MAX
             or unsent >= OUT_BYTES_MAX
-            or (unsent > 0 and self._common.outgoing.full)
-            or (calls > 0 and self._common.incoming.full)
+            or ((unsent > 0 or calls > 0) and common.outgoing.full)
+            or (calls > 0 and common.incoming.full)
         )
 
     def _turn(self) -> tuple[int, bool]:
@@ -209,6 +212,8 @@ class Connection:
             raise
         if isinstance(started, Running):
             self._in_flight += 1
+            started.promised = started.out.promised
+            self._common.outgoing.count += started.promised
             if record.buffer is None:
                 self._common.incoming.count += len(record.view)
             self._wait(started, record)
@@ -276,14 +281,15 @@ class Connection:
         try:
             await self._common.dispatcher.finish(running)
         except BaseException:
-            self._over(record)
+            self._over(running, record)
             raise
         self._ended(running, record)
         self._flush()
 
-    def _over(self, record: Record) -> None:
+    def _over(self, running: Running, record: Record) -> None:
         """A call is not under way any more."""
         self._in_flight -= 1
+        self._common.outgoing.count -= running.promised
         self._relief.set()
         if record.buffer is None:
             self._common.incoming.count -= len(record.view)
@@ -291,7 +297,7 @@ class Connection:
 
     def _ended(self, running: Running, record: Record) -> None:
         """Have its answer sent to who has asked last."""
-        self._over(record)
+        self._over(running, record)
         asker = self if running.entry is None else running.entry.asker
         if asker is self:
             self._put(running.answer)

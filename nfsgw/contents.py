@@ -8,6 +8,7 @@ the first one: files may have gone, a volume been restored, rights been taken aw
 
 from collections.abc import Callable
 from contextlib import closing
+from time import perf_counter
 
 import trio
 
@@ -22,6 +23,7 @@ from nfsgw.gate import Waits
 
 SHARED_PIECE_BYTES = 512 << 20  # of a copy, where blocks are shared: 4 ms
 COPIED_PIECE_BYTES = 4 << 20  # where they cannot be
+COPY_CALL_S = 5.0
 COPY_CALL_BYTES_MAX = 16 * COPY_BYTES_MAX  # a client has a timeout; it goes on from where we ended
 
 
@@ -133,9 +135,12 @@ class Copying:
         self._piece = SHARED_PIECE_BYTES if shares else COPIED_PIECE_BYTES
 
     def run(self) -> Waits:
-        """Until all is done, the source ends, or a call has copied COPY_CALL_BYTES_MAX."""
-        copied = 0
+        """Until all is done, the source ends, or a call has copied COPY_CALL_BYTES_MAX or taken
+        COPY_CALL_S: the client asks for the rest."""
+        copied, end = 0, perf_counter() + COPY_CALL_S
         while self.done < self._length and copied < COPY_CALL_BYTES_MAX:
+            if self.done and perf_counter() > end:
+                return
             done = self._step()
             if not done:
                 return

@@ -37,7 +37,7 @@ _REFUSALS = (Garbage, ProcedureUnavailable, AuthFailed, VersionMismatch)
 class Running:
     """A call that waits for something: ``wait`` is what, None when it has ended."""
 
-    __slots__ = ("answer", "entry", "out", "outcome", "wait", "xid")
+    __slots__ = ("answer", "entry", "out", "outcome", "promised", "wait", "xid")
 
     def __init__(
         self, xid: int, out: Packer, outcome: Generator[Wait, None, None], entry: Entry | None
@@ -48,6 +48,7 @@ class Running:
         self.answer: list[Part] = []
         self.out = out
         self.outcome = outcome
+        self.promised = 0  # ``out.promised`` when it began to wait
 
 
 class Dispatcher:

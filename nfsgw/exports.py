@@ -11,6 +11,7 @@ from enum import IntEnum
 
 from nfsgw.rpc import Address
 
+_CLIENTS_MAX = 1024
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -58,12 +59,25 @@ class Exports:
     def __init__(self) -> None:
         self._by_id: dict[int, Export] = {}
         self._by_path: dict[str, Export] = {}
+        self._admitted: dict[Address, bool] = {}
         self.changed_ns = 0  # when they were last replaced; the pseudo-root's change counter
 
     def replace(self, exports: list[Export], now_ns: int) -> None:
         self._by_id = {export.id: export for export in exports}
         self._by_path = {export.path: export for export in exports}
+        self._admitted.clear()
         self.changed_ns = max(now_ns, self.changed_ns + 1)
+
+    def admit(self, client: Address) -> bool:
+        """Whether any rule of any export is for this client.  Asked in each call of NFSv4, so what
+        was found is kept until the exports change."""
+        found = self._admitted.get(client)
+        if found is None:
+            if len(self._admitted) >= _CLIENTS_MAX:
+                self._admitted.clear()
+            found = any(each.right_of(client) is not None for each in self._by_id.values())
+            self._admitted[client] = found
+        return found
 
     def by_id(self, number: int) -> Export | None:
         return self._by_id.get(number)

@@ -18,6 +18,7 @@ from engine.keys import ROOT_INO, SNAPSHOT_DIR
 from engine.pool import now_ns
 from nfsgw.access import (
     EXECUTE,
+    NO_ID,
     READ,
     WRITE,
     AccessDenied,
@@ -319,17 +320,20 @@ class Files:
     def setattr(
         self, place: Place, *, mode: int | None = None, uid: int | None = None,
         gid: int | None = None, size: int | None = None, atime_ns: int | None = None,
-        mtime_ns: int | None = None, opened: bool = False,
+        mtime_ns: int | None = None, opened: bool = False, new: bool = False,
     ) -> None:  # fmt: skip
         """Change attributes, all or none of them; times may be NOW.
 
-        ``opened``: the size is that of a file the client has open for writing.
+        ``opened``: the size is that of a file the client has open for writing.  ``new``: it was
+        made just now, with its mode, so its owner is no change of hands.
         """
         check_writes(place.who)
         if place.snapshots:
             raise errors.ReadOnly(".snapshots changes by `ramet snapshot` only")
         place.volume.check_writable()
         inode, who = place.inode, place.who
+        if NO_ID in (uid, gid):
+            raise errors.InvalidArgument(f"{NO_ID} is no user or group")
         if size is not None:
             self._check_regular(inode)
             if size > FILE_BYTES_MAX:
@@ -338,9 +342,13 @@ class Files:
                 check_contents(inode, who, WRITE)
         self._check_owner(inode, who, mode, uid, gid)
         self._check_times(inode, who, (atime_ns, mtime_ns))
-        if mode is None and not who.root and inode.is_file and inode.mode & SETS_ID:
-            if size is not None or uid is not None or gid is not None:
-                mode = inode.mode & ~SETS_ID
+        given = uid is not None or gid is not None
+        if given and not inode.is_dir and not (new and who.root):  # whatever mode comes with it
+            mode = inode.mode if mode is None else mode
+            runs_as_group = mode & stat.S_IXGRP or not who.root
+            mode &= ~(SETS_ID if runs_as_group else stat.S_ISUID)
+        elif mode is None and size is not None and not who.root and inode.is_file:
+            mode = inode.mode & ~SETS_ID
         elif mode is not None and not who.root and not self._member(inode.gid, who):
             mode &= ~stat.S_ISGID
         now = now_ns()

@@ -115,10 +115,11 @@ class Unpacker:
 class Packer:
     """An answer in the making: parts, in order."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("parts", "promised")
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
+        self.promised = 0  # bytes that may come yet, of a call that waits
 
     def u32(self, value: int) -> None:
         self.parts.append(_U32.pack(value))

@@ -23,7 +23,7 @@ from nfsgw.nfs3.attributes import POST_OP_BYTES, PRE_OP_BYTES, post_op, pre_op
 from nfsgw.nfs3.protocol import FAILURES, IO_BYTES_MAX, PROGRAM, VERSION, Procedure
 from nfsgw.record import Marked
 from nfsgw.replay import ReplayCache
-from nfsgw.rpc import Answered, Call, Peer
+from nfsgw.rpc import AUTH_BYTES_MAX, Answered, Call, Peer
 from nfsgw.verifier import VERIFIER_BYTES
 
 KNOWN_MAX = 64  # files of a connection
@@ -194,9 +194,10 @@ class ShortWays:
     def _end(received: memoryview) -> int:
         """Where the beginning of a call ends, if it is one of ours; otherwise anywhere."""
         try:
-            return _BARE_BYTES + _CREDENTIAL.unpack_from(received, _CREDENTIAL_AT)[0]  # type: ignore[no-any-return]
+            length: int = _CREDENTIAL.unpack_from(received, _CREDENTIAL_AT)[0]
         except struct.error:
             return 0
+        return _BARE_BYTES + length if length <= AUTH_BYTES_MAX else 0
 
     def _place(self, beginning: memoryview, peer: Peer) -> Place | None:
         """What is known of a call that begins so, if it still is so."""

@@ -52,6 +52,7 @@ def _cold_read(
     files: Files, call: Call, raw: bytes, offset: int, count: int, out: Packer
 ) -> Waits:  # fmt: skip
     place = None
+    out.promised = min(count, IO_BYTES_MAX)
 
     def found() -> Place:
         nonlocal place

@@ -67,11 +67,11 @@ def _room(files: Files, call: Call, *names: tuple[bytes, bytes]) -> Waits:
     yield from files.gate.warm(look)
 
 
-def setting(files: Files, place: Place, wanted: NewAttributes) -> None:
+def setting(files: Files, place: Place, wanted: NewAttributes, *, new: bool = False) -> None:
     """SETATTR of an object."""
     files.setattr(
         place, mode=wanted.mode, uid=wanted.uid, gid=wanted.gid, size=wanted.size,
-        atime_ns=wanted.atime, mtime_ns=wanted.mtime,
+        atime_ns=wanted.atime, mtime_ns=wanted.mtime, new=new,
     )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def _initial(files: Files, place: Place, wanted: NewAttributes) -> None:
         wanted = wanted._replace(size=None)
     wanted = wanted._replace(mode=None)
     if not wanted.empty:
-        setting(files, place, wanted)
+        setting(files, place, wanted, new=True)
 
 
 def _made(files: Files, place: Place, directory: Subject) -> bytes:

@@ -8,7 +8,7 @@ in its middle, with what came before done. Invariants:
   not begun if it changes anything;
 - between operations others have their turn, once these have taken ``Limits.turn_s``;
 - the answer is given after what was changed is durable: one wait for all of a compound. When that
-  fails, the last operation that changed something has failed.
+  fails, the first operation that has to be durable has failed.
 """
 
 import struct
@@ -82,7 +82,8 @@ class Compound:
         self._bytes = REPLY_HEAD_BYTES + out.size(self._start)
         self._bytes_max, self._too_big = RESPONSE_BYTES_MAX, Status.REP_TOO_BIG
         self._store = self._show = False
-        self._last_change = (0, 0, 0)  # where its result is, which one it is, its number
+        # The first whose answer waits: where its result is, which one it is, its number
+        self._first_change: tuple[int, int, int] | None = None
 
     def run(self) -> Generator[Wait, None, None]:
         """To the end, the answer packed."""
@@ -227,7 +228,8 @@ class Compound:
             elif self._show:
                 yield from gate.shown()
         except errors.RametError as error:  # StoreFailed, NoSpace
-            mark, self._done, number = self._last_change
+            assert self._first_change is not None
+            mark, self._done, number = self._first_change
             self._out.rewind(mark)
             self._fail(number, status_of(error))
 
@@ -270,6 +272,7 @@ class Compound:
             out.rewind(mark)
             return operation(current, args, out)
 
+        out.promised = self._bytes_max - self._bytes
         return self._when_warm(again)
 
     def _when_warm(self, again: Callable[[], Outcome]) -> Waits:
@@ -312,9 +315,10 @@ class Compound:
         """That an operation has ended, and what it wants the answer to wait for."""
         current = self._current
         if current.must_store or current.must_show:
+            if self._first_change is None or (current.must_store and not self._store):
+                self._first_change = start, self._done, number
             self._store |= current.must_store
             self._show |= current.must_show
-            self._last_change = start, self._done, number
         self._done += 1
 
     def _check_begin(self, number: int) -> None:

@@ -67,6 +67,7 @@ def read(current: Current, args: Unpacker, out: Packer) -> Outcome:
 def _cold_read(
     current: Current, found: Callable[[], Place], offset: int, count: int, out: Packer
 ) -> Waits:  # fmt: skip
+    out.promised = min(count, READ_BYTES_MAX)
     _, data, end = yield from current.files.cold_read(found, offset, count)
     out.raw(_two_u32(end, len(data)))
     out.fixed(data)

@@ -9,7 +9,8 @@ import struct
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from engine import errors
+from engine import DirEntry, errors
+from nfsgw.access import EXECUTE, check
 from nfsgw.exports import Export
 from nfsgw.files import Files, Place
 from nfsgw.v4.attributes import Encoder, read_encoder, seen
@@ -97,8 +98,14 @@ def _exports(current: Current, cookie: int) -> Iterator[Entry]:
             yield export.id + COOKIES_FROM, name, partial(root, export)
 
 
+def _entry_place(files: Files, at: Place, entry: DirEntry) -> Place | None:
+    """Who may read a directory but not look names up in it learns names only; AccessDenied."""
+    check(at.inode, at.who, EXECUTE)
+    return files.entry_place(at, entry)
+
+
 def _names(files: Files, at: Place, cookie: int) -> Iterator[Entry]:
     while entries := files.readdir(at, cookie, PAGE_ENTRIES):
         for entry in entries:
-            yield entry.cookie, entry.name, partial(files.entry_place, at, entry)
+            yield entry.cookie, entry.name, partial(_entry_place, files, at, entry)
         cookie = entries[-1].cookie

@@ -39,10 +39,13 @@ class Settable:
         wished = default if self.mode is None else (default & ~self.mask) | (self.mode & self.mask)
         return wished & ~self.umask
 
-    def apply(self, files: Files, place: Place, *, opened: bool = False) -> int:
+    def apply(
+        self, files: Files, place: Place, *, opened: bool = False, new: bool = False
+    ) -> int:  # fmt: skip
         """Set what is wished; the attributes that are set.
 
-        ``opened``: the client has the file open for writing, which the size asks for.
+        ``opened``: the client has the file open for writing, which the size asks for; ``new``: it
+        was made just now.
         """
         if self.mode is None:
             mode = None
@@ -52,7 +55,7 @@ class Settable:
         if self.bitmap:
             files.setattr(
                 place, mode=mode, uid=self.uid, gid=self.gid, size=self.size,
-                atime_ns=self.atime_ns, mtime_ns=self.mtime_ns, opened=opened,
+                atime_ns=self.atime_ns, mtime_ns=self.mtime_ns, opened=opened, new=new,
             )  # fmt: skip
         return self.bitmap
 
@@ -69,7 +72,7 @@ class Settable:
             each is not None
             for each in (later.size, later.uid, later.gid, later.atime_ns, later.mtime_ns)
         ):
-            later.apply(files, place, opened=True)
+            later.apply(files, place, opened=True, new=True)
         return self.bitmap
 
 

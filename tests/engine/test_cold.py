@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import page_cache
 import pytest
 
 from engine import ROOT_INO, Store, Volume, cold, errors
@@ -30,9 +31,7 @@ def drop_slabs(store: Store) -> None:
     """No slab has a page in memory, nor a dirty one."""
     store.commit()
     for slab in range(store.pool.state.slabs):
-        fd = store.pool.slabs.fd(slab)
-        os.fsync(fd)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        page_cache.drop(store.pool.slabs.fd(slab))
 
 
 def file(volume: Volume, name: bytes, data: bytes) -> int:

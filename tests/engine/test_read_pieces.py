@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import page_cache
 import pytest
 from chance import SEED
 from hypothesis import given, settings
@@ -164,8 +165,7 @@ def drop(store: Store, lab: Volume, ino: int, block: int) -> None:
     """No page from a block's on to the end of its slab is in memory, nor a dirty one."""
     store.commit()
     fd, at = slot(store, lab, ino, block)
-    os.fsync(fd)
-    os.posix_fadvise(fd, at, 0, os.POSIX_FADV_DONTNEED)
+    page_cache.drop(fd, at)
 
 
 def test_a_cold_piece_ends_it(store: Store, lab: Volume) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import page_cache
 import pytest
 from command import Ramet
 from mounted import Mount, serve
@@ -74,10 +75,8 @@ class World:
 
     def drop(self) -> None:
         for slab in self.slabs():
-            fd = os.open(slab, os.O_RDONLY)
-            os.fsync(fd)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(fd)
+            with slab.open("rb") as file:
+                page_cache.drop(file.fileno())
 
     def stop(self) -> None:
         self.gate.unlink(missing_ok=True)

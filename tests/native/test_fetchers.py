@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import page_cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,8 +66,7 @@ class Disk:
 
     def drop(self) -> None:
         for slab in self.slabs:
-            os.fsync(slab.fileno())
-            os.posix_fadvise(slab.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            page_cache.drop(slab.fileno())
 
     def begin(self, tag: int, offset: int, length: int, fd: int | None = None) -> bool:
         return self.fetchers.begin(

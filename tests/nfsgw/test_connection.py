@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 import trio
 from echo import BIG, ECHO, LATER, PROGRAM, VERSION, Echo, echoed, opaque
-from rpc_client import RpcClient, call_record, marked
+from exported import Exported
+from nfs3_client import Nfs3Client, Users
+from rpc_client import RpcClient, auth_sys, call_record, marked
 from rpc_server import Hosted, hosting
 
 from nfsgw.connection import Connection
+from nfsgw.gate import Outcome
 from nfsgw.record import BUFFER_BYTES, LARGE_BUFFERS_MAX, LAST, Buffers, Marked
 from nfsgw.replay import ReplayCache
-from nfsgw.rpc import Answered, Peer
+from nfsgw.rpc import Answered, Call, Peer
+from nfsgw.xdr import Packer, Unpacker
 
 BURST = 16
 PIECE = 20_000
@@ -213,3 +217,49 @@ def test_many_answers_are_sent_before_the_turn_ends(
         for xid in range(30):
             assert len(client.receive(xid).opaque(1 << 20)) == size
     assert max(waiting) < 400_000
+
+
+class Promising(Echo):
+    """Says of its answers how long they may be, before it has to wait."""
+
+    def call(self, call: Call, args: Unpacker, out: Packer) -> Outcome:
+        if call.procedure == LATER:
+            out.promised = 1 << 20
+        return super().call(call, args, out)
+
+
+def test_what_calls_under_way_promise_to_answer_is_bounded() -> None:
+    """A read that waits for its disk has a megabyte already, and its client may never take it."""
+    echo, most, many = Promising(), 4 << 20, 20
+    with (
+        connected(echo, out_total_max=most) as (hosted, client),
+        RpcClient(hosted.address) as other,
+    ):
+        client.socket.sendall(calls(range(many), b"x", LATER))
+        for _ in range(most >> 20):
+            assert echo.waiting.acquire(timeout=30)
+        for n in range(50):
+            assert echoed(other, b"%d" % n) == b"%d" % n
+        assert hosted.do(lambda: hosted.server.outgoing.count) == most
+        assert not echo.waiting.acquire(blocking=False)
+        echo.gate.set()
+        for xid in range(many):
+            assert client.receive(xid).opaque(9) == b"x"
+        until(hosted, lambda: hosted.server.outgoing.count == 0)
+
+
+def test_what_was_begun_before_garbage_is_carried_to_its_end(
+    world: Exported, user: Users, root: Nfs3Client, top: bytes
+) -> None:
+    """Its client sends it again, over another connection, and gets that answer."""
+    arguments = struct.pack(">I", len(top)) + top + opaque(b"made") + bytes(24)
+    made = call_record(4711, 100_003, 3, 9, arguments, credential=auth_sys(0, 0))
+    with RpcClient(world.address) as client:
+        client.socket.sendall(marked(made) + marked(struct.pack(">2I", 1, 1)))
+        assert client.ended()
+    with RpcClient(world.address) as again:
+        again.socket.sendall(marked(made))
+        assert again.receive(4711).u32() == 0
+    root.lookup(top, b"made")
+    hosted = world.hosted
+    until(hosted, lambda: not hosted.server.incoming.count and not hosted.server.outgoing.count)

@@ -1,7 +1,5 @@
 """READs and WRITEs in steps of a file that is not in memory: a step ends where it would wait."""
 
-import ctypes
-import mmap
 import os
 import shutil
 import sys
@@ -9,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import page_cache
 import pytest
 from again_files import BLOCK, File, following, status_of
 from exported import Exported, exported
@@ -47,30 +46,15 @@ def steps(file: File, monkeypatch: pytest.MonkeyPatch) -> Steps:
     return Steps(monkeypatch)
 
 
-def in_memory(fd: int, first: int, count: int) -> bool:
-    """Whether any of these pages is; to read them to find out would begin to bring them in."""
-    told = (ctypes.c_ubyte * count)()
-    with mmap.mmap(fd, count * BLOCK, offset=first * BLOCK) as pages:
-        address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
-        assert not ctypes.CDLL(None).mincore(ctypes.c_void_p(address), count * BLOCK, told)
-    return any(each & 1 for each in told)
-
-
 def drop(world: Exported, file: File, block: int) -> None:
-    """No page from a block's on to the end of its slab is in memory, nor a dirty one; one that the
-    kernel is busy with stays, so it is asked again."""
+    """No page from a block's on to the end of its slab is in memory, nor a dirty one."""
     ino = file.client.getattr(file.handle).fileid & ((1 << 40) - 1)
 
     def dropped() -> None:
         world.store.commit()
         addresses = [e.address + n for e in world.lab.extents(ino) for n in range(e.count)]
         slab, slot = divmod(addresses[block], world.store.pool.superblock.slab_slots)
-        fd = world.store.pool.slabs.fd(slab)
-        os.fsync(fd)
-        deadline = time.monotonic() + DEADLINE_S
-        while in_memory(fd, slot, BLOCKS - block):
-            assert time.monotonic() < deadline, "the kernel keeps what it was told to drop"
-            os.posix_fadvise(fd, slot * BLOCK, 0, os.POSIX_FADV_DONTNEED)
+        page_cache.drop(world.store.pool.slabs.fd(slab), slot * BLOCK)
 
     world.do(dropped)
 

@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 from exported import READ_HOST, WRITE_HOST, Exported
 from nfs3_client import (
     ACCES,
@@ -20,6 +21,7 @@ from nfs3_client import (
     REG,
     ROFS,
     SERVER_TIME,
+    Failed3,
     Nfs3Client,
     Users,
     failed,
@@ -277,3 +279,31 @@ def test_who_may_only_read_changes_nothing(root: Nfs3Client, user: Users, top: b
             change()
     assert before == (root.getattr(top), root.getattr(handle))
     assert reader.read(handle, 0, 10) == (b"", True)
+
+
+def test_what_changes_hands_acts_for_nobody(root: Nfs3Client, top: bytes) -> None:
+    """Also when root gives it away, who sets the mode in the same breath."""
+    file = root.create(top, b"f").handle
+    cases: list[tuple[dict[str, int], int]] = [
+        ({"uid": 7}, 0o755), ({"gid": 8}, 0o755), ({"uid": 0, "mode": 0o6711}, 0o711),
+        ({"size": 0}, 0o6755), ({"mode": 0o6755}, 0o6755),
+    ]  # fmt: skip
+    for change, mode in cases:
+        root.setattr(file, mode=0o6755)
+        root.setattr(file, **change)
+        assert root.getattr(file).mode == mode, change
+    root.setattr(file, mode=0o2644)
+    root.setattr(file, uid=9)
+    assert root.getattr(file).mode == 0o2644  # no group acts by it: mandatory locking
+    directory = root.mkdir(top, b"d", mode=0o2775).handle
+    root.setattr(directory, mode=0o2775)
+    root.setattr(directory, uid=7)
+    assert root.getattr(directory).mode == 0o2775
+
+
+def test_no_user_is_no_owner(root: Nfs3Client, top: bytes) -> None:
+    file = root.create(top, b"f").handle
+    for change in ({"uid": (1 << 32) - 1}, {"gid": (1 << 32) - 1}):
+        with pytest.raises(Failed3) as failed:
+            root.setattr(file, **change)
+        assert failed.value.status == 22

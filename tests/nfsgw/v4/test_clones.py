@@ -343,6 +343,19 @@ def test_what_was_copied_before_an_error_counts(
     assert client.fails(*pair, ops.copy(1 + done, done, 0)) == Status.DQUOT
 
 
+def test_a_copy_that_takes_long_ends_early(
+    gate: Gateway, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client asks for the rest; 1 PiB of holes would be one call of minutes."""
+    monkeypatch.setattr(contents, "COPY_CALL_S", 0.0)
+    make(gate, SOURCE, b"x")
+    make(gate, TARGET, b"")
+    lab = gate.store.volume("lab")
+    lab.setattr(lab.lookup(ROOT_INO, b"source").ino, size=1 << 50)
+    count = copied(client, *both(), ops.copy(0, 0, 0))
+    assert 0 < count < 1 << 50
+
+
 def test_what_is_no_copy(gate: Gateway, client: Client) -> None:
     make(gate, SOURCE, pattern(10 * BLOCK))
     make(gate, TARGET, b"")

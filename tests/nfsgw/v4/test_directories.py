@@ -325,6 +325,19 @@ def test_what_readdir_refuses(gate: Gateway, client: Client) -> None:
     assert Client(gate, uid=1000, owner=b"u").fails(*LAB, ops.readdir([])) == Status.ACCESS
 
 
+def test_who_may_not_look_names_up_learns_names_only(gate: Gateway, client: Client) -> None:
+    names = fill(gate, 3)
+    gate.store.volume("lab").setattr(ROOT_INO, mode=0o744)
+    user = Client(gate, uid=1000, owner=b"u")
+    told = user.ok(*LAB, ops.readdir([Attr.RDATTR_ERROR, Attr.FILEHANDLE, Attr.FILEID])).last()
+    entries, _, _ = ops.read_entries(told)
+    assert [name for _, name, _ in entries] == names
+    assert {tuple(found) for _, _, found in entries} == {(Attr.RDATTR_ERROR,)}
+    assert {found[Attr.RDATTR_ERROR] for _, _, found in entries} == {Status.ACCESS}
+    assert user.fails(*LAB, ops.readdir([Attr.FILEHANDLE])) == Status.ACCESS
+    assert client.ok(*LAB, ops.readdir([Attr.FILEHANDLE]))
+
+
 def test_a_damaged_entry_is_told_as_one_if_the_client_wants_it(
     gate: Gateway, client: Client
 ) -> None:
