@@ -95,7 +95,7 @@ class Boot(Scenario):
 
         lab.patience_s = BOOT_S
         lab.prepare("guest's image", put)
-        for count in lab.pick(tiny=(1,), quick=(2,), full=(1, 4, 16)):
+        for count in lab.parts(lab.pick(tiny=(1,), quick=(2,), full=(1, 4, 16))):
             lab.turns(
                 count, lab.pick(tiny=1, quick=2, full=3),
                 lambda peer, n, count=count: storm(peer, n, count),  # type: ignore[misc]

@@ -71,7 +71,7 @@ class Cold(Scenario):
             return found
 
         lab.prepare(f"image of {mib} MiB", put)
-        for where in (ONE, MANY):
+        for where in lab.parts((ONE, MANY)):
             rounds = lab.pick(tiny=1, quick=3, full=7)
             lab.turns(where, rounds, partial(read, where=where), self.charts()[0].x_names[where])
 
