@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 from small_store import small_store
 
-from engine import ROOT_INO, Store, Volume, errors, fsck, inodes, keys
+from engine import ROOT_INO, Store, Volume, clones, errors, fsck, inodes, keys
 
 BLOCK = 4096
 
@@ -144,6 +145,36 @@ def test_a_removed_directory_takes_no_names_and_a_deleted_file_no_marks(store: S
             call()
     volume.release(staged)
     volume.release(directory)
+    assert findings(store) == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "bad"), MemoryError(), lmdb.Error()])
+@pytest.mark.parametrize("entries", [0, 5])
+def test_a_tree_whose_clone_fails_half_way_is_taken_back(
+    store: Store, entries: int, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it was that failed: what has its final name is taken for the whole."""
+    volume = store.volume("v")
+    tree = volume.mkdir(ROOT_INO, b"tree", 0o755, 0, 0).ino
+    for n in range(9):
+        ino = volume.create(tree, b"f%d" % n, 0o644, 0, 0).ino
+        volume.write(ino, 0, bytes([n + 1]) * BLOCK)
+    real, done = clones._copy_xattrs, []
+
+    def failing(source: Volume, source_ino: int, target: Volume, ino: int) -> None:
+        if len(done) == entries:
+            raise error
+        done.append(ino)
+        real(source, source_ino, target, ino)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clones, "_copy_xattrs", failing)
+        with pytest.raises(type(error)):
+            store.clone_tree(volume, tree, volume, ROOT_INO, b"clone")
+    assert [entry.name for entry in volume.readdir(ROOT_INO)] == [b"tree"]
+    assert findings(store) == []
+    clone = store.clone_tree(volume, tree, volume, ROOT_INO, b"clone")
+    assert volume.inode(clone.ino).entries == 9
     assert findings(store) == []
 
 
