@@ -11,6 +11,7 @@ import pytest
 from small_store import small_store
 
 from engine import ROOT_INO, Store, Volume, clones, errors, fsck, inodes, keys
+from engine.superblock import SLABS_MAX
 
 BLOCK = 4096
 
@@ -175,6 +176,23 @@ def test_a_tree_whose_clone_fails_half_way_is_taken_back(
     assert findings(store) == []
     clone = store.clone_tree(volume, tree, volume, ROOT_INO, b"clone")
     assert volume.inode(clone.ino).entries == 9
+    assert findings(store) == []
+
+
+def test_a_store_that_has_all_its_slabs_is_full(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = store.volume("v")
+    ino = create(volume, b"f", 64)
+    past = store.pool.slabs.file(SLABS_MAX)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.pool.state, "slabs", SLABS_MAX)
+        with pytest.raises(errors.NoSpace, match="all 65536 slabs"):
+            volume.write(ino, 64 * BLOCK, os.urandom(BLOCK))
+    assert not past.exists()
+    assert findings(store) == []
+    assert volume.inode(ino).size == 64 * BLOCK
+    volume.write(ino, 64 * BLOCK, b"more" * (BLOCK // 4))
     assert findings(store) == []
 
 
