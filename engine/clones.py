@@ -179,12 +179,13 @@ def clone_tree(
     target.check_quota(sum(source.inode(ino).blocks for ino in files) - freed_blocks)
     target.pool.check_room(tree_pages(len(plan), target.pool.superblock.records_max))
     copy = TreeCopy(source, source, target, source.pool.bump_epoch())
-    top = copy.directory(origin, parent, name)
     try:
+        top = copy.directory(origin, parent, name)
         for directory, entry in plan:
             copy.entry(directory, entry)
-    except errors.RametError:  # NoSpace for long names or large attributes; damage
-        remove_tree(target, parent, name)
+    except BaseException:  # NoSpace for long names or large attributes; damage; a failed read
+        if target.entry(parent, name) is not None:
+            remove_tree(target, parent, name)
         raise
     return top
 

@@ -50,6 +50,12 @@ def run_files(directory: Path) -> Iterator[tuple[int, RunSpan, Path]]:
         yield part, RunSpan(low, -high, 0), file
 
 
+def _remove(file: Path) -> None:
+    """A file of no use.  One that stays is known as such when the store is opened."""
+    with contextlib.suppress(OSError):
+        file.unlink(missing_ok=True)
+
+
 class Making:
     """A run in the making, and what it replaces."""
 
@@ -90,13 +96,13 @@ class Fingerprints:
             if taken:
                 ends[part] = span.high
             elif not read_only:
-                file.unlink(missing_ok=True)
+                _remove(file)
         if not read_only:
             for file in self.directory.glob("*.new"):
-                file.unlink(missing_ok=True)
+                _remove(file)
         self._settled = [sum(r.entries for r in self.runs(part)) for part in range(PARTS)]
         self._wanted = True
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             self._load_recent(read_only=read_only)
 
     def _open(self, part: int, span: RunSpan, file: Path) -> bool:
@@ -124,8 +130,7 @@ class Fingerprints:
             scratch.chmod(0o600)
             os.replace(scratch, target)
         except OSError:
-            with contextlib.suppress(OSError):
-                scratch.unlink(missing_ok=True)
+            _remove(scratch)
 
     def drop_jobs(self) -> None:
         """Before the core is closed; no step may be running."""
@@ -209,7 +214,7 @@ class Fingerprints:
         job = fingerprints.begin(self._core, part, fd, first=first, count=count)
         if job is None:
             os.close(fd)
-            file.unlink(missing_ok=True)
+            _remove(file)
             return None
         making = Making(part, job, file, self.runs(part)[first : first + count])
         self._making.append(making)
@@ -226,14 +231,14 @@ class Fingerprints:
             return
         installed = making.job.install()
         if not installed:
-            (self.directory / run_name(making.part, span)).unlink(missing_ok=True)
+            _remove(self.directory / run_name(making.part, span))
         self.written_bytes += making.job.written_bytes
         self._end(making)
         if not installed:
             return
         for source in making.sources:
             if source[:2] != span[:2] or not span.entries:
-                (self.directory / run_name(making.part, source)).unlink(missing_ok=True)
+                _remove(self.directory / run_name(making.part, source))
         left = self.runs(making.part)
         if making.sources and len(left) <= 1:
             self._settled[making.part] = sum(run.entries for run in left)
@@ -242,32 +247,42 @@ class Fingerprints:
     def give_up(self, making: Making) -> None:
         self._end(making)
 
-    def fail(self, making: Making, error: Exception) -> None:
+    def fail(self, making: Making | None, error: Exception) -> None:
         """It cannot be written: the index goes on with what it has, until the store is reopened."""
-        self.paused = str(error)
-        self._end(making)
+        self.paused = str(error) or type(error).__name__
+        if making is not None:
+            self._end(making)
 
     def _end(self, making: Making) -> None:
+        """A second time does nothing: the file of that name may be another's by then."""
+        if making not in self._making:
+            return
         self._making.remove(making)
         if self._turning is making:
             self._turning = None
         making.job.close()
-        with contextlib.suppress(OSError):
-            making.file.unlink(missing_ok=True)
+        _remove(making.file)
+
+    def drive(self) -> None:
+        """The caller does the work from now on; what a turn has begun, it begins anew."""
+        self.beside = True
+        if self._turning is not None:
+            self.give_up(self._turning)
 
     def turn(self, blocks: int) -> None:
-        """Engine thread, after a write of so many new blocks: the work that they have made."""
+        """Engine thread, after a write of so many new blocks: the work that they have made.
+
+        Whatever fails here is no failure of the write.
+        """
         if self.beside or not (self._turning or self.due):
             return
         work = TURN_ENTRIES + TURN_SHARE * blocks
         while work > 0:
-            if self._turning is None:
-                self._turning = self.begin() or self.begin(merge=True)
             making = self._turning
-            if making is None:
-                return
             try:
-                if not making.step(work):
+                if making is None:
+                    making = self._turning = self.begin() or self.begin(merge=True)
+                if making is None or not making.step(work):
                     return
                 work -= max(making.job.span.entries, TURN_ENTRIES)
                 self.finish(making)

@@ -205,15 +205,25 @@ class InodeTable:
         """Another tree, or none; every inode in memory, held or not, is of the past.
 
         Holds are gone without a ``release``: whoever holds compares ``era`` first.
+
+        Damage where a changed inode belongs does not stop what cures it.  Then the records do not
+        say what clones have shared meanwhile, so the old tree is left to gc.
         """
+        told_all = True
         if not self.read_only:
-            self.flush()
+            try:
+                self.flush()
+            except errors.Corrupt:
+                told_all = False
         self._tell_held_names()
         known = list(self._inodes.values())
         for inode in known:
             if inode.orphan:
                 self.pool.drop_orphan(self.id, inode)
-        self.pool.reclaim.add_namespace(self.tree.root, self.tree.shared_epoch)
+        if told_all:
+            self.pool.reclaim.add_namespace(self.tree.root, self.tree.shared_epoch)
+        for inode in self._dirty.values():
+            inode.dirty = False
         self.era += 1
         self._inodes.clear()
         self._alive.clear()

@@ -25,7 +25,7 @@ from engine.nodes import NodeCache
 from engine.reclaim import ReclaimQueue
 from engine.reserve import CALL_PAGES, Reserve, commit_pages
 from engine.slabs import SlabPool
-from engine.superblock import State, Superblock
+from engine.superblock import SLABS_MAX, State, Superblock
 
 INODES_DIRTY_MAX = 128  # in-core inodes not yet in their trees; bounds what capture has to do
 MAP_CALL_BYTES = 4 << 20  # one native write call at most
@@ -219,7 +219,13 @@ class Pool:
                 return
 
     def add_slab(self) -> None:
+        """NoSpace when there are as many as the format has numbers for, or the host is full."""
         slab = self.state.slabs
+        if slab >= SLABS_MAX:
+            raise errors.NoSpace(
+                f"the store has all {SLABS_MAX} slabs it can have; delete files and run "
+                "`ramet gc`, or make another store"
+            )
         self.core.add_slab(slab, self.slabs.create(slab))
         self.state.slabs = slab + 1
 

@@ -3,7 +3,7 @@
 The clone is built under a name of its own, changes places with the old tree, and the old tree is
 removed: all inside one call, so a reader, another door or a crash sees the old directory or the
 new one.  What could fail is looked at before anything is removed; what fails while the clone is
-built takes the clone back.
+built, or before the first of the old tree is removed, takes the clone back.
 
 The old tree's inodes are gone afterwards: handles of NFS on them are stale.  Files of it that are
 open stop the call, or, forced, live on without a name for those who have them open.
@@ -27,7 +27,8 @@ def replace_tree(
 
     ``prepare`` may change the clone before it is seen; what it raises takes the clone back.  Raises
     what ``clone_tree`` raises, NotADirectory for something else in its place, Busy while files
-    below it are open (unless ``force``), and InvalidArgument for a source that would go too.
+    below it are open (unless ``force``) or one is a LUN, and InvalidArgument for a source that
+    would go too.
     """
     target.check_writable()
     existing = target.entry(parent, name)
@@ -38,6 +39,7 @@ def replace_tree(
             raise errors.NotADirectory(f"{name.decode(errors='replace')!r} is no directory")
         if source is target:
             _check_survives(target, old, source_dir)
+        target.check_not_presented(old)
         freed = _freed_blocks(target, old, force=force)
         built = b".replacing-%d" % target.pool.state.next_ino
     made = clone_tree(source, source_dir, target, parent, built, freed_blocks=freed)
@@ -49,8 +51,21 @@ def replace_tree(
             raise
     if existing is not None:
         target.rename(parent, built, parent, name, RENAME_EXCHANGE)
-        remove_tree(target, parent, built)
+        _remove_old(target, parent, built, name)
     return made
+
+
+def _remove_old(target: Volume, parent: int, built: bytes, name: bytes) -> None:
+    """Remove what has changed places; it goes back if not one name of it could be removed."""
+    state = target.pool.state
+    changes = state.next_change
+    try:
+        remove_tree(target, parent, built)
+    except BaseException:
+        if state.next_change == changes:
+            target.rename(parent, built, parent, name, RENAME_EXCHANGE)
+            remove_tree(target, parent, built)
+        raise
 
 
 def _check_survives(volume: Volume, old: Inode, source_dir: int) -> None:

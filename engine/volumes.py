@@ -4,6 +4,8 @@ A clone or snapshot copies one root and starts an epoch, whatever is in the volu
 Ownership by epoch).  What is removed, or given up by a restore, goes to the reclaim queue.
 """
 
+import contextlib
+
 from engine import errors
 from engine.keys import ROOT_INO
 from engine.pool import Pool, now_ns
@@ -114,6 +116,8 @@ class Volumes:
     def remove_volume(self, name: str, *, force: bool = False) -> None:
         """Remove a volume and its snapshots; Busy while files are open, unless forced."""
         doomed = self.check_remove_volume(name, force=force)
+        with contextlib.suppress(errors.Corrupt):  # ``reset`` goes on; what else fails, fails now
+            doomed[-1].flush()
         for each in doomed:
             self._drop(each)
         del self._names[name]

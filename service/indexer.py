@@ -34,7 +34,7 @@ class Indexer:
         """Forever; while it runs, writes do not do this work themselves."""
         if self._store.pool.read_only:
             return
-        self._index.beside = True
+        self._index.drive()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._drive, False)
@@ -53,7 +53,10 @@ class Indexer:
         while True:
             making = None
             if self._index.due and self._store.failed is None:
-                making = self._index.begin(merge=merge)
+                try:
+                    making = self._index.begin(merge=merge)
+                except (OSError, MemoryError) as error:
+                    self._fail(None, error)
             if making is None:
                 await trio.sleep(IDLE_S)
             else:
@@ -69,8 +72,11 @@ class Indexer:
                     await trio.sleep(REST_SHARE * (time.monotonic() - begun))
             self._index.finish(making)
         except (OSError, MemoryError) as error:
-            self._index.fail(making, error)
-            log(f"fingerprint index: {error}; it goes on with what it has")
+            self._fail(making, error)
         except BaseException:
             self._index.give_up(making)
             raise
+
+    def _fail(self, making: Making | None, error: Exception) -> None:
+        self._index.fail(making, error)
+        log(f"fingerprint index: {self._index.paused}; it goes on with what it has")

@@ -3,6 +3,7 @@
 Tables are tiny here, so that some thousand blocks make many runs and merges.
 """
 
+import errno
 import os
 import random
 import struct
@@ -216,6 +217,51 @@ def test_an_index_that_cannot_be_written_stops_nothing(path: Path) -> None:
         assert lab.read(lab.resolve("/a").ino, 0, BLOCKS * BLOCK) == contents(0, BLOCKS)
         store.commit()
         assert store.failed is None
+
+
+def test_a_file_that_cannot_be_removed_is_no_failure_of_a_write(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the file's map has blocks past its size, and its writer hears of a lost write."""
+    unlink = Path.unlink
+
+    def failing(file: Path, missing_ok: bool = False) -> None:
+        if file.suffix in (".run", ".new"):
+            raise OSError(errno.EIO, "the disk is bad")
+        unlink(file, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", failing)
+        with opened(path) as store:
+            lab = store.volume("lab")
+            write(lab, b"a", contents(0, BLOCKS))
+            store.fingerprints.settle()
+            assert lab.read(lab.resolve("/a").ino, 0, BLOCKS * BLOCK) == contents(0, BLOCKS)
+            assert store.fingerprints.paused is None
+            assert len(files(path)) > run_count(store), "no merge was tried"
+        with opened(path) as store:
+            assert write(store.volume("lab"), b"b", contents(0, BLOCKS)) == 0
+            assert len(files(path)) > run_count(store)
+    with opened(path) as store:
+        assert len(files(path)) == run_count(store)
+    assert check_path(path, data=True).findings == []
+
+
+def test_a_job_that_ended_is_not_ended_again(store: Store) -> None:
+    """By its second end another job may have the name of its file."""
+    index = store.fingerprints
+    index.beside = True
+    write(store.volume("lab"), b"a", contents(0, BLOCKS))
+    ended = index.begin()
+    assert ended is not None
+    index.give_up(ended)
+    begun = index.begin()
+    assert begun is not None
+    assert begun.file == ended.file
+    index.fail(ended, MemoryError())
+    assert begun.file.exists()
+    assert index.paused == "MemoryError"
+    index.give_up(begun)
 
 
 def test_random_days(path: Path) -> None:

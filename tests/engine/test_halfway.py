@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 from small_store import small_store
 
-from engine import ROOT_INO, Store, Volume, errors, fsck, inodes
+from engine import ROOT_INO, Store, Volume, clones, errors, fsck, inodes, keys
+from engine.superblock import SLABS_MAX
 
 BLOCK = 4096
 
@@ -144,6 +146,127 @@ def test_a_removed_directory_takes_no_names_and_a_deleted_file_no_marks(store: S
             call()
     volume.release(staged)
     volume.release(directory)
+    assert findings(store) == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "bad"), MemoryError(), lmdb.Error()])
+@pytest.mark.parametrize("entries", [0, 5])
+def test_a_tree_whose_clone_fails_half_way_is_taken_back(
+    store: Store, entries: int, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it was that failed: what has its final name is taken for the whole."""
+    volume = store.volume("v")
+    tree = volume.mkdir(ROOT_INO, b"tree", 0o755, 0, 0).ino
+    for n in range(9):
+        ino = volume.create(tree, b"f%d" % n, 0o644, 0, 0).ino
+        volume.write(ino, 0, bytes([n + 1]) * BLOCK)
+    real, done = clones._copy_xattrs, []
+
+    def failing(source: Volume, source_ino: int, target: Volume, ino: int) -> None:
+        if len(done) == entries:
+            raise error
+        done.append(ino)
+        real(source, source_ino, target, ino)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clones, "_copy_xattrs", failing)
+        with pytest.raises(type(error)):
+            store.clone_tree(volume, tree, volume, ROOT_INO, b"clone")
+    assert [entry.name for entry in volume.readdir(ROOT_INO)] == [b"tree"]
+    assert findings(store) == []
+    clone = store.clone_tree(volume, tree, volume, ROOT_INO, b"clone")
+    assert volume.inode(clone.ino).entries == 9
+    assert findings(store) == []
+
+
+def test_a_store_that_has_all_its_slabs_is_full(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = store.volume("v")
+    ino = create(volume, b"f", 64)
+    past = store.pool.slabs.file(SLABS_MAX)
+    with monkeypatch.context() as patch:
+        patch.setattr(store.pool.state, "slabs", SLABS_MAX)
+        with pytest.raises(errors.NoSpace, match="all 65536 slabs"):
+            volume.write(ino, 64 * BLOCK, os.urandom(BLOCK))
+    assert not past.exists()
+    assert findings(store) == []
+    assert volume.inode(ino).size == 64 * BLOCK
+    volume.write(ino, 64 * BLOCK, b"more" * (BLOCK // 4))
+    assert findings(store) == []
+
+
+def break_node_of(
+    monkeypatch: pytest.MonkeyPatch, volume: Volume, ino: int, error: Exception
+) -> None:  # fmt: skip
+    """The node that has an inode's record cannot be read any more."""
+    nodes = volume.pool.nodes
+    damaged, load = volume.tree._descend(keys.inode_key(ino))[1].id, nodes._load
+
+    def broken(node_id: int) -> bytes:
+        if node_id == damaged:
+            raise error
+        return load(node_id)
+
+    monkeypatch.setattr(nodes, "_load", broken)
+    del nodes._nodes[damaged]
+
+
+def with_changes(store: Store) -> tuple[Volume, int, int]:
+    """A volume with a snapshot and two files changed since: one is shared as no record says."""
+    volume, other = store.volume("v"), store.create_volume("w")
+    first = create(volume, b"first", 3)
+    for n in range(20):
+        create(volume, b"f%02d" % n)
+    last = create(volume, b"last", 3)
+    store.create_snapshot(volume, "s")
+    for ino in (first, last):
+        volume.write(ino, 0, os.urandom(9 * BLOCK))
+    store.commit()
+    volume.setattr(first, mode=0o600)
+    store.clone_file(volume, last, other, ROOT_INO, b"clone")
+    return volume, first, last
+
+
+@pytest.mark.parametrize("cure", ["restore", "remove"])
+def test_damage_where_a_changed_inode_belongs_does_not_stop_its_cure(
+    store: Store, cure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, first, last = with_changes(store)
+    content = volume.read(last, 0, 9 * BLOCK)
+    with monkeypatch.context() as patch:
+        break_node_of(patch, volume, first, KeyError("lost"))
+        with pytest.raises(errors.Corrupt):
+            volume.flush()
+        if cure == "restore":
+            store.restore(volume, "s")
+            assert volume.read(first, 0, BLOCK) == b"\1" * BLOCK
+        else:
+            store.remove_volume("v", force=True)
+            assert [v.name for v in store.volumes()] == ["w"]
+        store.commit()
+        store.reclaim()
+        store.commit()
+    assert findings(store) == []
+    other = store.volume("w")
+    assert other.read(other.resolve("/clone").ino, 0, 9 * BLOCK) == content
+    store.gc()
+    report = fsck.check(store, data=True)
+    assert (report.findings, report.garbage_slots) == ([], 0)
+    assert other.read(other.resolve("/clone").ino, 0, 9 * BLOCK) == content
+
+
+def test_a_volume_is_removed_with_its_snapshots_or_not_at_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, first, _ = with_changes(store)
+    with monkeypatch.context() as patch:
+        break_node_of(patch, volume, first, MemoryError())
+        with pytest.raises(MemoryError):
+            store.remove_volume("v", force=True)
+    assert [s.name for s in store.snapshots(store.volume("v"))] == ["s"]
+    assert findings(store) == []
+    store.remove_volume("v", force=True)
     assert findings(store) == []
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import ROOT_INO, Inode, Store, Volume, errors, fsck
+from engine import ROOT_INO, Inode, Store, Volume, errors, fsck, replacement
 
 BLOCK = 4096
 Tree = dict[str, bytes]
@@ -115,6 +115,45 @@ def test_an_open_file_stops_it_and_a_forced_one_lives_on(store: Store) -> None:
     lab.write(inode.ino, 0, b"still here")
     assert lab.read(inode.ino, 0, inode.size) == b"still here" + content[10:]
     lab.release(inode.ino)
+    whole(store)
+
+
+def test_a_disk_that_a_host_has_stops_it_before_anything_is_made(store: Store) -> None:
+    """Else the disk would lie in a second directory, and the VM with it."""
+    lab = two_vms(store)
+    ino = lab.resolve("/one/disks/root.raw").ino
+    before = found(lab, "/one")
+    store.pool.presented = {(lab.id, ino)}
+    for force in (False, True):
+        with pytest.raises(errors.Busy, match=r"lab:/one/disks/root\.raw is presented as a LUN"):
+            revert(store, "/one", force=force)
+        assert {e.name for e in lab.readdir(ROOT_INO)} == {b"one", b"two"}
+        assert found(lab, "/one") == before
+        assert lab.path_of(ino) == "/one/disks/root.raw"
+    store.pool.presented = set()
+    revert(store, "/one")
+    assert found(lab, "/one") == vm(1)
+    whole(store)
+
+
+def test_an_old_tree_that_cannot_be_removed_goes_back_to_its_place(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = two_vms(store)
+    before, one = found(lab, "/one"), lab.resolve("/one").ino
+    real, failed = replacement.remove_tree, []
+
+    def remove_tree(volume: Volume, parent: int, name: bytes) -> int:
+        if not failed:
+            failed.append(name)
+            raise errors.Corrupt("damage on the way")
+        return real(volume, parent, name)
+
+    monkeypatch.setattr(replacement, "remove_tree", remove_tree)
+    with pytest.raises(errors.Corrupt, match="on the way"):
+        revert(store, "/one")
+    assert {e.name for e in lab.readdir(ROOT_INO)} == {b"one", b"two"}
+    assert (found(lab, "/one"), lab.resolve("/one").ino) == (before, one)
     whole(store)
 
 
