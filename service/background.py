@@ -15,7 +15,11 @@ LOG = Path("run") / "daemon.log"
 
 
 def start(store: str, mountpoint: str, options: MountOptions) -> None:
-    """Serve and mount in a process of its own; returns when the mount answers."""
+    """Serve and mount in a process of its own; returns when the mount answers.
+
+    ``-P`` and another working directory: where we were called, a user's modules may lie.
+    """
+    store, mountpoint = os.path.abspath(store), os.path.abspath(mountpoint)
     root = Path(store)
     if not (root / "meta").is_dir():
         raise errors.NoSuchStore(f"{root} is no store; make one with `ramet init {root}`")
@@ -25,10 +29,10 @@ def start(store: str, mountpoint: str, options: MountOptions) -> None:
     (root / LOG).parent.mkdir(mode=0o700, exist_ok=True)
     with open(root / LOG, "ab", opener=_owner_only) as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli", "--store", store, "serve", "--mount", mountpoint,
+            [sys.executable, "-P", "-m", "cli", "--store", store, "serve", "--mount", mountpoint,
              "-o", ",".join(options.words())],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
+            cwd="/", env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
         )  # fmt: skip
     assert process.stdout is not None
     with process.stdout as output:
