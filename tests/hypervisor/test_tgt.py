@@ -1,7 +1,9 @@
 """The driver of tgtd, where the command cannot lead."""
 
+import fcntl
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +100,22 @@ def test_a_port_lost_in_between_never_becomes_another(tmp_path: Path) -> None:
             daemon.await_ready()
         daemon.stop()
     assert not daemon.alive
+
+
+def test_a_lock_whose_holder_is_unknown_ends_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an open file description lock F_GETLK says -1, which to kill(2) is everybody."""
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _: killed.append(pid))
+    path = tmp_path / "lock"
+    with path.open("wb") as file:
+        whole = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, whole)
+        with pytest.raises(errors.Busy, match="does not say which process"):
+            kill_lock_holder(path)
+    assert killed == []
+    kill_lock_holder(path)
 
 
 def test_one_left_over_is_ended_first(daemon: Tgtd) -> None:
