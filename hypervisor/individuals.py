@@ -93,7 +93,7 @@ class Change:
             if inode is not None:
                 self._before[name] = (volume.read(inode.ino, 0, inode.size), inode.mode & 0o7777)
             if name == XML:
-                self.directory.write_xml(data, mode)
+                self.directory.write_xml(data, mode, self.machine)
             else:
                 self.directory.write(name, data, mode)
         machine = self.machine
