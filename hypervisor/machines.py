@@ -17,6 +17,7 @@ from hypervisor import domain
 from hypervisor.placing import localize
 
 XML = "domain.xml"
+XML_MODE = 0o600  # it may hold the passwords of consoles
 MARK = b"vm"
 SYMLINK = 0o120000
 Stamp = tuple[int, int, int]

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine import errors
 from engine.owner import wait_for_owner
+from service.host_files import owner_only
 from service.mount_options import MountOptions
 from service.rpc import Client
 
@@ -27,7 +28,7 @@ def start(store: str, mountpoint: str, options: MountOptions) -> None:
         raise errors.StoreInUse(f"{root} is served already; `ramet umount` stops it")
     drop_dead_mount(mountpoint)
     (root / LOG).parent.mkdir(mode=0o700, exist_ok=True)
-    with open(root / LOG, "ab", opener=_owner_only) as log:
+    with open(root / LOG, "ab", opener=owner_only) as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "cli", "--store", store, "serve", "--mount", mountpoint,
              "-o", ",".join(options.words())],
@@ -42,10 +43,6 @@ def start(store: str, mountpoint: str, options: MountOptions) -> None:
         lines = (root / LOG).read_text(errors="replace").strip().splitlines()
         raise errors.RametError(lines[-1].removeprefix("ramet: ") if lines else "it did not start")
     os.stat(mountpoint)
-
-
-def _owner_only(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def drop_dead_mount(mountpoint: str) -> None:
