@@ -6,7 +6,7 @@ from engine import Store, errors
 from hypervisor import domain, images
 from hypervisor.identity import Identity, check_name
 from hypervisor.machine_index import index_of
-from hypervisor.machines import XML, Directory, Machine
+from hypervisor.machines import XML, XML_MODE, Directory, Machine
 from hypervisor.placing import localize
 
 HEAD_BYTES = 512
@@ -36,7 +36,7 @@ def add(store: Store, directory: Directory, text: bytes | None, virt_type: str |
             f"{volume}:{volume.path_of(other[1])} has the same UUID or MAC; a copy of a VM gets "
             "its identity by `ramet vm clone` or `ramet vm customize`"
         )
-    directory.write(XML, domain.serialize(root), 0o644)
+    directory.write(XML, domain.serialize(root), XML_MODE)
     made = Machine(name, uuid, macs)
     directory.set_machine(made)
     return made

@@ -159,19 +159,28 @@ def point(link: Path, target: Path) -> None:
 
 
 def kill_lock_holder(path: Path) -> None:
-    """End the process that holds a POSIX lock on the file, if there is one: a daemon left over."""
+    """End the process that holds a POSIX lock on the file, if there is one: a daemon left over.
+
+    Busy when the kernel does not say which, for a lock of another kind or of another PID namespace:
+    to kill(2) its answers then, -1 and 0, mean all processes, and our own group.
+    """
     with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
         deadline = Deadline(STOP_S)
-        while holder := _lock_holder(file.fileno()):
+        while (holder := _lock_holder(file.fileno())) is not None:
+            if holder <= 0:
+                raise errors.Busy(
+                    f"somebody holds {path}, and the kernel does not say which process "
+                    f"(`lslocks`, `fuser {path}`); end it first"
+                )
             with contextlib.suppress(ProcessLookupError):
                 os.kill(holder, signal.SIGKILL)
             if not deadline.nap():
                 raise errors.Busy(f"process {holder} holds {path} and does not end; end it first")
 
 
-def _lock_holder(fd: int) -> int:
-    """fcntl(2) F_GETLK: its process id; 0 when nobody holds one."""
+def _lock_holder(fd: int) -> int | None:
+    """fcntl(2) F_GETLK: its process id as it is told; None when nobody holds one."""
     form = "hhqqi4x"
     asked = struct.pack(form, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, pid = struct.unpack(form, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
-    return 0 if kind == fcntl.F_UNLCK else int(pid)
+    return None if kind == fcntl.F_UNLCK else int(pid)

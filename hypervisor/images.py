@@ -6,6 +6,7 @@ image that refers to another file is refused, whatever it is.
 """
 
 import json
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -23,11 +24,15 @@ VDI_MAGIC = (0x40, b"\x7f\x10\xda\xbe")
 
 
 class RawImage:
-    """An image opened for reading as raw bytes; a converted one is gone when it is closed."""
+    """An image opened for reading as raw bytes; a converted one is gone when it is closed.
 
-    def __init__(self, file: BinaryIO, form: str) -> None:
+    ``mode``: who may read and write what it was made from (0o777 at most).
+    """
+
+    def __init__(self, file: BinaryIO, form: str, mode: int) -> None:
         self._file = file
         self.form = form
+        self.mode = mode
 
     def __enter__(self) -> BinaryIO:
         return self._file
@@ -59,15 +64,21 @@ def open_raw(path: Path, form: str | None, scratch: Path) -> RawImage:
         raise what(f"{path} is no image file; name a regular file")
     with path.open("rb") as file:
         form = form or detect(file.read(512))
+        mode = _mode(file)
     if form not in FORMATS:
         raise errors.InvalidArgument(f"format {form!r} is not one of {', '.join(FORMATS)}")
     if form == "raw":
-        return RawImage(path.open("rb"), form)
+        image = path.open("rb")
+        return RawImage(image, form, _mode(image))
     check_alone(_qemu_img("info", "-f", form, "--output=json", str(path)), path)
     scratch.mkdir(mode=0o700, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=scratch, prefix="import-") as target:
         _qemu_img("convert", "-f", form, "-O", "raw", str(path), target.name)
-        return RawImage(Path(target.name).open("rb"), form)
+        return RawImage(Path(target.name).open("rb"), form, mode)
+
+
+def _mode(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_mode & 0o777
 
 
 def check_alone(info: str, path: Path) -> None:

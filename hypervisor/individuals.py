@@ -12,7 +12,7 @@ from hypervisor import domain, hardware, seed
 from hypervisor.customize import SEED, customize
 from hypervisor.identity import Identity
 from hypervisor.machine_index import index_of
-from hypervisor.machines import MARK, XML, Directory, Machine
+from hypervisor.machines import MARK, XML, XML_MODE, Directory, Machine
 from hypervisor.placing import outputs
 from hypervisor.wishes import Wishes
 
@@ -93,7 +93,7 @@ class Change:
             if inode is not None:
                 self._before[name] = (volume.read(inode.ino, 0, inode.size), inode.mode & 0o7777)
             if name == XML:
-                self.directory.write_xml(data, mode)
+                self.directory.write_xml(data, mode, self.machine)
             else:
                 self.directory.write(name, data, mode)
         machine = self.machine
@@ -144,9 +144,8 @@ def prepare(
     if wishes.disk_bytes is not None:
         grow = _growing(directory, root, wishes.disk_bytes).ino, wishes.disk_bytes
     user_data, network = wishes.render(identity, macs)
-    secret = root.find("devices/graphics[@passwd]") is not None
     files = {
-        XML: (domain.serialize(root), 0o600 if secret else 0o644),
+        XML: (domain.serialize(root), XML_MODE),
         SEED: (seed.build(identity, user_data, network), 0o600),
     }
     machine = Machine(identity.name, identity.uuid, macs)

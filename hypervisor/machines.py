@@ -8,6 +8,7 @@ change.  Calls to a hypervisor are in ``driver`` and belong on another thread.
 import copy
 import xml.etree.ElementTree as ET
 from pathlib import PurePosixPath
+from uuid import UUID
 
 import msgspec
 
@@ -16,6 +17,7 @@ from hypervisor import domain
 from hypervisor.placing import localize
 
 XML = "domain.xml"
+XML_MODE = 0o600  # it may hold the passwords of consoles
 MARK = b"vm"
 SYMLINK = 0o120000
 Stamp = tuple[int, int, int]
@@ -74,7 +76,7 @@ class Directory:
         self.inode: Inode = volume.directory(volume.resolve(path).ino)
         self.mounted = mounted
         self._parsed: tuple[Stamp, ET.Element] | None = None
-        self._local: tuple[Stamp, str] | None = None
+        self._local: tuple[Stamp, str, tuple[str, str]] | None = None
 
     @property
     def machine(self) -> Machine:
@@ -173,23 +175,48 @@ class Directory:
             self._parsed = stamp, domain.parse(text)
         return copy.deepcopy(self._parsed[1])
 
+    def own_xml(self) -> str:
+        """The XML to register.  InvalidArgument as ``check_identity``."""
+        text, said = self._localized()
+        self._check_said(*said)
+        return text
+
+    def check_identity(self) -> None:
+        """InvalidArgument when name and UUID in the XML are not the VM's: it describes another's
+        domain, and to define it would change that one."""
+        self._check_said(*_said(self.xml()))
+
+    def _check_said(self, name: str, uuid: str) -> None:
+        machine = self.machine
+        if name != machine.name or not same_uuid(uuid, machine.uuid):
+            at = f"{self.volume}:{self.path}"
+            raise errors.InvalidArgument(
+                f"{XML} of {at} is that of {name!r}, UUID {uuid or 'missing'}, and the VM is "
+                f"{machine.name!r}, UUID {machine.uuid}; put its own back, make it the VM that the "
+                f"file says by `ramet vm add {at}`, or a new one by `ramet vm customize {at}`"
+            )
+
     def local_xml(self) -> str:
-        """The XML to register: the VM's own files are where the mount is now."""
+        """The XML as it lies there: the VM's own files are where the mount is now."""
+        return self._localized()[0]
+
+    def _localized(self) -> tuple[str, tuple[str, str]]:
+        """With the name and the UUID that are in it."""
         if self.mounted is None:
             raise errors.InvalidArgument("the store is not mounted; run `ramet mount DIR` first")
         inode = self.child(XML)
         if inode is not None and self._local is not None and self._local[0] == _stamp(inode):
-            return self._local[1]
+            return self._local[1:]
         root = self.xml()
         localize(root, self.place)
-        return domain.serialize(root).decode()
+        return domain.serialize(root).decode(), _said(root)
 
-    def write_xml(self, text: bytes, mode: int) -> None:
-        """XML whose paths are those of the mount."""
+    def write_xml(self, text: bytes, mode: int, machine: Machine) -> None:
+        """XML of that VM, whose paths are those of the mount."""
         self.write(XML, text, mode)
         inode = self.child(XML)
         assert inode is not None
-        self._local = _stamp(inode), text.decode()
+        self._local = _stamp(inode), text.decode(), (machine.name, machine.uuid)
 
     def write(self, name: str, data: bytes, mode: int) -> None:
         """Put a whole file, in one step."""
@@ -200,6 +227,19 @@ class Directory:
         except BaseException:
             self.volume.release(staged.ino)
             raise
+
+
+def _said(root: ET.Element) -> tuple[str, str]:
+    """The name and the UUID in a domain's XML."""
+    return domain.text_of(root, "name"), domain.text_of(root, "uuid")
+
+
+def same_uuid(one: str, other: str) -> bool:
+    """Whether they are written alike, or are two ways to write the same."""
+    try:
+        return UUID(one) == UUID(other)
+    except ValueError:
+        return one == other
 
 
 def _stamp(inode: Inode) -> Stamp:

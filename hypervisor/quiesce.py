@@ -81,13 +81,16 @@ def freeze(hypervisor: Hypervisor, uuid: str, name: str) -> Frozen:
 
 
 def start_guard(uri: str, uuid: str, limit_s: int) -> subprocess.Popen[bytes]:
-    """A process that thaws the guest when nobody else does; returns when it is ready for that."""
+    """A process that thaws the guest when nobody else does; returns when it is ready for that.
+
+    ``-P`` and another working directory: where we were called, a user's modules may lie.
+    """
     root = str(Path(__file__).parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     guard = subprocess.Popen(
-        [sys.executable, "-m", "hypervisor.quiesce", uri, uuid, str(limit_s)],
+        [sys.executable, "-P", "-m", "hypervisor.quiesce", uri, uuid, str(limit_s)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        start_new_session=True, env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True, cwd="/", env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     assert guard.stdout is not None
     with guard.stdout as told:

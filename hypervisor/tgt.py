@@ -17,10 +17,17 @@ Facts about tgt 1.0.85 that shape this (its sources: usr/target.c, usr/iscsi/):
 - UNMAP and WRITE SAME with UNMAP are fallocate(PUNCH_HOLE), SYNCHRONIZE CACHE and FUA are
   fdatasync, and the write cache is on in the caching mode page: initiators know that they must
   flush.
+
+Who may rename in a file's directory can make its path lead to any file of the host, between any two
+looks at it.  So tgtd gets no path: we hold the file, look whether it is the one that is meant, and
+tgtd opens what we hold, by /proc.
 """
 
+import contextlib
+import os
 import re
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -41,7 +48,7 @@ _NAME = re.compile(r"[a-z0-9:.-]{1,223}")
 @dataclass(frozen=True, slots=True)
 class Lun:
     """One disk.  ``version`` differs when the same file has to be opened anew; another path does
-    not: what tgtd has open is the file."""
+    not: what tgtd has open is the file, ``inode`` of the file system ``device`` (st_dev)."""
 
     number: int
     path: Path = field(compare=False)
@@ -49,6 +56,7 @@ class Lun:
     naa: str
     size_bytes: int
     inode: int
+    device: int
     read_only: bool = False
     version: int = 0
 
@@ -208,8 +216,6 @@ class Tgtd(HostDaemon):
         if target.chap is not None:
             self._drop_account(target)
         del self._applied[target.tid]
-        for lun in target.luns:
-            self._link(target, lun.number).unlink(missing_ok=True)
 
     # --- LUNs
 
@@ -242,21 +248,23 @@ class Tgtd(HostDaemon):
     def _new_lun(self, target: Target, lun: Lun) -> None:
         assert 0 < lun.number <= LUNS_MAX
         link = self._link(target, lun.number)
-        _check_file(lun)
-        point(link, lun.path)
         call, tid, number = self.control.call, target.tid, lun.number
-        path = link.relative_to(self.directory)
-        call(
-            Mode.DEVICE, Op.NEW, tid=tid, lun=number,
-            text=f"path={path},bstype=rdwr,blocksize={BLOCK_BYTES}",
-        )  # fmt: skip
+        with _held(lun) as held:
+            point(link, held)
+            try:
+                path = link.relative_to(self.directory)
+                call(
+                    Mode.DEVICE, Op.NEW, tid=tid, lun=number,
+                    text=f"path={path},bstype=rdwr,blocksize={BLOCK_BYTES}",
+                )  # fmt: skip
+            finally:
+                link.unlink()
         try:
             call(
                 Mode.DEVICE, Op.UPDATE, tid=tid, lun=number,
                 text=f"vendor_id=RAMET,product_id=LUN,scsi_sn={lun.serial},scsi_id={lun.naa},"
                 f"lbppbe={PHYSICAL_EXPONENT},thin_provisioning=1,readonly={int(lun.read_only)}",
             )  # fmt: skip
-            _check_file(lun)  # still there under that name: it is what was opened
         except BaseException:
             self._delete_lun(target, number)
             raise
@@ -266,7 +274,6 @@ class Tgtd(HostDaemon):
         self._when_idle(
             lambda: self.control.call(Mode.DEVICE, Op.DELETE, tid=target.tid, lun=number)
         )
-        self._link(target, number).unlink(missing_ok=True)
 
     @staticmethod
     def _when_idle(call: Callable[[], object]) -> None:
@@ -312,12 +319,23 @@ def _access(target: Target) -> tuple[object, ...]:
     return target.addresses, target.initiators, target.chap
 
 
-def _check_file(lun: Lun) -> None:
-    """The file is the one that is meant, and whole."""
-    found = lun.path.stat()
-    if found.st_ino != lun.inode:
-        raise errors.Stale(f"{lun.path} is another file by now; it is looked up again")
-    if found.st_size < lun.size_bytes:
-        raise errors.RametError(
-            f"{lun.path} has {found.st_size} bytes, the LUN {lun.size_bytes}; resize the LUN"
-        )
+@contextlib.contextmanager
+def _held(lun: Lun) -> Iterator[Path]:
+    """Where our child can open the file that is meant, and no other; it is whole.
+
+    O_PATH opens nothing yet: a FIFO or a device that the path leads to does not notice.
+    """
+    fd = os.open(lun.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if (found.st_dev, found.st_ino) != (lun.device, lun.inode):
+            raise errors.Stale(f"{lun.path} is another file by now; it is looked up again")
+        if not stat.S_ISREG(found.st_mode):
+            raise errors.InvalidArgument(f"{lun.path} is no regular file")
+        if found.st_size < lun.size_bytes:
+            raise errors.RametError(
+                f"{lun.path} has {found.st_size} bytes, the LUN {lun.size_bytes}; resize the LUN"
+            )
+        yield Path(f"/proc/{os.getpid()}/fd/{fd}")
+    finally:
+        os.close(fd)

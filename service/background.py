@@ -8,6 +8,7 @@ from typing import Any
 
 from engine import errors
 from engine.owner import wait_for_owner
+from service.host_files import owner_only
 from service.mount_options import MountOptions
 from service.rpc import Client
 
@@ -15,7 +16,11 @@ LOG = Path("run") / "daemon.log"
 
 
 def start(store: str, mountpoint: str, options: MountOptions) -> None:
-    """Serve and mount in a process of its own; returns when the mount answers."""
+    """Serve and mount in a process of its own; returns when the mount answers.
+
+    ``-P`` and another working directory: where we were called, a user's modules may lie.
+    """
+    store, mountpoint = os.path.abspath(store), os.path.abspath(mountpoint)
     root = Path(store)
     if not (root / "meta").is_dir():
         raise errors.NoSuchStore(f"{root} is no store; make one with `ramet init {root}`")
@@ -23,12 +28,12 @@ def start(store: str, mountpoint: str, options: MountOptions) -> None:
         raise errors.StoreInUse(f"{root} is served already; `ramet umount` stops it")
     drop_dead_mount(mountpoint)
     (root / LOG).parent.mkdir(mode=0o700, exist_ok=True)
-    with open(root / LOG, "ab", opener=_owner_only) as log:
+    with open(root / LOG, "ab", opener=owner_only) as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli", "--store", store, "serve", "--mount", mountpoint,
+            [sys.executable, "-P", "-m", "cli", "--store", store, "serve", "--mount", mountpoint,
              "-o", ",".join(options.words())],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
+            cwd="/", env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
         )  # fmt: skip
     assert process.stdout is not None
     with process.stdout as output:
@@ -38,10 +43,6 @@ def start(store: str, mountpoint: str, options: MountOptions) -> None:
         lines = (root / LOG).read_text(errors="replace").strip().splitlines()
         raise errors.RametError(lines[-1].removeprefix("ramet: ") if lines else "it did not start")
     os.stat(mountpoint)
-
-
-def _owner_only(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def drop_dead_mount(mountpoint: str) -> None:

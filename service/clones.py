@@ -102,7 +102,8 @@ def clone_ranges(
 ) -> Steps[Result]:
     """Clone block ranges (source block, target block, count) into a file: all or none, in one step.
 
-    The target keeps its size unless ``extend``, which also makes it if it is not there.
+    The target keeps its size unless ``extend``, which also makes it if it is not there, with the
+    source's permissions.
     """
     origin, path = parse(context, source)
     volume, to = parse(context, target)
@@ -113,10 +114,10 @@ def clone_ranges(
     if new and not extend:
         raise errors.NotFound(f"{target} is not there; --extend makes it")
     try:
-        ino = (volume.create(parent.ino, name, 0o644, 0, 0) if new else volume.resolve(to)).ino
-        done = context.store.clone_ranges(
-            origin, origin.resolve(path).ino, volume, ino, blocks, extend=extend
-        )
+        given = origin.resolve(path)
+        mode = given.mode & 0o777
+        ino = (volume.create(parent.ino, name, mode, 0, 0) if new else volume.resolve(to)).ino
+        done = context.store.clone_ranges(origin, given.ino, volume, ino, blocks, extend=extend)
     except errors.RametError as error:
         if new and volume.entry(parent.ino, name) is not None:
             volume.unlink(parent.ino, name)

@@ -150,9 +150,16 @@ class Daemon:
                 await nursery.start(self.presenter.run)
             await nursery.start(self.gateway.run)
             nursery.start_soon(self.runner.recover, remote)
-            nursery.start_soon(self._beside().run, moments.recover(self.context))
+            nursery.start_soon(self._let_go)
             nursery.start_soon(self._accept, listener, nursery)
             ready()
+
+    async def _let_go(self) -> None:
+        """What an earlier daemon held; a store that is damaged there is served all the same."""
+        try:
+            await self._beside().run(moments.recover(self.context))
+        except Exception:
+            log_exception()
 
     def _listen(self) -> socket.socket:
         """The socket, for its owner only.  A crashed daemon's is in the way: the lock is ours."""

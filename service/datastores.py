@@ -153,12 +153,19 @@ def volume_rm(context: Context, name: str, dry_run: bool, force: bool = False) -
     if dry_run:
         return answer
     while registered:
+        Table(store).check_not_shared(volume)  # nor meanwhile
         yield from unregister(context, registered, None, force=True)
-        if store.volume(name) is not volume:
-            raise errors.Stale(f"somebody else has removed {name} meanwhile; look what is there")
+        _check_still(context, name, volume)
         registered = yield from registered_in(context, volume)
+    _check_still(context, name, volume)
+    Table(store).check_not_shared(volume)
     store.remove_volume(name, force=force)
     return answer
+
+
+def _check_still(context: Context, name: str, volume: Volume) -> None:
+    if context.store.volume(name) is not volume:
+        raise errors.Stale(f"somebody else has removed {name} meanwhile; look what is there")
 
 
 READS: tuple[Operation, ...] = ()

@@ -29,6 +29,11 @@ def check_new_file(mountpoint: Path | None, path: str) -> None:
     check_not_own(mountpoint, os.path.dirname(path) or ".")
 
 
+def owner_only(path: str, flags: int) -> int:
+    """An opener (``open``): a new file is its owner's alone."""
+    return os.open(path, flags, 0o600)
+
+
 def sync_name(path: str) -> None:
     """Make a new file's name durable."""
     fd = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

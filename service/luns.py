@@ -58,6 +58,7 @@ def share_lun_add(
     table.admit()
     if (chap_user is None) != (chap_secret is None):
         raise errors.InvalidArgument("CHAP takes both a user and a secret")
+    path = parse(context, address).path
     volume, inode, made = _lun_file(context, address, size_bytes)
     try:
         key = Target(volume.id, records.checked_target_name(target_name), "", []).key
@@ -70,10 +71,18 @@ def share_lun_add(
         yield from _add_lun(context, table, lun, target, secret, new=old is None)
     except BaseException:
         if made:
-            parent, name = volume.resolve_parent(parse(context, address).path)
-            volume.unlink(parent.ino, name)
+            _unmake(volume, path, inode)
         raise
     return (yield from share_lun_show(context, address))
+
+
+def _unmake(volume: Volume, path: str, made: Inode) -> None:
+    """Remove the file that was made, not one that somebody has put in its place meanwhile."""
+    with contextlib.suppress(errors.NotFound, errors.NotADirectory, errors.Stale):
+        parent, name = volume.resolve_parent(path)
+        found = volume.lookup(parent.ino, name)
+        if (found.ino, found.generation) == (made.ino, made.generation):
+            volume.unlink(parent.ino, name)
 
 
 def _new_lun(table: Table, volume: Volume, inode: Inode, target: Target, read_only: bool) -> Lun:

@@ -142,9 +142,16 @@ def _forget(context: Context, key: str) -> Record | None:
 
 
 def recover(context: Context) -> Steps[None]:
-    """At the start of a daemon: what its predecessor was holding is let go."""
+    """At the start of a daemon: what its predecessor was holding is let go.
+
+    What cannot be is logged, and left to the next daemon.
+    """
     for key, _ in context.store.records.items(PREFIX):
-        record = _forget(context, key)
+        try:
+            record = _forget(context, key)
+        except errors.RametError as error:
+            log(f"what {key} holds cannot be let go: {error}")
+            continue
         if record is not None and record.uri:
             yield from insist(LibvirtCall(partial(_thaw, record)))  # its record is gone already
 

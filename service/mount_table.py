@@ -38,6 +38,19 @@ def mount_at(path: Path) -> Mounted | None:
     return next((each for each in reversed(mounts()) if each.path == path), None)
 
 
+def device_at(path: Path) -> int:
+    """The st_dev of the file system that is seen at a path."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        told = Path(f"/proc/self/fdinfo/{fd}").read_text()
+    finally:
+        os.close(fd)
+    (number,) = re.findall(r"^mnt_id:\s*(\d+)$", told, re.MULTILINE)
+    lines = (line.split(" ") for line in TABLE.read_text(errors="surrogateescape").splitlines())
+    major, minor = next(words[2] for words in lines if words[0] == number).split(":")
+    return os.makedev(int(major), int(minor))
+
+
 def drop_binds(mountpoint: Path) -> None:
     """End what else the file system at a mount point is mounted at: soon nobody answers there."""
     ours = mount_at(mountpoint)

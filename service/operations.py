@@ -18,7 +18,7 @@ from engine.gc import GcResult
 from hypervisor import images
 from service.addresses import Context, parse
 from service.closes import closes_arrive
-from service.host_files import check_host_file, check_new_file, sync_name
+from service.host_files import check_host_file, check_new_file, owner_only, sync_name
 from service.image_reader import ImageReader, Piece
 from service.share_records import Table
 from service.steps import Steps
@@ -222,7 +222,10 @@ def make_parents(volume: Volume, path: str) -> None:
 def import_file(
     context: Context, path: str, address: str, form: str | None, parents: bool
 ) -> Steps[Result]:
-    """Bring an image in as raw: holes stay holes, no name exists until all of it is there."""
+    """Bring an image in as raw: holes stay holes, no name exists until all of it is there.
+
+    Who may read and write it is as of the image.
+    """
     volume, to = parse(context, address)
     if parents:
         make_parents(volume, to)
@@ -234,7 +237,7 @@ def import_file(
     opened = yield lambda: images.open_raw(Path(path), form, scratch)
     with opened as image:
         size = os.fstat(image.fileno()).st_size
-        staged, era = volume.create_staged(0o644, 0, 0), volume.era
+        staged, era = volume.create_staged(opened.mode, 0, 0), volume.era
         reader = ImageReader(image.fileno(), context.store.pool.slabs.begin_write_back)
         try:
             while pieces := (yield from _next_pieces(reader)):
@@ -262,19 +265,20 @@ def _next_pieces(reader: ImageReader) -> Steps[list[Piece]]:
 def export_file(context: Context, address: str, path: str) -> Steps[Result]:
     """Write a file out as a sparse raw image; refuses to overwrite, leaves nothing half-done.
 
-    It is durable, its name too, when this returns.
+    It is durable, its name too, when this returns.  Until it is whole it is its owner's alone.
     """
     yield partial(check_new_file, context.own_mount, path)
     volume, source = parse(context, address)
     inode = volume.hold(volume.file(volume.resolve(source).ino).ino)
     era = volume.era
     try:
-        file = Path(path).open("xb")  # noqa: SIM115 - it is removed again on errors
+        file = open(path, "xb", opener=owner_only)  # noqa: SIM115 - it is removed again on errors
         try:
             with file:
                 yield from _copy_out(volume, inode, era, file.fileno())
                 size = inode.size
                 file.truncate(size)
+                os.fchmod(file.fileno(), inode.mode & 0o777)
                 yield partial(os.fsync, file.fileno())
             yield partial(sync_name, path)
         except BaseException:

@@ -49,6 +49,7 @@ def replace_directory(
         again = machine.uri is not None and not revert.same_hardware(past, now)
         if again:
             context.mounted_path(where.volume, where.path)  # before anything changes
+            past.check_identity()
         revert.revert(context.store, past, now, parent.ino, name, force=force)
     work.done(max(where.volume.record.blocks - before, 0))
     if again and machine is not None and machine.uri is not None:
@@ -86,12 +87,12 @@ def _check_off(machine: Machine, uri: str, *, force: bool) -> Steps[None]:
 
 
 def _define(directory: Directory, uri: str) -> Steps[None]:
-    text = directory.local_xml()
-
-    def define(driver: Hypervisor) -> None:
-        driver.define_all([text])
-
     try:
+        text = directory.own_xml()
+
+        def define(driver: Hypervisor) -> None:
+            driver.define_all([text])
+
         yield durable
         yield with_driver(uri, define)
     except errors.RametError as error:

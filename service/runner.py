@@ -16,6 +16,7 @@ from service.addresses import Context
 from service.beside import Beside
 from service.job_states import CANCELLED, FAILED, QUEUED
 from service.jobs import Job, check_completed
+from service.log import log, log_exception
 from service.work import PROGRESS_S, JobCommand, Result, Work, queue, recover, run
 
 Tell = Callable[[Result], Awaitable[None]]
@@ -53,12 +54,23 @@ class Runner:
             await trio.sleep_forever()
 
     async def recover(self, jobs: Iterable[Job]) -> None:
-        """End what an earlier owner of the store left."""
+        """End what an earlier owner of the store left.  What cannot be ended is logged, and left to
+        the next owner: what is damaged there keeps no daemon from starting."""
         chosen = [Running(job) for job in jobs]
         self._running |= {each.job.id: each for each in chosen}
         for each in chosen:
+            await self._recover(each)
+            if each.error is not None:
+                log(f"job {each.job.id} of an earlier daemon cannot be ended: {each.error}")
+
+    async def _recover(self, each: Running) -> None:
+        try:
             await self._beside().run(recover(self._context, [each.job]))
-            await self._told_all(each)
+        except Exception as error:
+            if not isinstance(error, errors.RametError | OSError):
+                log_exception()
+            each.error = error
+        await self._told_all(each)
 
     def start(
         self, call: JobCommand, arguments: list[Any], after: Iterable[int] = ()
@@ -133,7 +145,10 @@ class Runner:
                 running.waiting.cancel()
             await running.ended.wait()
         elif job.left:
-            await self.recover([job])
+            running = self._running[job.id] = Running(job)
+            await self._recover(running)
+            if running.error is not None:
+                raise running.error
         else:
             raise errors.InvalidArgument(f"job {number} has ended ({job.state}); nothing to cancel")
         return job

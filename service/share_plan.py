@@ -16,6 +16,7 @@ from hypervisor.host_daemon import Listen
 from hypervisor.iscsi import Chap
 from service import share_records as records
 from service.addresses import mounted
+from service.mount_table import device_at
 from service.share_records import Lun, Smb, Table, Target
 
 UP, OFFLINE, FAILED, STARTING = "up", "offline", "failed", "starting"
@@ -63,6 +64,7 @@ class Planner:
         self._store = store
         self._mountpoint = mountpoint
         self._table = Table(store)
+        self._device: int | None = None  # of the mount, once it is there
 
     def make(self) -> Plan:
         plan = Plan()
@@ -104,12 +106,14 @@ class Planner:
             plan.states[record.key] = State(FAILED, found)
             return
         volume, inode, path = found
+        if self._device is None:
+            self._device = device_at(self._mountpoint)
         lun = tgt.Lun(
             record.number, mounted(self._mountpoint, volume, path),
             records.serial(self._store, record.volume_id, record.ino),
             records.naa(self._store, record.volume_id, record.ino),
             inode.size - inode.size % tgt.BLOCK_BYTES, numbers.join(volume.id, inode.ino),
-            record.read_only, volume.era,
+            self._device, record.read_only, volume.era,
         )  # fmt: skip
         target = planned[key]
         planned[key] = replace(target, luns=(*target.luns, lun))

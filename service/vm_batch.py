@@ -218,12 +218,12 @@ class Batch:
         return outcomes
 
     def _texts(self, part: list[Directory]) -> tuple[list[Directory], list[str]]:
-        """The XML of each; without those whose files somebody has spoiled meanwhile."""
+        """The XML of each; without those whose files somebody has spoiled, or exchanged."""
         good: list[Directory] = []
         texts: list[str] = []
         for each in part:
             try:
-                texts.append(each.local_xml())
+                texts.append(each.own_xml())
                 good.append(each)
             except errors.RametError as error:
                 self._refused(each.path, error)

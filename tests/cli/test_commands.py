@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,24 @@ def cli(tmp_path: Path) -> Ramet:
     made.run("init", made.store)
     made.run("volume", "create", "lab")
     return made
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o4664])
+def test_who_may_read_an_image_may_read_it_inside_and_again_outside(
+    cli: Ramet, tmp_path: Path, mode: int
+) -> None:
+    raw, packed, out = tmp_path / "a.raw", tmp_path / "a.qcow2", tmp_path / "out"
+    raw.write_bytes(b"a" * 8192)
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", raw, packed], check=True)
+    for image in (raw, packed):
+        image.chmod(mode)
+        cli.run("import", image, f"lab:/{image.name}")
+        with Store.open(cli.store) as store:
+            inside = store.volume("lab").resolve(f"/{image.name}").mode
+        assert stat.S_IMODE(inside) == mode & 0o777
+        cli.run("export", f"lab:/{image.name}", out)
+        assert stat.S_IMODE(out.stat().st_mode) == mode & 0o777
+        out.unlink()
 
 
 def test_twenty_clones_copy_nothing_and_outlive_their_source(cli: Ramet, tmp_path: Path) -> None:

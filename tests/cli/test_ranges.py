@@ -18,6 +18,7 @@ def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ramet]:
     for name in ("lab", "san"):
         made.run("volume", "create", name)
     (tmp_path / "golden").write_bytes(golden())
+    (tmp_path / "golden").chmod(0o600)
     (tmp_path / "lun").write_bytes(bytes(64 * BLOCK))
     made.run("import", tmp_path / "golden", "lab:/golden")
     made.run("import", tmp_path / "lun", "san:/lun")
@@ -78,6 +79,8 @@ def test_a_target_grows_only_when_asked(lab: Ramet, tmp_path: Path) -> None:
     lab.run(*new, "--extend")
     expected = bytes(2 * BLOCK) + golden()[10 * BLOCK : 13 * BLOCK]
     assert content(lab, "san:/new", tmp_path) == expected
+    lab.run("export", "san:/new", tmp_path / "new")
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600  # as the source
 
 
 def test_a_quota_that_is_met_half_way_changes_nothing(lab: Ramet, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ HEAVY = {
 SMALL = {  # of the layers below the commands
     "engine", "engine.block_range", "engine.errors", "engine.owner", "hypervisor",
     "hypervisor.patterns", "hypervisor.variables", "service", "service.background",
-    "service.client", "service.clone_spec", "service.deadline", "service.job_states",
-    "service.mount_options", "service.mount_table", "service.mounting", "service.rpc",
+    "service.client", "service.clone_spec", "service.deadline", "service.host_files",
+    "service.job_states", "service.mount_options", "service.mount_table", "service.mounting",
+    "service.rpc",
 }  # fmt: skip
 COMMAND = """
 import atexit, sys

@@ -45,6 +45,18 @@ def base_vm(store: Store) -> Directory:
     return base
 
 
+def test_domain_xml_is_its_owners_alone(store: Store) -> None:
+    """Consoles have their passwords in it."""
+    base = base_vm(store)
+    made = individuals.clone(
+        store, base, base.volume, "/web", MOUNT / "web", Identity.new("web"), set()
+    )
+    for directory in (base, made):
+        inode = directory.child("domain.xml")
+        assert inode is not None
+        assert inode.mode & 0o777 == 0o600
+
+
 # What must differ, and where a clone has it: one value or more from the XML.
 IDENTITIES: dict[str, list[str]] = {
     "name": ["name"],

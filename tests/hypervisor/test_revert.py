@@ -134,6 +134,22 @@ def test_another_vm_cannot_take_the_place(lab: "Lab", name: str) -> None:
     assert "no earlier state" in revert(lab, name, code=1)
 
 
+def test_a_state_with_another_vms_xml_is_refused_before_anything_changes(
+    lab: "Lab", name: str
+) -> None:
+    vm_and_snapshot(lab, name)
+    path = lab.mount / "lab" / name / "domain.xml"
+    own = path.read_text()
+    uuid = lab.ramet.json("vm", "show", f"lab:/{name}")["uuid"]
+    other = lab.ramet.json("vm", "show", "lab:/golden")["uuid"]
+    path.write_text(own.replace(uuid, other))
+    lab.ramet.run("snapshot", "create", "lab", "mixed")
+    path.write_text(own)
+    failed = lab.ramet.run("clone", f"lab@mixed:/{name}", f"lab:/{name}", "--replace", code=1)
+    assert other in failed.stderr
+    assert path.read_text() == own
+
+
 def test_without_an_answer_nobody_knows_that_it_is_off(lab: "Lab", name: str) -> None:
     vm_and_snapshot(lab, name)
     domain = lab.libvirt.lookupByName(name)

@@ -117,6 +117,40 @@ def test_register_follows_the_mount(lab: "Lab", tmp_path: Path) -> None:
     assert lab.ramet.json("vm", "show", "lab:/web")["state"] == "not registered"
 
 
+@pytest.mark.parametrize("of", ["both", "name", "uuid"])
+def test_registering_never_defines_another_vms_domain(lab: "Lab", of: str) -> None:
+    """A domain.xml that was copied from another VM would be that VM's, with these disks."""
+    lab.ramet.run("vm", "clone", "lab:/golden", "lab:/web", "--register")
+    lab.ramet.run("vm", "clone", "lab:/golden", "lab:/db")
+    before = lab.libvirt.lookupByName("web").XMLDesc()
+    web, db = (lab.mount / "lab" / name / "domain.xml" for name in ("web", "db"))
+    good, other = ET.fromstring(db.read_text()), ET.fromstring(web.read_text())
+    for tag in ("name", "uuid") if of == "both" else (of,):
+        found, theirs = good.find(tag), other.find(tag)
+        assert found is not None
+        assert theirs is not None
+        found.text = theirs.text
+    own = db.read_text()
+    db.write_text(ET.tostring(good, encoding="unicode"))
+    for words in (["lab:/db"], ["lab:", "--all"]):
+        said = lab.ramet.run("vm", "register", *words, code=1).stderr
+        assert "ramet vm add lab:/db" in said
+    assert lab.domains() == ["web"]
+    assert lab.libvirt.lookupByName("web").XMLDesc() == before
+    db.write_text(own)
+    lab.ramet.run("vm", "register", "lab:/db")
+    assert lab.domains() == ["db", "web"]
+
+
+def test_a_uuid_written_in_another_way_is_the_same(lab: "Lab") -> None:
+    lab.ramet.run("vm", "clone", "lab:/golden", "lab:/web")
+    uuid = lab.ramet.json("vm", "show", "lab:/web")["uuid"]
+    xml = lab.mount / "lab/web/domain.xml"
+    xml.write_text(xml.read_text().replace(uuid, uuid.upper()))
+    lab.ramet.run("vm", "register", "lab:/web")
+    assert lab.domains() == ["web"]
+
+
 def test_a_plain_copy_needs_an_identity_first(lab: "Lab") -> None:
     golden = lab.mount / "lab/golden"
     subprocess.run(["cp", "-r", golden, lab.mount / "lab/copy"], check=True)

@@ -7,7 +7,7 @@ import pytest
 
 from engine import ROOT_INO, Store, errors
 from service.addresses import Context
-from service.luns import _add_lun, share_lun_online, share_lun_rm
+from service.luns import _add_lun, share_lun_add, share_lun_online, share_lun_rm
 from service.presenter import Presenter
 from service.share_records import Lun, Table, Target
 from service.steps import run_here
@@ -61,3 +61,26 @@ def test_a_target_that_another_lun_has_joined_stays(context: Context) -> None:
     with pytest.raises(errors.InvalidArgument, match="not mounted"):
         run_here(steps, context.store.commit, lambda: table.put(second))
     assert (table.luns(), table.targets()) == ([second], [target])
+
+
+@pytest.mark.parametrize("act", ["exchanged", "gone", "kept"])
+def test_only_the_file_that_was_made_for_a_lun_is_taken_back(context: Context, act: str) -> None:
+    lab, told = context.store.volume("lab"), []
+
+    def meanwhile() -> None:
+        if told:
+            return
+        told.append(True)
+        if act != "kept":
+            lab.rename(ROOT_INO, b"disk", ROOT_INO, b"aside")
+        if act == "exchanged":
+            lab.create(ROOT_INO, b"disk", 0o600, 0, 0)
+        raise errors.Busy("the first reason")
+
+    steps = share_lun_add(context, "lab:/disk", "", LISTEN, [], None, None, False, 4096)
+    with pytest.raises((errors.Busy, RuntimeError)) as failed:  # nobody presents here
+        run_here(steps, context.store.commit, meanwhile)
+    reasons = [failed.value, failed.value.__context__]
+    assert any("the first reason" in str(each) for each in reasons)
+    names = {"exchanged": [b"aside", b"disk"], "gone": [b"aside"], "kept": []}
+    assert sorted(entry.name for entry in lab.readdir(ROOT_INO)) == names[act]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import ROOT_INO, Store, errors
+from engine import ROOT_INO, Store, Volume, errors
 from hypervisor.machines import Directory, Machine
 from service import moments
 from service.addresses import Context
@@ -92,3 +92,28 @@ def test_a_damaged_record_keeps_no_daemon_from_starting(
     assert store.records.items(moments.PREFIX) == []
     assert store.snapshots(store.volume("lab")) == []
     assert capfd.readouterr().err.count("damaged") == 3
+
+
+def test_a_snapshot_that_is_damaged_keeps_no_other_from_being_let_go(
+    context: Context, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store, nowhere = context.store, "qemu+unix:///system?socket=/nonexistent/socket"
+    for _ in range(2):
+        hold(context, nowhere)
+    lab = store.volume("lab")
+    damaged = store.snapshots(lab)[0].record.name
+    remove = store.remove_snapshot
+
+    def remove_sound(volume: Volume, name: str, *, force: bool) -> None:
+        if name == damaged:
+            raise errors.Corrupt("a node is damaged")
+        remove(volume, name, force=force)
+
+    monkeypatch.setattr(store, "remove_snapshot", remove_sound)
+    run_here(moments.recover(context), store.commit, lambda: None)
+    assert "a node is damaged" in capfd.readouterr().err
+    assert [each.record.name for each in store.snapshots(lab)] == [damaged]
+    monkeypatch.undo()
+    run_here(moments.recover(context), store.commit, lambda: None)
+    assert store.snapshots(lab) == []
+    assert store.records.items(moments.PREFIX) == []

@@ -1,5 +1,6 @@
 """Public operations between their yields: what others do meanwhile."""
 
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def test_an_export_does_not_go_on_into_a_restored_volume(tmp_path: Path) -> None
         write = steps.send(None)
         assert callable(write)
         write()
+        assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o600  # until it is whole
         store.restore(lab, "monday", force=True)
         lab.hold(ino)
         with pytest.raises(errors.Stale):

@@ -185,6 +185,35 @@ def test_stop_says_that_the_last_commit_failed(path: Path, monkeypatch: pytest.M
     assert Client.connect(path) is None
 
 
+@pytest.mark.parametrize(("what", "logged"), [("runner.recover", 2), ("moments.recover", 1)])
+def test_what_cannot_be_recovered_is_logged_and_the_store_served(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], what: str,
+    logged: int,
+) -> None:  # fmt: skip
+    with Store.open(path) as store:
+        jobs = Context(store).jobs
+        for uri in ("", "test:///default"):
+            job = jobs.create("clone", "a -> b")
+            jobs.begin(job)
+            job.uri = uri
+            jobs.save(job, [])
+
+    def damaged(*_: object) -> Steps[None]:
+        raise errors.Corrupt("a node is damaged")
+        yield None
+
+    monkeypatch.setattr(f"service.{what}", damaged)
+    clients: list[Asking] = []
+
+    def ready() -> None:
+        clients.append(ask(path, "status"))
+        clients.append(stop(path))
+
+    daemon.serve(str(path), None, ready)
+    assert [each.ended() for each in clients] == [None, None]
+    assert capfd.readouterr().err.count(": a node is damaged") == logged
+
+
 def test_notices_end_before_the_session_does(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""`vm rm` waits for libvirt in the middle; it removes that VM, never what has taken its place."""
+"""`vm rm` and `volume rm` wait for libvirt in the middle: what is there then is looked at again."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,8 @@ import pytest
 from engine import ROOT_INO, Store, errors
 from hypervisor.machines import Directory, Machine
 from service.addresses import Context
+from service.datastores import volume_rm
+from service.share_records import Smb, Table
 from service.steps import run_here
 from service.vms import vm_rm
 
@@ -43,4 +45,17 @@ def test_what_has_taken_the_place_of_a_vm_stays(context: Context) -> None:
     assert lab.resolve("/elsewhere")
     run_here(vm_rm(context, "lab:/elsewhere", False, False), context.store.commit, lambda: None)
     assert [e.name for e in lab.readdir(ROOT_INO)] == [b"web"]
+    alive.close()
+
+
+def test_a_volume_that_is_shared_meanwhile_stays(context: Context) -> None:
+    lab = context.store.volume("lab")
+
+    def between() -> None:
+        Table(context.store).put(Smb("lab", lab.id, "127.0.0.1:445", None, False, "lab"))
+
+    alive = libvirt.open(URI)
+    with pytest.raises(errors.Busy, match="SMB share"):
+        run_here(volume_rm(context, "lab", False, True), context.store.commit, between)
+    assert context.store.volume("lab").resolve("/web")
     alive.close()
