@@ -509,6 +509,8 @@ def test_the_gateway_closes_what_it_exports_no_more(served: World, session: Sess
     server = gateway.Gateway(served.store, served.gateway.gate)
     server._state, server._exports = served.state, served.gateway.exports
     table = Table(served.store)
+    other = served.store.create_volume("kept")
+    table.put(Nfs(8, other.id, "127.0.0.1:2049", ["127.0.0.0/8:root"], "kept"))
     nfs = Nfs(9, served.lab.id, "127.0.0.1:2049", ["127.0.0.0/8:root"], "lab")
     table.put(nfs)
     server._publish()
