@@ -29,6 +29,7 @@ from engine.superblock import SLABS_MAX, State, Superblock
 
 INODES_DIRTY_MAX = 128  # in-core inodes not yet in their trees; bounds what capture has to do
 MAP_CALL_BYTES = 4 << 20  # one native write call at most
+BACKED_TRIES = 64  # of a write on a full disk, where the host cannot tell what takes space
 
 
 class Change(NamedTuple):
@@ -199,24 +200,47 @@ class Pool:
             self._write_piece(tree, block, piece, wait or start > 0)
 
     def _write_piece(self, tree: native.Tree, block: int, piece: memoryview, wait: bool) -> None:
-        """On a full disk, once more from the lowest free slots: those may be on disk already."""
-        rewound = False
+        try:
+            self._write(tree, block, piece, wait)
+        except OSError as error:
+            if error.errno not in errors.DISK_FULL:
+                raise
+            self._write_on_full_disk(tree, block, piece, wait)
+        if self.after_write is not None:
+            self.after_write(len(piece) // self.superblock.block_bytes)
+
+    def _write(self, tree: native.Tree, block: int, piece: memoryview, wait: bool) -> None:
         while True:
             try:
                 self.core.write(tree, block, piece, wait=wait)
             except native.NeedSlab:
                 self.add_slab()
-            except OSError as error:
-                if error.errno not in errors.DISK_FULL:
-                    raise
-                if rewound:
-                    raise errors.NoSpace(errors.HOST_IS_FULL) from error
-                self.core.rewind()
-                rewound = True
             else:
-                if self.after_write is not None:
-                    self.after_write(len(piece) // self.superblock.block_bytes)
                 return
+
+    def _write_on_full_disk(
+        self, tree: native.Tree, block: int, piece: memoryview, wait: bool
+    ) -> None:
+        """Once more, first into free slots that take space on the host already, wherever they are.
+        One that was thought to and does not is known then, and is not tried first again."""
+        core = self.core
+        core.learn_holes()
+        core.backed_first(on=True)
+        try:
+            for _ in range(BACKED_TRIES):
+                backed = core.trimmable_slots
+                try:
+                    self._write(tree, block, piece, wait)
+                except OSError as error:
+                    if error.errno not in errors.DISK_FULL:
+                        raise
+                    if core.trimmable_slots >= backed:
+                        break
+                else:
+                    return
+        finally:
+            core.backed_first(on=False)
+        raise errors.NoSpace(errors.HOST_IS_FULL)
 
     def add_slab(self) -> None:
         """NoSpace when there are as many as the format has numbers for, or the host is full."""

@@ -76,9 +76,13 @@ class Core(ExtentMaps):
         if status:
             self._again(status)
 
-    def rewind(self) -> None:
-        """Take the lowest free slots next: on a full disk, those that have been written before."""
-        lib.rmt_rewind(self._core)
+    def learn_holes(self) -> None:
+        """Ask the host which free slots take space there already, once for each slab."""
+        lib.rmt_learn_holes(self._core)
+
+    def backed_first(self, *, on: bool) -> None:
+        """On a full disk: take free slots first that are not known to be holes."""
+        lib.rmt_backed_first(self._core, on)
 
     def load_chunk(self, slab: int, chunk: int, bits: bytes) -> None:
         if len(bits) != CHUNK_BYTES:
@@ -171,7 +175,7 @@ class Core(ExtentMaps):
 
     @property
     def trimmable_slots(self) -> int:
-        """Free slots that were not punched since they were used last: they may take space."""
+        """Free slots that are not known to be holes: they may take space."""
         return self.free_slots - self._state.holes  # type: ignore[no-any-return]
 
     # --- gc

@@ -42,8 +42,9 @@ typedef struct {
   uint64_t *touched;                          /* gc's, NULL while no run is armed */
   uint8_t *chunk_dirty;
   int fd;
-  uint32_t free;
+  uint32_t free, holes;          /* holes: of the free ones */
   bool present, written, nowait; /* nowait: its file system can say that a page is cold */
+  bool known;                    /* its holes are, by backed.c */
 } slab;
 
 #define SLOT_RUN_MIN 32u
@@ -88,7 +89,7 @@ struct rmt_core {
   uint64_t freed_count, freed_capacity;
   rmt_cut *cuts;
   uint64_t cut_capacity;
-  bool armed;
+  bool armed, backed_first;  /* backed_first: free slots that are no holes are taken first */
   struct index_parts *index; /* index.h */
   uint64_t cold[RMT_CALL_BLOCKS_MAX];
 };
@@ -147,7 +148,12 @@ void map_count(rmt_core *core, rmt_tree *tree, node **path, uint32_t depth, uint
 int slots_reserve_freed(rmt_core *core, uint64_t count);
 bool slots_take_run(rmt_core *core, uint32_t want, uint64_t *address, uint32_t *got);
 void slots_give_back(rmt_core *core, uint64_t address); /* undo a take: nobody has seen it */
-void slots_free(rmt_core *core, uint64_t address);      /* for reuse after the commit */
+/* Of a slot that was taken: it takes space on the host now, or found none there. */
+void slots_written(rmt_core *core, uint64_t address);
+void slots_no_room(rmt_core *core, uint64_t address);
+/* Free slots from `slot` to `end` are holes, or are not. */
+void slots_know(rmt_core *core, uint32_t number, uint32_t slot, uint32_t end, bool hole);
+void slots_free(rmt_core *core, uint64_t address); /* for reuse after the commit */
 void slots_share(rmt_core *core, uint64_t address);
 
 /* io.c */

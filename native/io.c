@@ -327,13 +327,25 @@ static void take_slots(rmt_core *core, batch *b) {
   }
 }
 
-static int write_run(const rmt_core *core, uint64_t address, struct iovec *vectors, int count) {
+/* Which of the fresh blocks, in their order, a write that failed has written, and up to which it
+ * has tried in one piece. */
+typedef struct {
+  uint64_t written, tried;
+} progress;
+
+static int write_run(const rmt_core *core, uint64_t address, uint64_t blocks, struct iovec *vectors,
+                     int count, progress *p) {
   int fd = core->slabs[address / core->slab_slots].fd;
-  off_t at = (off_t)(address % core->slab_slots) * RMT_BLOCK;
+  off_t start = (off_t)(address % core->slab_slots) * RMT_BLOCK, at = start;
+  p->tried += blocks;
   while (count) {
     ssize_t done = pwritev(fd, vectors, count, at);
     if (done < 0 && errno == EINTR) continue;
-    if (done < 0) return errno;
+    if (done < 0) {
+      int error = errno;
+      p->written += (uint64_t)(at - start) / RMT_BLOCK;
+      return error;
+    }
     at += done;
     while (count && (size_t)done >= vectors->iov_len) {
       done -= (ssize_t)vectors->iov_len;
@@ -345,10 +357,11 @@ static int write_run(const rmt_core *core, uint64_t address, struct iovec *vecto
       vectors->iov_len -= (size_t)done;
     }
   }
+  p->written += blocks;
   return 0;
 }
 
-static int write_fresh(const rmt_core *core, const batch *b) {
+static int write_fresh(const rmt_core *core, const batch *b, progress *p) {
   struct iovec vectors[RUN_VECTORS];
   int count = 0;
   uint64_t start = 0, next = 0;
@@ -361,7 +374,7 @@ static int write_fresh(const rmt_core *core, const batch *b) {
       vectors[count - 1].iov_len += RMT_BLOCK;
     } else {
       if (count && (!follows || count == RUN_VECTORS)) {
-        int error = write_run(core, start, vectors, count);
+        int error = write_run(core, start, next - start, vectors, count, p);
         if (error) return error;
         count = 0;
       }
@@ -370,7 +383,25 @@ static int write_fresh(const rmt_core *core, const batch *b) {
     }
     next = w->address + 1;
   }
-  return count ? write_run(core, start, vectors, count) : 0;
+  return count ? write_run(core, start, next - start, vectors, count, p) : 0;
+}
+
+/* A write failed: its slots are free again, and what is known of their place on the host is kept.
+ * On a full disk the slot that it failed at has none. Where only such as have a place were wanted,
+ * that was not known, and the others of its piece are not believed to have one either. */
+static void undo_fresh(rmt_core *core, const batch *b, const progress *p, int error) {
+  bool full = error == ENOSPC || error == EDQUOT;
+  uint64_t end = core->backed_first ? p->tried : p->written + 1, n = 0;
+  for (uint64_t i = 0; i < b->count; i++) {
+    if (b->blocks[i].kind != FRESH) continue;
+    uint64_t address = b->blocks[i].address;
+    if (n < p->written)
+      slots_written(core, address);
+    else if (full && n < end)
+      slots_no_room(core, address);
+    slots_give_back(core, address);
+    n++;
+  }
 }
 
 static bool leaf_changes(const batch *b, uint64_t from, uint64_t to) {
@@ -426,9 +457,12 @@ static void finish(rmt_core *core, rmt_tree *tree, uint64_t first, batch *b, rmt
     written->duplicate += w->kind == SAME || w->kind == DUPLICATE || w->kind == TWIN;
   }
   if (leaf_changes(b, 0, b->count)) change_map(core, tree, first, b);
-  for (uint64_t i = 0; i < b->count; i++)
-    if (b->blocks[i].kind == FRESH)
-      rmt_index_insert(core, index_key(b->domain, b->blocks[i].fingerprint), b->blocks[i].address);
+  for (uint64_t i = 0; i < b->count; i++) {
+    const block *w = &b->blocks[i];
+    if (w->kind != FRESH) continue;
+    slots_written(core, w->address);
+    rmt_index_insert(core, index_key(b->domain, w->fingerprint), w->address);
+  }
 }
 
 static int write_batch(rmt_core *core, rmt_tree *tree, uint64_t first, batch *b, bool dedup,
@@ -448,10 +482,10 @@ static int write_batch(rmt_core *core, rmt_tree *tree, uint64_t first, batch *b,
       slots_reserve_freed(core, b->count) != RMT_OK || cuts_reserve(core, RMT_LEVELS_MAX) != RMT_OK)
     return RMT_NOMEM;
   take_slots(core, b);
-  failure->error = write_fresh(core, b);
+  progress p = {0, 0};
+  failure->error = write_fresh(core, b, &p);
   if (failure->error) {
-    for (uint64_t i = 0; i < b->count; i++)
-      if (b->blocks[i].kind == FRESH) slots_give_back(core, b->blocks[i].address);
+    undo_fresh(core, b, &p, failure->error);
     return RMT_IO;
   }
   finish(core, tree, first, b, written);

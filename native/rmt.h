@@ -106,7 +106,7 @@ typedef struct {
   uint64_t epoch;   /* birth of new nodes */
   uint64_t cached, dirty, allocated, busy, total, index_used;
   uint64_t changed; /* slots or nodes changed since the last seal */
-  uint64_t holes;   /* free slots that were punched out of their slabs */
+  uint64_t holes;   /* free slots known to take no space on the host */
   uint64_t cuts;    /* waiting for rmt_take_cuts */
   uint64_t debt;    /* blocks that were let go of and may be garbage now: only gc can tell */
   uint64_t dirty_chunks;
@@ -158,7 +158,7 @@ int rmt_share(rmt_core *core, rmt_tree *dst, uint64_t *dst_first, const rmt_tree
 
 /* slots.c */
 int rmt_add_slab(rmt_core *core, uint32_t slab, int fd);
-void rmt_rewind(rmt_core *core); /* take the lowest free slots next: those are on disk */
+void rmt_backed_first(rmt_core *core, int on); /* take free slots that are no holes first */
 int rmt_load_chunk(rmt_core *core, uint32_t slab, uint32_t chunk, const uint8_t *bits);
 int rmt_is_allocated(const rmt_core *core, uint64_t address);
 int rmt_is_shared(const rmt_core *core, uint64_t address);
@@ -166,6 +166,9 @@ int rmt_trim_take(rmt_core *core, uint32_t slab, uint32_t *slot, uint32_t run_mi
                   uint64_t *address, uint64_t *count);
 int rmt_trim_give(rmt_core *core, uint64_t address, uint64_t count, int punched);
 int rmt_trim_punch(const rmt_core *core, uint64_t address, uint64_t count, rmt_failure *failure);
+
+/* backed.c */
+void rmt_learn_holes(rmt_core *core);
 
 /* reclaim.c */
 uint64_t rmt_take_cuts(rmt_core *core, rmt_cut *out, uint64_t capacity);

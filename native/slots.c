@@ -10,7 +10,9 @@
  * so that a sequential write is sequential on disk: first those that were freed in runs of late,
  * whose pages are in memory and whose place on disk is there, then next-fit.
  *
- * hole (in memory only): a free slot that was punched out of its slab's file, so takes no space.
+ * hole (in memory only): a free slot that takes no space on the host, as far as is known: it was
+ * punched out of its slab's file, or backed.c found it so. A slot that is taken keeps the bit until
+ * it was written, so a write that fails leaves what was known.
  */
 #include "core.h"
 
@@ -99,10 +101,12 @@ int slots_reserve_freed(rmt_core *core, uint64_t count) {
   return RMT_OK;
 }
 
-/* The first free slot at or after `slot`, or slab_slots. */
-static uint32_t next_free(const rmt_core *core, const slab *s, uint32_t slot) {
+/* The first free slot at or after `slot`, or slab_slots; with `backed`, of those that are no hole.
+ */
+static uint32_t next_free(const rmt_core *core, const slab *s, uint32_t slot, bool backed) {
   while (slot < core->slab_slots) {
-    uint64_t word = ~s->busy[slot >> 6] >> (slot & 63);
+    uint64_t used = s->busy[slot >> 6] | (backed ? s->hole[slot >> 6] : 0);
+    uint64_t word = ~used >> (slot & 63);
     if (word) {
       slot += (uint32_t)__builtin_ctzll(word);
       return slot < core->slab_slots ? slot : core->slab_slots;
@@ -112,14 +116,14 @@ static uint32_t next_free(const rmt_core *core, const slab *s, uint32_t slot) {
   return core->slab_slots;
 }
 
-static bool find_free(rmt_core *core) {
+static bool find_free(rmt_core *core, bool backed) {
   for (uint32_t tries = 0; tries <= core->slab_count; tries++) {
     if (core->alloc_slab >= core->slab_count) core->alloc_slab = core->alloc_slot = 0;
     slab *s = &core->slabs[core->alloc_slab];
-    if (s->free) {
-      core->alloc_slot = next_free(core, s, core->alloc_slot);
+    if (s->free > (backed ? s->holes : 0)) {
+      core->alloc_slot = next_free(core, s, core->alloc_slot, backed);
       if (core->alloc_slot < core->slab_slots) return true;
-      core->alloc_slot = next_free(core, s, 0);
+      core->alloc_slot = next_free(core, s, 0, backed);
       if (core->alloc_slot < core->slab_slots) return true;
     }
     core->alloc_slab++;
@@ -128,14 +132,21 @@ static bool find_free(rmt_core *core) {
   return false;
 }
 
-static uint32_t take(rmt_core *core, slab *s, uint32_t slot, uint32_t end) {
+/* A free slot, or one that becomes free, is a hole: count it, or do not any more. */
+static void count_hole(rmt_core *core, slab *s, int32_t by) {
+  s->holes += (uint32_t)by;
+  core->state.holes += (uint64_t)(int64_t)by;
+}
+
+static uint32_t take(rmt_core *core, slab *s, uint32_t slot, uint32_t end, bool backed) {
   uint32_t first = slot;
   for (; slot < end && !bit_get(s->busy, slot); slot++) {
+    bool hole = bit_get(s->hole, slot);
+    if (hole && backed) break;
+    if (hole) count_hole(core, s, -1);
     bit_set(s->allocated, slot);
     bit_set(s->busy, slot);
     bit_clear(s->shared, slot);
-    core->state.holes -= bit_get(s->hole, slot);
-    bit_clear(s->hole, slot);
     if (core->armed && s->touched) bit_set(s->touched, slot);
     chunk_changed(core, s, slot);
   }
@@ -161,7 +172,7 @@ static uint32_t take_freed(rmt_core *core, uint32_t want, uint64_t *address) {
     slab *s = slab_of(core, run->address, &slot);
     if (s && run->count && !bit_get(s->hole, slot)) {
       *address = run->address;
-      count = take(core, s, slot, end_of(core, slot, want < run->count ? want : run->count));
+      count = take(core, s, slot, end_of(core, slot, want < run->count ? want : run->count), false);
     }
     run->address += count;
     run->count -= count;
@@ -174,21 +185,35 @@ static uint32_t take_freed(rmt_core *core, uint32_t want, uint64_t *address) {
 }
 
 bool slots_take_run(rmt_core *core, uint32_t want, uint64_t *address, uint32_t *got) {
-  if ((*got = take_freed(core, want, address))) return true;
-  if (!core->slab_count || !find_free(core)) return false;
+  bool backed = core->backed_first && core->slab_count && find_free(core, true);
+  if (!backed && (*got = take_freed(core, want, address))) return true;
+  if (!backed && (!core->slab_count || !find_free(core, false))) return false;
   slab *s = &core->slabs[core->alloc_slab];
   uint32_t slot = core->alloc_slot;
   *address = (uint64_t)core->alloc_slab * core->slab_slots + slot;
-  *got = take(core, s, slot, end_of(core, slot, want));
+  *got = take(core, s, slot, end_of(core, slot, want), backed);
   core->alloc_slot = slot + *got;
   return true;
 }
 
-void rmt_rewind(rmt_core *core) { core->alloc_slab = core->alloc_slot = 0; }
+void rmt_backed_first(rmt_core *core, int on) { core->backed_first = on != 0; }
+
+void slots_written(rmt_core *core, uint64_t address) {
+  uint32_t slot;
+  slab *s = slab_of(core, address, &slot);
+  bit_clear(s->hole, slot);
+}
+
+void slots_no_room(rmt_core *core, uint64_t address) {
+  uint32_t slot;
+  slab *s = slab_of(core, address, &slot);
+  bit_set(s->hole, slot);
+}
 
 void slots_give_back(rmt_core *core, uint64_t address) {
   uint32_t slot;
   slab *s = slab_of(core, address, &slot);
+  if (bit_get(s->hole, slot)) count_hole(core, s, 1);
   bit_clear(s->allocated, slot);
   bit_clear(s->busy, slot);
   s->free++;
@@ -243,8 +268,7 @@ uint64_t rmt_release_freed(rmt_core *core, rmt_sealed *sealed) {
 
 /* The run of free slots at or after `slot` that are not holes; ends before the next other one. */
 static uint32_t next_backed(const rmt_core *core, const slab *s, uint32_t slot, uint32_t *end) {
-  while ((slot = next_free(core, s, slot)) < core->slab_slots && bit_get(s->hole, slot)) slot++;
-  *end = slot;
+  slot = *end = next_free(core, s, slot, true);
   while (*end < core->slab_slots && !bit_get(s->busy, *end) && !bit_get(s->hole, *end)) ++*end;
   return slot;
 }
@@ -288,10 +312,23 @@ int rmt_trim_give(rmt_core *core, uint64_t address, uint64_t count, int punched)
   if (!s || count > core->slab_slots - slot) return RMT_RANGE;
   for (uint64_t i = 0; i < count; i++) {
     bit_clear(s->busy, slot + i);
-    if (punched) bit_set(s->hole, slot + i);
-    core->state.holes += punched != 0;
+    if (!punched) continue;
+    bit_set(s->hole, slot + i);
+    count_hole(core, s, 1);
   }
   s->free += (uint32_t)count;
   core->state.busy -= count;
   return RMT_OK;
+}
+
+void slots_know(rmt_core *core, uint32_t number, uint32_t slot, uint32_t end, bool hole) {
+  slab *s = &core->slabs[number];
+  for (; slot < end; slot++) {
+    if (bit_get(s->busy, slot) || bit_get(s->hole, slot) == hole) continue;
+    count_hole(core, s, hole ? 1 : -1);
+    if (hole)
+      bit_set(s->hole, slot);
+    else
+      bit_clear(s->hole, slot);
+  }
 }

@@ -41,7 +41,7 @@ def test_what_was_freed_in_runs_is_taken_next_and_in_order(tmp_path: Path) -> No
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(("write", "write", "write", "punch", "commit", "rewind", "trim", "clone")),
+        st.sampled_from(("write", "write", "write", "punch", "commit", "backed", "trim", "clone")),
         st.integers(0, FILE_BLOCKS - 1), st.integers(1, 300), st.integers(0, 3),
     ),
     max_size=40,
@@ -80,8 +80,9 @@ def test_no_slot_is_taken_that_holds_a_block(
                 model[ino][at:end] = model[other][at:end]
             elif what == "commit":
                 store.commit()
-            elif what == "rewind":
-                store.pool.core.rewind()
+            elif what == "backed":
+                store.pool.core.learn_holes()
+                store.pool.core.backed_first(on=count % 2 == 0)
             else:
                 store.trim()
         for ino, content in model.items():

@@ -209,7 +209,10 @@ class CoreDay:
         if count:
             self.core.trim_punch(address, count)
             self.core.trim_give(address, count, punched=True)
-        self.core.rewind()
+        self.core.learn_holes()
+        self.core.backed_first(on=True)
+        self.write("a", 0, [1, 2])
+        self.core.backed_first(on=False)
 
     def look(self) -> None:
         """The calls that change nothing."""

@@ -19,6 +19,18 @@ FREE_BYTES = 90 << 20
 
 
 @contextlib.contextmanager
+def small_tmpfs() -> Iterator[Path]:
+    """The same in memory: a host that has no FIEMAP."""
+    with tempfile.TemporaryDirectory(prefix="ramet-disk-") as directory:
+        options = f"size={FREE_BYTES}"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", directory], check=True)
+        try:
+            yield Path(directory)
+        finally:
+            subprocess.run(["umount", directory], check=True)
+
+
+@contextlib.contextmanager
 def small_disk(kind: str) -> Iterator[Path]:
     """An empty file system of the kind, mounted; gone afterwards."""
     base = "/dev/shm" if Path("/dev/shm").is_dir() else None

@@ -435,6 +435,8 @@ static void trim(world *w, uint32_t run_min) {
       CHECK(rmt_trim_give(w->core, address, count, 1) == RMT_OK);
     }
   }
+  rmt_learn_holes(w->core);
+  rmt_backed_first(w->core, run_min & 1);
 }
 
 static void operate(world *w, input *in) {
