@@ -26,10 +26,18 @@ def opened(path: Path) -> Store:
     return Store.open(path, log_bytes=4 << 20)
 
 
-def made(path: Path) -> tuple[Store, Volume, int]:
+@contextlib.contextmanager
+def made(path: Path) -> Iterator[tuple[Store, Volume, int]]:
     """A store with a log and a file, beneath whose slots all is punched."""
     Store.create(path, slab_slots=1 << 12)
     store = opened(path)
+    try:
+        yield (store, *_punched_below(store))
+    finally:
+        store.abandon()
+
+
+def _punched_below(store: Store) -> tuple[Volume, int]:
     lab = store.create_volume("lab")
     low = lab.create(ROOT_INO, b"low", 0o644, 0, 0).ino
     disk = lab.create(ROOT_INO, b"disk", 0o644, 0, 0).ino
@@ -45,7 +53,7 @@ def made(path: Path) -> tuple[Store, Volume, int]:
     store.reclaim()
     store.commit()
     assert store.trim() >= 3000 * BLOCK
-    return store, lab, disk
+    return lab, disk
 
 
 def free_scattered(store: Store, lab: Volume, disk: int) -> None:
@@ -62,8 +70,7 @@ def write_all(lab: Volume, disk: int, data: bytes) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_write_finds_them(kind: str) -> None:
-    with disk_of(kind) as disk:
-        store, lab, ino = made(disk / "store")
+    with disk_of(kind) as disk, made(disk / "store") as (store, lab, ino):
         free_scattered(store, lab, ino)
         fill(disk)
         data = os.urandom(FREED * BLOCK)
@@ -75,14 +82,12 @@ def test_a_write_finds_them(kind: str) -> None:
         write_all(lab, ino, data[::-1])  # what that commit has freed
         store.commit()
         assert fsck.check(store, data=True).clean
-        store.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_synced_finds_them_when_the_store_is_opened(kind: str) -> None:
     """The power went after the sync; what is punched is not known any more."""
-    with disk_of(kind) as disk:
-        store, lab, ino = made(disk / "store")
+    with disk_of(kind) as disk, made(disk / "store") as (store, lab, ino):
         free_scattered(store, lab, ino)
         fill(disk)
         data = os.urandom(FREED * BLOCK)
@@ -91,9 +96,9 @@ def test_what_was_synced_finds_them_when_the_store_is_opened(kind: str) -> None:
         store.sync()
         assert store.pool.state.commits == commits, "it took no commit"
         store.abandon()
-        with opened(disk / "store") as store:
-            lab = store.volume("lab")
-            assert lab.read(ino, 0, len(data)) == data
-            lab.unlink(ROOT_INO, b"disk")
-            store.commit()
-            assert fsck.check(store, data=True).clean
+        with opened(disk / "store") as again:
+            found = again.volume("lab")
+            assert found.read(ino, 0, len(data)) == data
+            found.unlink(ROOT_INO, b"disk")
+            again.commit()
+            assert fsck.check(again, data=True).clean
