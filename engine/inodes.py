@@ -120,8 +120,12 @@ class InodeTable:
         else:
             self.tree.put(keys.inode_key(inode.ino), inode.pack())
         if inode.dirty:
-            inode.dirty = False
-            del self._dirty[inode.ino]
+            self._clean(inode)
+
+    def _clean(self, inode: Inode) -> None:
+        inode.dirty = False
+        del self._dirty[inode.ino]
+        self.pool.dirty_inodes -= 1
 
     def touch(self, inode: Inode) -> None:
         """The inode changed: new change counter, stored by the next flush."""
@@ -135,6 +139,7 @@ class InodeTable:
                 self.flush()
             inode.dirty = True
             self._dirty[inode.ino] = inode
+            self.pool.dirty_inodes += 1
 
     def flush(self) -> None:
         """Put all changed inodes into the tree, and the tree's root into the volume's record."""
@@ -177,8 +182,7 @@ class InodeTable:
         self._inodes.pop(inode.ino, None)
         self._alive.pop(inode.ino, None)
         if inode.dirty:
-            inode.dirty = False
-            del self._dirty[inode.ino]
+            self._clean(inode)
 
     @property
     def held(self) -> int:
@@ -227,6 +231,7 @@ class InodeTable:
         self.era += 1
         self._inodes.clear()
         self._alive.clear()
+        self.pool.dirty_inodes -= len(self._dirty)
         self._dirty.clear()
         self._holds.clear()
         self.tree.root = root

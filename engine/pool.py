@@ -28,6 +28,9 @@ from engine.slabs import SlabPool
 from engine.superblock import SLABS_MAX, State, Superblock
 
 INODES_DIRTY_MAX = 128  # in-core inodes not yet in their trees; bounds what capture has to do
+INODE_NODES = (
+    3  # of a namespace, that one of them makes dirty: its leaf, and of those above its part
+)
 MAP_CALL_BYTES = 4 << 20  # one native write call at most
 BACKED_TRIES = 64  # of a write on a full disk, where the host cannot tell what takes space
 
@@ -71,6 +74,7 @@ class Pool:
         self.corrupt_reads = CorruptReads()
         self.generation = 1
         self.intents = Intents()
+        self.dirty_inodes = 0  # of all volumes, not yet in their trees
         self.collecting = False  # a gc is running
         self.presented: set[tuple[int, int]] = set()  # (volume, inode) that must keep their names
         nodes_max = max(cache_bytes // native.NODE_BYTES, 256)
@@ -134,6 +138,7 @@ class Pool:
         """Pages of metadata that a commit now would write, at most."""
         core, nodes = self.core, self.nodes
         stored = core.dirty_nodes + core.dirty_chunks + len(nodes.dirty)
+        stored += INODE_NODES * self.dirty_inodes
         return commit_pages(
             stored=stored + len(self.puts) + len(self.deletes), dead_nodes=len(nodes.dead),
             leaf_pages=self.reserve.leaf_pages,

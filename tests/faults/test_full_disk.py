@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from command import Ramet
 from mounted import serve
-from small_disk import MKFS, OTHERS, fill, free_bytes, small_disk
+from small_disk import MKFS, OTHERS, fill, free_bytes, small_disk, small_tmpfs
 
 from engine import ROOT_INO, Store, Volume, errors, fsck
+from engine.pool import INODES_DIRTY_MAX
 from fusefs.errnos import errno_of
 
 BLOCK = 4096
@@ -85,6 +86,32 @@ def test_the_engine_on_a_full_disk(kind: str) -> None:
             lab.write(lab.create(ROOT_INO, b"more", 0o644, 0, 0).ino, 0, rng.randbytes(4 * PIECE))
             store.gc()
             assert fsck.check(store, data=True).findings == []
+
+
+def test_what_was_admitted_can_be_committed_when_it_is_inodes_of_many_volumes() -> None:
+    """Each volume keeps some changed inodes in memory; all of them together are a large commit."""
+    volumes, files = 64, 2560
+    with small_tmpfs() as disk:
+        path = disk / "store"
+        Store.create(path, slab_slots=1 << 12)
+        with Store.open(path) as store:
+            first = store.create_volume("0")
+            inodes = [first.create(ROOT_INO, b"%d" % n, 0o644, 0, 0).ino for n in range(files)]
+            labs = [first, *(store.clone_volume(first, str(n)) for n in range(1, volumes))]
+            store.commit()
+            fill(disk)
+            changed = []
+            with contextlib.suppress(errors.NoSpace):
+                for lab in labs:
+                    for ino in inodes[:: files // INODES_DIRTY_MAX][:INODES_DIRTY_MAX]:
+                        lab.write(ino, 0, bytes(1))
+                        changed.append((lab.name, ino))
+            assert INODES_DIRTY_MAX < len(changed) < volumes * INODES_DIRTY_MAX
+            store.commit()
+            assert store.failed is None
+        with Store.open(path) as store:
+            assert all(store.volume(name).inode(ino).size == 1 for name, ino in changed)
+            assert fsck.check(store).findings == []
 
 
 def dd(path: Path) -> int:
