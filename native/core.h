@@ -89,7 +89,9 @@ struct rmt_core {
   uint64_t freed_count, freed_capacity;
   rmt_cut *cuts;
   uint64_t cut_capacity;
-  bool armed, backed_first;  /* backed_first: free slots that are no holes are taken first */
+  bool armed;
+  bool backed_first;         /* free slots that are no holes are taken first */
+  bool hole_taken;           /* by the write that goes on */
   struct index_parts *index; /* index.h */
   uint64_t cold[RMT_CALL_BLOCKS_MAX];
 };

@@ -318,6 +318,7 @@ static void classify(rmt_core *core, batch *b, uint32_t i, bool dedup) {
 static void take_slots(rmt_core *core, batch *b) {
   uint64_t address = 0;
   uint32_t got = 0, left = b->fresh;
+  core->hole_taken = false; /* by this call */
   for (uint64_t i = 0; i < b->count; i++) {
     if (b->blocks[i].kind != FRESH) continue;
     if (!got) slots_take_run(core, left, &address, &got);

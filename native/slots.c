@@ -143,7 +143,10 @@ static uint32_t take(rmt_core *core, slab *s, uint32_t slot, uint32_t end, bool 
   for (; slot < end && !bit_get(s->busy, slot); slot++) {
     bool hole = bit_get(s->hole, slot);
     if (hole && backed) break;
-    if (hole) count_hole(core, s, -1);
+    if (hole) {
+      count_hole(core, s, -1);
+      core->hole_taken = true;
+    }
     bit_set(s->allocated, slot);
     bit_set(s->busy, slot);
     bit_clear(s->shared, slot);
@@ -200,6 +203,7 @@ void rmt_backed_first(rmt_core *core, int on) { core->backed_first = on != 0; }
 
 void slots_written(rmt_core *core, uint64_t address) {
   uint32_t slot;
+  if (!core->hole_taken) return;
   slab *s = slab_of(core, address, &slot);
   bit_clear(s->hole, slot);
 }
