@@ -83,14 +83,14 @@ def test_an_interrupt_ends_a_pass_and_a_second_one_ends_at_once(store: Store) ->
         reader = context.store.pool.reader()
 
         def visit() -> None:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             while True:
                 list(reader.node_ids())
 
         try:
             yield visit
         except errors.Busy:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             raise
         finally:
             reader.close()
