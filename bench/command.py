@@ -98,8 +98,8 @@ def bench(wish: Wish, *, as_json: bool = False) -> int:
     with Progress(quiet=wish.quiet) as progress:
         plan = Plan(
             chosen(peers, wish.peers, "peer"), [each for each in wanted if each not in long],
-            wish.scale, wish.folder or out, wish.given, wish.command, wish.rounds, progress.say,
-            progress.done, lambda so_far: save(so_far, out / RESULTS),
+            wish.scale, (wish.folder or out).resolve(), wish.given, wish.command, wish.rounds,
+            progress.say, progress.done, lambda so_far: save(so_far, out / RESULTS),
         )  # fmt: skip
         results = run(plan)
     why = "it takes long: use --full, or ask for it by --scenarios"

@@ -69,5 +69,11 @@ async def _wait_until_it_serves(command: list[str], log: Path) -> None:
             if done.returncode == 0 and done.stdout.count(b"\n") > 1:
                 return
             await trio.sleep(0.2)
-    told = log.read_text()[-2000:] if log.exists() else "it has no log"
-    raise OSError(f"Ganesha does not serve: {told}")
+    raise OSError(f"Ganesha does not serve: {_told(log)}")
+
+
+def _told(log: Path) -> str:
+    """What its log says of it, in one line: what is wrong with the export, or what was last."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    wrong = [line for line in lines if ":EXPORT :CRIT" in line] or lines or ["it has no log"]
+    return wrong[-1].rpartition(" :CRIT :")[2][:300]

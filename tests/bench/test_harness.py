@@ -362,3 +362,19 @@ def test_a_file_without_a_peer_or_scenario_is_refused(tmp_path: Path) -> None:
     (tmp_path / "none.py").write_text("from bench.harness.peer import Peer\n")
     with pytest.raises(errors.NotFound, match="defines no Peer"):
         known([tmp_path / "none.py"])
+
+
+def test_peers_get_paths_without_detours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ganesha exports nothing below a path that goes by ``..``."""
+    seen: list[Path] = []
+
+    class Kind(Probe):
+        def run(self, lab: Lab) -> None:
+            seen.extend(peer.folder for peer in lab.peers)
+
+    monkeypatch.setattr("bench.command.known", lambda plugins: ([FullCopy], [Kind]))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert bench(Wish("tiny", out=Path("../out"), quiet=True)) == 0
+    assert seen
+    assert all(".." not in folder.parts and folder.is_absolute() for folder in seen)
