@@ -345,8 +345,7 @@ class Files:
         given = uid is not None or gid is not None
         if given and not inode.is_dir and not (new and who.root):  # whatever mode comes with it
             mode = inode.mode if mode is None else mode
-            runs_as_group = mode & stat.S_IXGRP or not who.root
-            mode &= ~(SETS_ID if runs_as_group else stat.S_ISUID)
+            mode &= ~(SETS_ID if mode & stat.S_IXGRP or not who.root else stat.S_ISUID)
         elif mode is None and size is not None and not who.root and inode.is_file:
             mode = inode.mode & ~SETS_ID
         elif mode is not None and not who.root and not self._member(inode.gid, who):

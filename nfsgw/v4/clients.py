@@ -5,7 +5,7 @@ may speak for it. A record becomes confirmed by CREATE_SESSION. Invariants:
 - of an owner there is at most one confirmed and one unconfirmed record, and the unconfirmed one
   takes the other's place, with all that it had, when it is confirmed;
 - client ids are nothing that anybody can guess: the answer to a CREATE_SESSION that is sent again
-  has the session's id, and whoever has that, and no right in any export, could destroy the session;
+  has the session's id, and whoever has that could destroy the session;
   what others are told of a client is an ``alias``, the same each time and good for nothing else;
 - a lease that has run out takes nothing away by itself: that happens when somebody else needs it
   (courtesy), or after hours.
@@ -181,8 +181,8 @@ class Clients:
 
     def evict(self, but: Client) -> bool:
         """Remove the one that has been silent longest of those that have nothing open, if there is
-        one.  It introduces itself again and has lost nothing; who has no right in any export can
-        have nothing open, so he keeps nobody out."""
+        one.  It introduces itself again and has lost nothing: who opens nothing keeps nobody
+        out."""
         idle = (
             each for each in self._confirmed.values()
             if each is not but and not each.states and not each.running
