@@ -101,13 +101,16 @@ class FileData(Attributes):
         )
 
     def write(
-        self, ino: int, offset: int, data: "bytes | bytearray | memoryview", *, wait: bool = True
-    ) -> int:
+        self, ino: int, offset: int, data: bytes | bytearray | memoryview | native.Pieces, *,
+        wait: bool = True,
+    ) -> int:  # fmt: skip
         """Write all of ``data`` at ``offset``; returns its length.
 
-        On an error a long write may have been done in part, as by write(2): from its start on, up
-        to a multiple of ``call_bytes``.  Cold, without ``wait``, when the disk has to be asked
-        first for what is patched or compared; then nothing is written.
+        Pieces begin at a block's first byte and have at most ``call_bytes`` (of the core)
+        together; they are written whole or not at all.  Else, on an error, a long write may have
+        been done in part, as by write(2): from its start on, up to a multiple of ``call_bytes``.
+        Cold, without ``wait``, when the disk has to be asked first for what is patched or
+        compared; then nothing is written.
         """
         self.check_writable()
         intents = self.pool.intents
@@ -119,10 +122,11 @@ class FileData(Attributes):
             return 0
         if self.record.quota_bytes and not inode.orphan:
             self.check_quota(self._growth(inode, offset, length, wait=wait))
-        view, done = memoryview(data).cast("B"), 0
+        whole = data if isinstance(data, native.Pieces) else memoryview(data).cast("B")
+        done = 0
         try:
             while done < length:
-                done += self._write_part(inode, offset + done, view[done:], wait or done > 0)
+                done += self._write_part(inode, offset, whole, done, wait or done > 0)
         finally:
             if done:
                 inode.mtime_ns = inode.ctime_ns = now_ns()
@@ -174,10 +178,19 @@ class FileData(Attributes):
         inode.change = max(inode.change, write.change)
         self.pool.state.next_change = max(self.pool.state.next_change, inode.change + 1)
 
-    def _write_part(self, inode: Inode, offset: int, data: memoryview, wait: bool) -> int:
-        """As much as is written whole or not at all; returns the bytes."""
+    def _write_part(
+        self, inode: Inode, offset: int, data: memoryview | native.Pieces, done: int, wait: bool
+    ) -> int:
+        """As much of what is left as is written whole or not at all; returns the bytes."""
         self.pool.check_room()
-        part = data[: self.pool.core.call_bytes - offset % BLOCK_BYTES]
+        offset += done
+        most = self.pool.core.call_bytes - offset % BLOCK_BYTES
+        if isinstance(data, memoryview):
+            part: memoryview | native.Pieces = data[done : done + most]
+        else:
+            assert len(data) <= most
+            assert offset % BLOCK_BYTES == 0
+            part = data
         end = offset + len(part)
         self._write(inode, offset, part, wait=wait)
         if end > inode.size:
@@ -197,21 +210,24 @@ class FileData(Attributes):
         with self.sound_nodes(inode):
             return self.pool.core.mapped(self.data_tree(inode), first, end, wait=wait)
 
-    def _write(self, inode: Inode, offset: int, data: memoryview, *, wait: bool = True) -> None:
+    def _write(
+        self, inode: Inode, offset: int, data: memoryview | native.Pieces, *, wait: bool = True
+    ) -> None:
         try:
             self.write_tree(inode, self.data_tree(inode), offset, data, wait=wait)
         finally:
             self._take_tree(inode)
 
     def write_tree(
-        self, inode: Inode, tree: native.Tree, offset: int, data: memoryview, *, wait: bool = True
-    ) -> None:
+        self, inode: Inode, tree: native.Tree, offset: int, data: memoryview | native.Pieces, *,
+        wait: bool = True,
+    ) -> None:  # fmt: skip
         """Write into a map of the inode's: the one in force, or a draft (engine/ranges.py)."""
         first, head = divmod(offset, BLOCK_BYTES)
         end = offset + len(data)
         tail = end % BLOCK_BYTES
         try:
-            if head or tail:
+            if (head or tail) and isinstance(data, memoryview):
                 data = self._patched(tree, first, head, data, wait)
             self.pool.write_blocks(tree, first, data, wait=wait)
         except native.CorruptBlock as error:

@@ -189,14 +189,15 @@ class Pool:
         )
 
     def write_blocks(
-        self, tree: native.Tree, first_block: int, data: memoryview, *, wait: bool = True
-    ) -> None:
+        self, tree: native.Tree, first_block: int, data: memoryview | native.Pieces, *,
+        wait: bool = True,
+    ) -> None:  # fmt: skip
         """Write whole blocks; adds a slab when the free slots run out.
 
         Cold, without ``wait``, while nothing is written yet.
         """
         step = MAP_CALL_BYTES
-        if len(data) <= step:
+        if isinstance(data, native.Pieces) or len(data) <= step:
             self._write_piece(tree, first_block, data, wait)
             return
         for start in range(0, len(data), step):
@@ -204,7 +205,9 @@ class Pool:
             block = first_block + start // self.superblock.block_bytes
             self._write_piece(tree, block, piece, wait or start > 0)
 
-    def _write_piece(self, tree: native.Tree, block: int, piece: memoryview, wait: bool) -> None:
+    def _write_piece(
+        self, tree: native.Tree, block: int, piece: memoryview | native.Pieces, wait: bool
+    ) -> None:
         try:
             self._write(tree, block, piece, wait)
         except OSError as error:
@@ -214,7 +217,9 @@ class Pool:
         if self.after_write is not None:
             self.after_write(len(piece) // self.superblock.block_bytes)
 
-    def _write(self, tree: native.Tree, block: int, piece: memoryview, wait: bool) -> None:
+    def _write(
+        self, tree: native.Tree, block: int, piece: memoryview | native.Pieces, wait: bool
+    ) -> None:
         while True:
             try:
                 self.core.write(tree, block, piece, wait=wait)
@@ -224,7 +229,7 @@ class Pool:
                 return
 
     def _write_on_full_disk(
-        self, tree: native.Tree, block: int, piece: memoryview, wait: bool
+        self, tree: native.Tree, block: int, piece: memoryview | native.Pieces, wait: bool
     ) -> None:
         """Once more, first into free slots that take space on the host already, wherever they are.
         One that was thought to and does not is known then, and is not tried first again."""

@@ -21,7 +21,7 @@ from native.cache import (
     SealedNodes,
 )
 from native.errors import Cold, CorruptBlock, CorruptNode, NativeError, NeedSlab
-from native.extents import Extent, ExtentMaps, ReadPlan, Tree, WriteResult
+from native.extents import Extent, ExtentMaps, Pieces, ReadPlan, Tree, WriteResult
 from native.fetchers import FETCH_BYTES_MAX, Fetchers, Note, buffer_of_c
 from native.marks import VISIT_NODES_MAX, Marks
 from native.owners import Owners
@@ -29,8 +29,9 @@ from native.owners import Owners
 __all__ = [
     "BLOCK_BYTES", "EXTENT_FANOUT", "FETCH_BYTES_MAX", "HEADER_BYTES", "HOLE", "NODE_BYTES",
     "VISIT_NODES_MAX", "Cold", "Core", "CorruptBlock", "CorruptNode", "Cut", "Extent", "Fetchers",
-    "Marks", "NativeError", "NeedSlab", "Note", "Owners", "ReadPlan", "SealedNodes", "Tree",
-    "WriteResult", "allocate", "begin_write_back", "buffer_of_c", "overwrites_in_place", "poll",
+    "Marks", "NativeError", "NeedSlab", "Note", "Owners", "Pieces", "ReadPlan", "SealedNodes",
+    "Tree", "WriteResult", "allocate", "begin_write_back", "buffer_of_c", "overwrites_in_place",
+    "poll",
 ]  # fmt: skip
 
 

@@ -69,6 +69,7 @@ class CachedNodes:
         self._state.next_id = next_node_id
         self._failure = ffi.new("rmt_failure *")
         self._written = ffi.new("rmt_written *")
+        self._source = ffi.new("rmt_source *")
         self._number = ffi.new("uint64_t *")
         self._children: tuple[Any, Any] | None = None
         self._sealed: list[SealedNodes] = []

@@ -160,6 +160,9 @@ void slots_share(rmt_core *core, uint64_t address);
 
 /* io.c */
 bool io_nowait(int fd);
+/* 0 or an errno; EAGAIN: it is cold. */
+int read_slots(const rmt_core *core, uint64_t address, uint8_t *out, size_t length, bool wait);
+void note_cold(rmt_core *core, uint64_t address); /* a slot of the call's RMT_COLD */
 
 /* gc.c */
 typedef struct {

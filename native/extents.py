@@ -1,4 +1,5 @@
-"""Extent maps and the blocks that they lead to: the facade of ``map.c`` and ``io.c``.
+"""Extent maps and the blocks that they lead to: the facade of ``map.c``,
+``io.c`` and ``writes.c``.
 
 A call is whole or changes nothing, as far as one call of C goes; ranges longer than that are done a
 piece at a time.  All runs on the engine thread but ``run_read`` and ``warm``.
@@ -32,6 +33,23 @@ class WriteResult(NamedTuple):
     new: int
     duplicate: int
     zero: int
+
+
+class Pieces:
+    """Whole blocks in a buffer that do not lie together: ``size`` bytes of them at a time, each
+    ``stride`` bytes after the last, ``count`` times.  Its length is theirs."""
+
+    __slots__ = ("buffer", "count", "size", "stride")
+
+    def __init__(self, buffer: Buffer, size: int, stride: int, count: int) -> None:
+        assert size % BLOCK_BYTES == 0
+        assert 0 < size <= stride
+        assert count > 0
+        assert (count - 1) * stride + size <= len(buffer)
+        self.buffer, self.size, self.stride, self.count = buffer, size, stride, count
+
+    def __len__(self) -> int:
+        return self.size * self.count
 
 
 class Tree:
@@ -187,22 +205,32 @@ class ExtentMaps(CachedNodes):
         lib.rmt_warm(self._core, addresses, len(addresses))
 
     def write(
-        self, tree: Tree, first_block: int, data: Buffer, *, dedup: bool = True, wait: bool = True
-    ) -> WriteResult:
+        self, tree: Tree, first_block: int, data: Buffer | Pieces, *, dedup: bool = True,
+        wait: bool = True,
+    ) -> WriteResult:  # fmt: skip
         """Write whole blocks.  NeedSlab, OSError, CorruptNode, Cold: nothing changed by that
-        piece."""
-        view = ffi.from_buffer("uint8_t[]", data)
-        blocks, rest = divmod(len(view), BLOCK_BYTES)
-        assert not rest, "whole blocks only"
-        core, c, failure, written = self._core, tree.c, self._failure, self._written
+        call of C.  Pieces are at most ``call_bytes`` together."""
+        source, core, c, failure, written = (
+            self._source, self._core, tree.c, self._failure, self._written,
+        )  # fmt: skip
+        if isinstance(data, Pieces):
+            view = ffi.from_buffer("uint8_t[]", data.buffer)
+            source.piece, source.stride = data.size // BLOCK_BYTES, data.stride
+            blocks = len(data) // BLOCK_BYTES
+            assert blocks <= self._call_blocks, "Pieces are written in one call"
+        else:
+            view = ffi.from_buffer("uint8_t[]", data)
+            source.piece, source.stride = self._call_blocks, 0
+            blocks, rest = divmod(len(view), BLOCK_BYTES)
+            assert not rest, "whole blocks only"
         written.fresh = written.duplicate = written.zero = 0
         done = 0
         try:
             while done < blocks:
                 count = min(blocks - done, self._call_blocks)
-                at = view + done * BLOCK_BYTES if done else view
+                source.data = view + done * BLOCK_BYTES if done else view
                 status = lib.rmt_write(
-                    core, c, first_block + done, count, at, dedup, wait or done > 0, written,
+                    core, c, first_block + done, count, source, dedup, wait or done > 0, written,
                     failure,
                 )  # fmt: skip
                 if status:

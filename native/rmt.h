@@ -84,6 +84,12 @@ typedef struct {
   uint32_t size, at;
 } rmt_piece;
 
+/* Blocks to be written: each `piece` of them lie together, `stride` bytes after the last ones. */
+typedef struct {
+  const uint8_t *data;
+  uint64_t piece, stride;
+} rmt_source;
+
 typedef struct {
   uint64_t block, address; /* of the block that failed its check */
   int32_t error;           /* errno, with RMT_IO */
@@ -264,13 +270,16 @@ unsigned rmt_read_pieces(rmt_core *core, const rmt_tree *tree, const rmt_piece *
 int rmt_fetch(const rmt_core *core, const uint64_t *addresses, const uint64_t *checksums,
               uint64_t first, uint64_t count, uint64_t skip, uint8_t *buffer, size_t length,
               int wait, rmt_failure *failure);
-int rmt_write(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count, const uint8_t *data,
-              int dedup, int wait, rmt_written *written, rmt_failure *failure);
 void rmt_cold(const rmt_core *core, uint64_t *out); /* the slots of the last RMT_COLD */
 /* On any thread: have slots read, all at once, and go on; or wait until they are in the page cache.
  */
 void rmt_ask(const rmt_core *core, const uint64_t *addresses, uint64_t count);
 void rmt_warm(const rmt_core *core, const uint64_t *addresses, uint64_t count);
+
+/* writes.c */
+int rmt_write(rmt_core *core, rmt_tree *tree, uint64_t first, uint64_t count,
+              const rmt_source *source, int dedup, int wait, rmt_written *written,
+              rmt_failure *failure);
 
 /* fetchers.c: threads of their own. Engine thread but for rmt_fetchers_stop. */
 typedef struct {

@@ -16,6 +16,7 @@ from engine.cold import Reading, finished, hasty, until_warm
 from engine.inode import FILE_BYTES_MAX
 from engine.keys import ROOT_INO, SNAPSHOT_DIR
 from engine.pool import now_ns
+from native import Pieces
 from nfsgw.access import (
     EXECUTE,
     NO_ID,
@@ -476,9 +477,7 @@ class Files:
         assert place is not None
         return place, data, end
 
-    def write(
-        self, place: Place, offset: int, data: memoryview, *, wait: bool = True
-    ) -> None:  # fmt: skip
+    def write(self, place: Place, offset: int, data: memoryview | Pieces, *, wait: bool) -> None:
         """All of it, or an error; without ``wait`` perhaps Cold."""
         try:
             with self.gate.foreign():

@@ -4,8 +4,8 @@ All of such a call but its last words - who calls, the procedure, the credential
 the same each time a client reads or writes a file.  So those bytes are known, once a call was read
 and carried out as every call is, as the place that they mean.  Of what a connection has received,
 the calls that begin so, one after the other, are carried out in one step: READs, and WRITEs that
-are UNSTABLE, of which small ones of bytes that follow each other are one write (again.c takes out
-their numbers, and puts their answers together).
+are UNSTABLE, of which those of bytes that follow each other are one write (again.c takes out their
+numbers, and puts their answers together).
 
 Nothing that may change is remembered: the exports, the volume, the inode, and whether the mode
 still gives the right are looked at each time, and whatever is not as it was goes the long way
@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from engine.cold import Cold
+from engine.superblock import BLOCK_BYTES
+from native import Pieces
 from nfsgw._again import ffi, lib
 from nfsgw.files import READ_BYTES_MAX, Files, Place
 from nfsgw.nfs3.attributes import POST_OP_BYTES, PRE_OP_BYTES, post_op, pre_op
@@ -30,8 +32,7 @@ KNOWN_MAX = 64  # files of a connection
 CALLS_MAX = 64  # in one step
 READ_STEP_BYTES_MAX = 320 << 10  # of answers: four times 64 KiB, sent before more is read
 WRITE_STEP_BYTES_MAX = 1 << 20  # of data
-GATHERED_MAX = 256 << 10  # bytes of WRITEs that are one write, and of each of them:
-GATHERED_OF_MAX = 16 << 10  # more cost less to write than to copy
+GATHERED_MAX = 256 << 10  # bytes of WRITEs that are copied together, where blocks are cut
 _FIRST = 8  # of a record that is compared; the mark and the xid are before it
 _CREDENTIAL = struct.Struct(">I")  # how long it is,
 _CREDENTIAL_AT = 32  # which is said there
@@ -147,39 +148,54 @@ class ShortWays:
         has to go the long way."""
         done = 0
         try:
-            for offset, data, following in self._runs(received, count):
-                self._files.write(place, offset, data, wait=False)
-                done = following
+            for first, end in self._runs(place, count):
+                data = self._data(received, first, end)
+                self._files.write(place, self._offsets[2 * first], data, wait=False)
+                done = end
         except _FAILURES:
             pass
         return done
 
-    def _runs(self, received: memoryview, count: int) -> Iterator[tuple[int, memoryview, int]]:
-        """WRITEs of bytes that follow each other: offset, data, and the next that is none."""
+    def _runs(self, place: Place, count: int) -> Iterator[tuple[int, int]]:
+        """WRITEs that are one write: from the first to before the next.
+
+        Their bytes follow each other in the file.  Whole blocks, as many in each, are taken from
+        where they are; others are few enough to be copied.
+        """
         offsets = self._offsets[: 2 * count : 2].tolist()
         sizes = self._words[2 : 4 * count : 4].tolist()
-        places = self._words[3 : 4 * count : 4].tolist()
+        pieces_max = place.volume.pool.core.call_bytes
         first = 0
         while first < count:
-            size = sizes[first]
-            length, following = size, first + 1
+            size = length = sizes[first]
+            whole = not (offsets[first] | size) % BLOCK_BYTES
+            end = first + 1
             while (
-                following < count
-                and offsets[following] == offsets[first] + length
-                and max(size, sizes[following]) <= GATHERED_OF_MAX
-                and length + sizes[following] <= GATHERED_MAX
+                end < count
+                and offsets[end] == offsets[first] + length
+                and length + sizes[end] <= (pieces_max if whole else GATHERED_MAX)
+                and (not whole or sizes[end] == size)
             ):
-                length += sizes[following]
-                following += 1
-            if following == first + 1:
-                yield offsets[first], received[places[first] : places[first] + size], following
-            else:
-                lib.nfs_gather(
-                    ffi.from_buffer("uint8_t[]", received), self._pieces + first,
-                    following - first, ffi.from_buffer("uint8_t[]", self._gathered),
-                )  # fmt: skip
-                yield offsets[first], memoryview(self._gathered)[:length], following
-            first = following
+                length += sizes[end]
+                end += 1
+            yield first, end
+            first = end
+
+    def _data(self, received: memoryview, first: int, end: int) -> memoryview | Pieces:
+        """What the WRITEs of a run write."""
+        size, at = self._words[4 * first + 2 : 4 * first + 4]
+        if end == first + 1:
+            return received[at : at + size]
+        if not (self._offsets[2 * first] | size) % BLOCK_BYTES:
+            stride = self._words[4 * first + 7] - at
+            return Pieces(received[at:], size, stride, end - first)
+        lib.nfs_gather(
+            ffi.from_buffer("uint8_t[]", received), self._pieces + first, end - first,
+            ffi.from_buffer("uint8_t[]", self._gathered),
+        )  # fmt: skip
+        last = 2 * (end - 1)
+        length = self._offsets[last] + self._words[2 * last + 2] - self._offsets[2 * first]
+        return memoryview(self._gathered)[:length]
 
     def _written(self, place: Place, count: int, before: bytes) -> bytes:
         """The answers to WRITEs of one step; each but the first met what is now there."""

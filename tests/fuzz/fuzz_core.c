@@ -222,15 +222,20 @@ static int read_blocks(world *w, const rmt_tree *t, uint64_t offset, uint8_t *ou
 
 static void write_blocks(world *w, rmt_tree *t, input *in) {
   static uint8_t data[BLOCKS * RMT_BLOCK], back[BLOCKS * RMT_BLOCK];
+  static uint8_t apart[BLOCKS * (RMT_BLOCK + 24)];
   uint64_t first = number(in), count = 1 + take8(in) % BLOCKS;
   uint8_t dedup = take8(in), letters = take8(in);
-  for (uint64_t i = 0; i < count; i++)
+  uint64_t piece = 1 + (dedup >> 1) % BLOCKS, stride = piece * RMT_BLOCK + (letters & 24);
+  rmt_source source = {apart, piece, stride};
+  for (uint64_t i = 0; i < count; i++) {
     memset(data + i * RMT_BLOCK, (int)(i * (letters >> 4)) + (letters & 15), RMT_BLOCK);
+    memcpy(apart + i / piece * stride + i % piece * RMT_BLOCK, data + i * RMT_BLOCK, RMT_BLOCK);
+  }
   rmt_tree before = *t;
   rmt_written written = {0};
   rmt_failure failure = {0};
   int status, loads = 0;
-  do status = rmt_write(w->core, t, first, count, data, dedup & 1, 1, &written, &failure);
+  do status = rmt_write(w->core, t, first, count, &source, dedup & 1, 1, &written, &failure);
   while (again(w, status, &loads));
   if (status != RMT_OK) {
     CHECK(same_tree(t, &before));

@@ -40,9 +40,10 @@ static void write_block(uint64_t block, uint64_t value) {
   static uint64_t data[RMT_BLOCK / 8];
   rmt_written written;
   rmt_failure failure;
+  rmt_source source = {(uint8_t *)data, 1, 0};
   int status;
   for (uint32_t i = 0; i < RMT_BLOCK / 8; i++) data[i] = value;
-  while ((status = rmt_write(core, &tree, block, 1, (uint8_t *)data, true, true, &written,
+  while ((status = rmt_write(core, &tree, block, 1, &source, true, true, &written,
                              &failure)) == RMT_NEED_SLAB)
     add_slab();
   CHECK(status == RMT_OK);

@@ -63,11 +63,22 @@ class Machine(RuleBasedStateMachine):
     def pick(self, n: int) -> tuple[native.Tree, Tree]:
         return self.files[n % len(self.files)]
 
-    @rule(n=PLACES, first=PLACES, letters=CONTENTS)
-    def write(self, n: int, first: int, letters: list[int]) -> None:
+    @rule(n=PLACES, first=PLACES, letters=CONTENTS, apart=st.integers(0, 8))
+    def write(self, n: int, first: int, letters: list[int], apart: int = 0) -> None:
+        """Blocks that lie together, or ``apart`` of them at a time with something between."""
         tree, model = self.pick(n)
         data = [BLOCKS[letter] for letter in letters]
-        self.core.write(tree, first, b"".join(data))
+        if apart:
+            data = data[: -(len(data) % apart) or len(data)] if len(data) > apart else data
+            size = min(apart, len(data))
+            together = [b"".join(data[at : at + size]) for at in range(0, len(data), size)]
+            between = b"#" * (8 * apart)
+            stride = size * BLOCK + len(between)
+            pieces = native.Pieces(between.join(together), size * BLOCK, stride, len(together))
+            assert len(pieces) == len(data) * BLOCK
+            self.core.write(tree, first, pieces)
+        else:
+            self.core.write(tree, first, b"".join(data))
         found = dict.fromkeys(range(len(data)))
         for extent in self.core.lookup(tree, first, len(data)):
             for i in range(extent.count):

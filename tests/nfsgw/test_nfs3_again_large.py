@@ -5,11 +5,13 @@ import os
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from again_files import EngineWrites, File
 from exported import Exported
 from pipelined import Sent
 from rpc_client import marked
 
+import native
 from nfsgw.dispatch import Dispatcher
 from nfsgw.nfs3.program import Nfs3
 from nfsgw.replay import ReplayCache
@@ -60,20 +62,32 @@ def written(
     return steps, [size for _, size in done]
 
 
-def test_small_ones_are_put_together_as_far_as_there_is_room(
+def test_cut_blocks_are_put_together_as_far_as_there_is_room(
     world: Exported, file: File, engine: EngineWrites
 ) -> None:
-    steps, done = written(world, file, engine, [16 * KIB] * 64)
-    assert (steps, done) == ([64], [256 * KIB] * 4)
     steps, done = written(world, file, engine, [10_000] * 30)
     assert (steps, done) == ([30], [260_000, 40_000])
+    steps, done = written(world, file, engine, [4096, 4096, 20_000, 4096, 4096, 16_385, 5])
+    assert (steps, done) == ([7], [8192, 44_582])
+    steps, done = written(world, file, engine, [300_001, 5, 7])
+    assert (steps, done) == ([3], [300_001, 12])
 
 
-def test_large_ones_are_written_as_they_are(
+def test_whole_blocks_are_written_from_where_they_are(
     world: Exported, file: File, engine: EngineWrites
 ) -> None:
+    for size in (4 * KIB, 16 * KIB):
+        steps, done = written(world, file, engine, [size] * 64)
+        assert (steps, done) == ([64], [64 * size])
     steps, done = written(world, file, engine, [64 * KIB] * 20)
-    assert (steps, done) == ([16, 4], [64 * KIB] * 20)
-    sizes = [4096, 4096, 20_000, 4096, 4096, 16 * KIB + 1, 5]
-    steps, done = written(world, file, engine, sizes)
-    assert (steps, done) == ([7], [8192, 20_000, 8192, 16 * KIB + 1, 5])
+    assert (steps, done) == ([16, 4], [1024 * KIB, 256 * KIB])
+    steps, done = written(world, file, engine, [4 * KIB, 4 * KIB, 8 * KIB, 8 * KIB, 4 * KIB])
+    assert (steps, done) == ([5], [8 * KIB, 16 * KIB, 4 * KIB])
+
+
+def test_whole_blocks_are_as_many_as_the_core_takes(
+    world: Exported, file: File, engine: EngineWrites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native.Core, "call_bytes", property(lambda core: 40 * KIB))
+    _, done = written(world, file, engine, [16 * KIB] * 5)
+    assert done == [32 * KIB, 32 * KIB, 16 * KIB]
