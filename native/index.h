@@ -32,6 +32,7 @@
 #define GROUP_BITS 160u
 #define GROUP_ENTRIES (GROUP_BITS - GROUP_BUCKETS) /* a fuller group has no tags: read the file */
 #define TAG_BITS 10u
+#define FILTER_SLACK 8u /* bytes of memory behind it: tags are read several at a time */
 
 typedef struct {
   uint64_t key, address;
@@ -103,9 +104,10 @@ void run_free(run *r);
 /* The run that a file holds, filter and all, or NULL: none that is whole. Takes the descriptor. */
 run *run_load(uint64_t seed, int fd, int *status);
 int run_write_tail(uint64_t seed, const run *r, uint64_t at, uint64_t *written);
-/* Which entries may have the key: [*from, *to). */
-bool run_may_have(const run *r, uint64_t key, uint64_t *from, uint64_t *to);
 int read_whole(int fd, uint8_t *out, size_t length, uint64_t at);
 int write_whole(int fd, const uint8_t *data, size_t length, uint64_t at);
+
+/* filter.c: which entries of a run may have the key: [*from, *to). */
+bool run_may_have(const run *r, uint64_t key, uint64_t *from, uint64_t *to);
 
 #endif

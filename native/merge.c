@@ -194,7 +194,7 @@ static int finish(rmt_index_job *job) {
     if (!job->error && job->sources[0].run && fdatasync(r->fd)) job->error = errno;
     if (job->error) return RMT_IO;
     /* Fewer entries than thought: give the tags' rest back, it may be much. */
-    group *whole = realloc(r->filter, filter_bytes(r->groups, r->entries));
+    group *whole = realloc(r->filter, filter_bytes(r->groups, r->entries) + FILTER_SLACK);
     if (whole) r->filter = whole;
     r->tags = (uint8_t *)(r->filter + r->groups + 1);
   }
@@ -256,7 +256,7 @@ static bool prepare(rmt_index_job *job) {
   run *r = job->made;
   r->groups = (job->entries_max + GROUP_LOAD - 1) / GROUP_LOAD;
   job->buckets = r->groups * GROUP_BUCKETS;
-  r->filter = calloc(filter_bytes(r->groups, job->entries_max), 1);
+  r->filter = calloc(filter_bytes(r->groups, job->entries_max) + FILTER_SLACK, 1);
   job->pages = calloc(BUFFER_PAGES, PAGE_BYTES);
   if (!r->filter || !job->pages) return false;
   r->tags = (uint8_t *)(r->filter + r->groups + 1);

@@ -98,8 +98,9 @@ run *run_load(uint64_t seed, int fd, int *status) {
   r->entries = f.entries;
   r->groups = f.groups;
   size_t bytes = filter_bytes(f.groups, f.entries);
-  r->filter = malloc(bytes);
+  r->filter = malloc(bytes + FILTER_SLACK);
   *status = r->filter ? RMT_RANGE : RMT_NOMEM;
+  if (r->filter) memset((uint8_t *)r->filter + bytes, 0, FILTER_SLACK);
   bool sound = r->filter &&
                !read_whole(fd, (uint8_t *)r->filter, bytes, run_pages(f.entries) * PAGE_BYTES) &&
                XXH3_64bits_withSeed(r->filter, bytes, seed) == f.filter_checksum &&
@@ -133,75 +134,6 @@ int run_write_tail(uint64_t seed, const run *r, uint64_t at, uint64_t *written) 
   if (!error) error = write_whole(r->fd, page, sizeof page, at + bytes);
   *written += bytes + sizeof page;
   return error;
-}
-
-static uint32_t ones(uint64_t x) {
-  x -= x >> 1 & 0x5555555555555555u;
-  x = (x & 0x3333333333333333u) + (x >> 2 & 0x3333333333333333u);
-  return (uint32_t)(((x + (x >> 4)) & 0x0F0F0F0F0F0F0F0Fu) * 0x0101010101010101u >> 56);
-}
-
-/* Where the k-th one is, k below their number: bytes' counts are summed, then a byte is searched.
- */
-static uint32_t select_one(uint64_t x, uint32_t k) {
-  const uint64_t each = 0x0101010101010101u, high = 0x8080808080808080u;
-  uint64_t s = x - (x >> 1 & 0x5555555555555555u);
-  s = (s & 0x3333333333333333u) + (s >> 2 & 0x3333333333333333u);
-  s = ((s + (s >> 4)) & 0x0F0F0F0F0F0F0F0Fu) * each;
-  uint32_t at = 8 * (uint32_t)((((k * each | high) - s) & high) / 128 * each >> 56);
-  uint64_t left = x >> at;
-  for (k -= (uint32_t)(s << 8 >> at) & 0xff; k; k--) left &= left - 1;
-  return at + (uint32_t)__builtin_ctzll(left);
-}
-
-static void words_of(const group *g, uint64_t *words) {
-  words[0] = g->unary[0] | (uint64_t)g->unary[1] << 32;
-  words[1] = g->unary[2] | (uint64_t)g->unary[3] << 32;
-  words[2] = g->unary[4];
-}
-
-/* The bit after the k-th one, or GROUP_BITS + 1: there are not so many. */
-static uint32_t after_one(const uint64_t *words, uint32_t k) {
-  for (uint32_t i = 0; i < 3; i++) {
-    uint32_t here = ones(words[i]);
-    if (k < here) return 64 * i + select_one(words[i], k) + 1;
-    k -= here;
-  }
-  return GROUP_BITS + 1;
-}
-
-static uint32_t zeros_from(const uint64_t *words, uint32_t bit) {
-  for (uint32_t i = bit / 64, from = bit; i < 3; i++, from = 64 * i) {
-    uint64_t word = words[i] >> (from & 63);
-    if (word) return from + (uint32_t)__builtin_ctzll(word) - bit;
-  }
-  return GROUP_BITS;
-}
-
-static uint32_t tag_at(const uint8_t *tags, uint64_t i) {
-  uint32_t word;
-  uint64_t bit = i * TAG_BITS;
-  memcpy(&word, tags + bit / 8, sizeof word);
-  return word >> (bit & 7) & ((1u << TAG_BITS) - 1);
-}
-
-bool run_may_have(const run *r, uint64_t key, uint64_t *from, uint64_t *to) {
-  uint64_t rest, words[3], bucket = scale(key, r->groups * GROUP_BUCKETS, &rest);
-  uint32_t tag = (uint32_t)(rest >> (64 - TAG_BITS)), at = (uint32_t)bucket % GROUP_BUCKETS;
-  const group *g = &r->filter[bucket / GROUP_BUCKETS];
-  *from = g[0].rank;
-  *to = g[1].rank;
-  if (*to - *from > GROUP_ENTRIES) return true;
-  words_of(g, words);
-  uint32_t start = at ? after_one(words, at - 1) : 0;
-  if (start > GROUP_BITS) return false;
-  uint64_t end = *from + start - at + zeros_from(words, start);
-  *from += start - at;
-  if (end < *to) *to = end;
-  while (*from < *to && tag_at(r->tags, *from) != tag) ++*from;
-  for (end = *from; end < *to && tag_at(r->tags, end) == tag;) end++;
-  *to = end;
-  return *from < *to;
 }
 
 static bool page_is_sound(const uint8_t *page, uint64_t entries, uint64_t slots, fingerprint *last,

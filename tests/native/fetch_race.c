@@ -43,8 +43,8 @@ static void write_block(uint64_t block, uint64_t value) {
   rmt_source source = {(uint8_t *)data, 1, 0};
   int status;
   for (uint32_t i = 0; i < RMT_BLOCK / 8; i++) data[i] = value;
-  while ((status = rmt_write(core, &tree, block, 1, &source, true, true, &written,
-                             &failure)) == RMT_NEED_SLAB)
+  while ((status = rmt_write(core, &tree, block, 1, &source, true, true, &written, &failure)) ==
+         RMT_NEED_SLAB)
     add_slab();
   CHECK(status == RMT_OK);
 }

@@ -242,9 +242,14 @@ def test_whoever_asked_may_have_gone(disk: Disk) -> None:
 
 def test_what_is_warm_is_said_to_be(disk: Disk) -> None:
     buffer = bytearray(BLOCK)
-    disk.core.read_into(disk.tree, 0, buffer)
-    assert disk.begin(1, 0, BLOCK)
-    assert disk.ended(1) == ([1], [native.Note(1, None)])
+    for _ in range(20):  # the host may drop a page between a read and the next
+        disk.core.read_into(disk.tree, 0, buffer)
+        assert disk.begin(1, 0, BLOCK)
+        tags, notes = disk.ended(1)
+        assert tags == [1]
+        if notes:
+            break
+    assert notes == [native.Note(1, None)]
     disk.drop()
     assert disk.begin(2, 0, BLOCK)
     assert disk.ended(1) == ([2], [])

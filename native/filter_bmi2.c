@@ -1,0 +1,21 @@
+/* Filters of runs by instructions that count and place bits; filter.c chooses. */
+#if defined(__x86_64__) && defined(__GNUC__)
+#pragma GCC target("popcnt,bmi,bmi2")
+#include "index.h"
+
+#include <immintrin.h>
+
+bool may_have_bmi2(const run *r, uint64_t key, uint64_t *from, uint64_t *to);
+
+static inline uint32_t ones(uint64_t x) { return (uint32_t)_mm_popcnt_u64(x); }
+
+static inline uint32_t select_one(uint64_t x, uint32_t k) {
+  return (uint32_t)_tzcnt_u64(_pdep_u64(1ull << k, x));
+}
+
+#include "filter.h"
+
+bool may_have_bmi2(const run *r, uint64_t key, uint64_t *from, uint64_t *to) {
+  return may_have(r, key, from, to);
+}
+#endif
