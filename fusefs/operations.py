@@ -387,9 +387,16 @@ class Operations(Xattrs, Ranges, Statfs):
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        """The kernel has looked, and the name was free.  If another door has taken it since, ESTALE
+        makes it look again, and check whether the caller may open what is there."""
         await self._admit_names((parent, name))
         volume, ino = self._locate(parent)
-        inode = volume.create(ino, name, mode & ~ctx.umask, ctx.uid, ctx.gid)
+        try:
+            inode = volume.create(ino, name, mode & ~ctx.umask, ctx.uid, ctx.gid)
+        except errors.AlreadyExists:
+            if flags & os.O_EXCL:
+                raise
+            raise pyfuse3.FUSEError(errno.ESTALE) from None
         return self._hold(volume, inode.ino), self._named(
             self._attributes(volume, inode), parent, name
         )
