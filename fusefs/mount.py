@@ -72,10 +72,8 @@ async def serve(
     cold = operations.cold
     before = cold.before_copy, cold.before_allocate, cold.before_seek
     calls = extra.Calls(admit, *operations.callbacks(), before)
-    named = escaped(source or f"ramet:{store.path}")
-    pyfuse3.init(
-        operations, str(mountpoint), OPTIONS | {*flags, f"fsname={named}", "subtype=ramet"}
-    )
+    named = Option(f"fsname={escaped(source or f'ramet:{store.path}')}")
+    pyfuse3.init(operations, str(mountpoint), OPTIONS | {*flags, named, "subtype=ramet"})
     async with contextlib.AsyncExitStack() as ending:  # from the last to the first
         ending.callback(pyfuse3.close, unmount=True)
         ending.callback(before_close)
@@ -88,6 +86,15 @@ async def serve(
             task_status.started()
             await pyfuse3.main(max_tasks=REQUESTS_MAX)
             nursery.cancel_scope.cancel()  # who still waits is answered, before the session goes
+
+
+class Option(str):
+    """One that names a path: pyfuse3 asks for ASCII, the kernel takes a path's bytes."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "", errors: str = "") -> bytes:
+        return str.encode(self, "utf-8", "surrogateescape")
 
 
 def escaped(text: str) -> str:

@@ -21,11 +21,16 @@ class Mounted(NamedTuple):
     source: str
 
 
+def _lines() -> list[list[str]]:
+    """The words of each line.  Names are any bytes but spaces, tabs, newlines and backslashes,
+    which are escaped: other characters that end lines elsewhere do not here."""
+    return [line.split(" ") for line in os.fsdecode(TABLE.read_bytes()).split("\n") if line]
+
+
 def mounts() -> list[Mounted]:
     """In the order of mounting: of two at one path the later is seen."""
     found = []
-    for line in TABLE.read_text(errors="surrogateescape").splitlines():
-        words = [_plain(word) for word in line.split(" ")]
+    for words in ([_plain(word) for word in line] for line in _lines()):
         tail = words.index("-", 6)
         found.append(
             Mounted(words[2], words[3], Path(words[4]), words[tail + 1], words[tail + 2])
@@ -46,8 +51,7 @@ def device_at(path: Path) -> int:
     finally:
         os.close(fd)
     (number,) = re.findall(r"^mnt_id:\s*(\d+)$", told, re.MULTILINE)
-    lines = (line.split(" ") for line in TABLE.read_text(errors="surrogateescape").splitlines())
-    major, minor = next(words[2] for words in lines if words[0] == number).split(":")
+    major, minor = next(words[2] for words in _lines() if words[0] == number).split(":")
     return os.makedev(int(major), int(minor))
 
 

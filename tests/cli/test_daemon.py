@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from command import Ramet
 from served import Served
 
 from service import background
+from service.mount_table import mounts
 from service.rpc import Request, decode_answer, pack
 
 
@@ -254,3 +256,23 @@ def test_hostile_requests_are_answered_and_the_mount_stays(served: Served) -> No
             assert answer.kind, body
     assert os.listdir(served.root) == ["lab"]
     assert served.json("status")["serving"]
+
+
+def test_a_store_may_be_anywhere(tmp_path: Path) -> None:
+    """Its path is what the mount says is mounted: one option of several, any characters."""
+    place = tmp_path / "Bänder, 2 \\ #1:ü\r\v\x1c\x85!"
+    root = place / "mnt"
+    root.mkdir(parents=True)
+    ramet = Ramet(place / "store")
+    ramet.run("init", ramet.store)
+    ramet.run("mount", root)
+    try:
+        ramet.run("volume", "create", "lab")
+        (root / "lab" / "file").write_bytes(b"bytes")
+        ramet.run("clone", root / "lab" / "file", root / "lab" / "twin")
+        assert (root / "lab" / "twin").read_bytes() == b"bytes"
+        assert ramet.json("status")["mountpoint"] == str(root)
+        (shown,) = [each for each in mounts() if each.path == root]
+        assert shown.source == f"ramet:{ramet.store}"
+    finally:
+        ramet.run("umount")
