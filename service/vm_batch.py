@@ -24,6 +24,7 @@ from engine import Inode, Store, Volume, errors
 from hypervisor.interface import Hypervisor
 from hypervisor.machine_index import index_of
 from hypervisor.machines import MARK, Directory
+from hypervisor.pools import Presented
 from service import hosts
 from service.addresses import Context
 from service.clone_spec import ON_ERROR
@@ -65,6 +66,7 @@ class Batch:
         self._ahead: list[Directory] = []  # made, and not defined yet
         self._first_error: Exception | None = None
         self._checked: set[tuple[str, str]] = set()
+        self.pools: dict[str, str] = {}  # what shows the VMs: wanted name -> name on the host
 
     @contextmanager
     def macs(self) -> Iterator["Macs"]:
@@ -272,7 +274,8 @@ class Batch:
         pools = driver.pools(self._context.store.uuid)
         for pool in hosts.pools_of_vms(self._context, done, self._uri or ""):
             try:
-                yield LibvirtCall(partial(pools.show, pool))
+                shown: Presented = yield LibvirtCall(partial(pools.show, pool))
+                self.pools[pool.name] = shown.name
             except TOLD_TO_STOP:
                 raise
             except errors.RametError as error:

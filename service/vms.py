@@ -93,7 +93,7 @@ def vm_clone(
         "consistency": moment.consistency,
         "vms": [told(each, each.machine) for each in made],
         "bytes_copied": 0,
-        "pool": hosts.pool_name_of_vm(made[0].volume, made[0].path) if uri is not None else None,
+        "pool": batch.pools.get(hosts.pool_name_of_vm(made[0].volume, made[0].path)),
     }
 
 

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import uuid
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,26 @@ def test_a_registered_vm_is_in_the_same_pool(site: Site) -> None:
     }  # fmt: skip
     ramet.run("vm", "unregister", f"{tag}:/vms/{tag}-r")
     assert len(site.pools()) == 2  # the host's now, not the registration's
+
+
+def test_a_clone_says_which_pool_shows_it_where_another_has_the_name(site: Site) -> None:
+    tag, ramet = site.tag, site.ramet
+    theirs = ET.Element("pool", {"type": "dir"})
+    ET.SubElement(theirs, "name").text = f"ramet-{tag}:vms"
+    ET.SubElement(ET.SubElement(theirs, "target"), "path").text = str(site.root / "theirs")
+    other = site.libvirt.storagePoolDefineXML(ET.tostring(theirs, encoding="unicode"))
+    try:
+        made = ramet.json("vm", "clone", f"{tag}:/vms/golden", f"{tag}:/vms/{tag}-r", "--register")
+        assert made["pool"] != other.name()
+        assert made["pool"].startswith(other.name())
+        shown = site.libvirt.storagePoolLookupByName(made["pool"])
+        assert f"{tag}-r" in shown.listVolumes()
+        ramet.run("vm", "unregister", f"{tag}:/vms/{tag}-r")
+        assert site.pools() == {other.name()}
+    finally:
+        other.undefine()
+    unregistered = ramet.json("vm", "clone", f"{tag}:/vms/golden", f"{tag}:/vms/{tag}-s")
+    assert unregistered["pool"] is None
 
 
 def test_hosts_that_do_not_answer_are_named(site: Site) -> None:
