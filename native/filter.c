@@ -24,17 +24,12 @@ static inline uint32_t select_one(uint64_t x, uint32_t k) {
 
 #include "filter.h"
 
-/* AMD's before Zen 3 take a hundred cycles for a pdep. */
-static inline bool has_bmi2(void) {
-#if defined(__x86_64__) && defined(__GNUC__)
-  return __builtin_cpu_supports("bmi2") &&
-         (__builtin_cpu_is("intel") || __builtin_cpu_is("znver3") ||
-          __builtin_cpu_supports("avx512vbmi2"));
-#else
-  return false;
-#endif
-}
-
 bool run_may_have(const run *r, uint64_t key, uint64_t *from, uint64_t *to) {
-  return has_bmi2() ? may_have_bmi2(r, key, from, to) : may_have(r, key, from, to);
+#if FILTER_BMI2
+  /* AMD's before Zen 3 take a hundred cycles for a pdep. */
+  if (__builtin_cpu_supports("bmi2") && (__builtin_cpu_is("intel") || __builtin_cpu_is("znver3") ||
+                                         __builtin_cpu_supports("avx512vbmi2")))
+    return may_have_bmi2(r, key, from, to);
+#endif
+  return may_have(r, key, from, to);
 }

@@ -1,7 +1,7 @@
 /* Filters of runs by instructions that count and place bits; filter.c chooses. */
-#if defined(__x86_64__) && defined(__GNUC__)
-#pragma GCC target("popcnt,bmi,bmi2")
 #include "index.h"
+#if FILTER_BMI2
+#pragma GCC target("popcnt,bmi,bmi2")
 
 #include <immintrin.h>
 

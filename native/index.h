@@ -107,6 +107,13 @@ int run_write_tail(uint64_t seed, const run *r, uint64_t at, uint64_t *written);
 int read_whole(int fd, uint8_t *out, size_t length, uint64_t at);
 int write_whole(int fd, const uint8_t *data, size_t length, uint64_t at);
 
+/* Whether filter_bmi2.c has anything: Clang ignores its pragma. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define FILTER_BMI2 1
+#else
+#define FILTER_BMI2 0
+#endif
+
 /* filter.c: which entries of a run may have the key: [*from, *to). */
 bool run_may_have(const run *r, uint64_t key, uint64_t *from, uint64_t *to);
 

@@ -101,7 +101,7 @@ static uint64_t key_of(const run *r) {
 int main(int count, char **words) {
   seed = count > 1 ? (unsigned)atoi(words[1]) : 1;
   state = seed;
-  unsigned found = 0, fast = has_bmi2();
+  unsigned found = 0, fast = FILTER_BMI2 && __builtin_cpu_supports("bmi2");
   for (unsigned world = 0; world < 4000; world++) {
     run r = {.groups = GROUPS};
     size_t tags = (ENTRIES_MAX * TAG_BITS + 7) / 8 + 4;
@@ -115,7 +115,7 @@ int main(int count, char **words) {
       CHECK(may_have(&r, key, &at[1], &to[1]) == said);
       if (said) CHECK(at[0] == at[1] && to[0] == to[1] && to[1] <= r.entries && at[1] < to[1]);
       found += said;
-#if defined(__x86_64__)
+#if FILTER_BMI2
       if (!fast) continue;
       CHECK(may_have_bmi2(&r, key, &at[1], &to[1]) == said);
       if (said) CHECK(at[0] == at[1] && to[0] == to[1]);
