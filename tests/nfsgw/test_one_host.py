@@ -182,21 +182,6 @@ def test_fragments_of_one_host_leave_buffers_for_others(
             assert echoed(client, bytes(400_000)) == bytes(400_000)
 
 
-def test_a_buffer_that_was_not_taken_is_anothers(echo: Echo, stack: contextlib.ExitStack) -> None:
-    """Whichever of those that wait is told of it, and ends."""
-    record = large(1)
-    with hosting([echo], buffers_max=1) as hosted:
-        holder, first, second = (
-            connected(hosted, stack, HOSTILE, 1, record[: BUFFER_BYTES + 9])[0] for _ in range(3)
-        )
-        until(hosted, "[len(lot) for lot in server._buffers._waiting.values()] == [2]")
-        holder.close()
-        first.close()
-        second.socket.sendall(record[BUFFER_BYTES + 9 :])
-        assert second.receive(1).opaque(1 << 20) == bytes(300_000)
-        until(hosted, "server._buffers.left == 1 and not server._buffers._waiting")
-
-
 # --- what waits
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -217,6 +218,32 @@ def test_who_waits_for_a_buffer_that_is_not_needed_any_more_does_not_wait() -> N
     assert not reader.starved
     reader.rest()
     assert buffers.left == 2 - len(taken)
+
+
+def test_as_many_are_woken_as_can_have_a_buffer() -> None:
+    """One of those that wait; and the next, when that has ended and not taken it."""
+    buffers, woken = Buffers(1), []
+    mine = buffers.of(b"mine")
+    readers = [RecordReader(buffers, b"mine") for _ in range(3)]
+
+    async def wait(reader: RecordReader) -> None:
+        await buffers.given(mine)
+        woken.append(reader)
+
+    async def main() -> None:
+        taken = buffers.take(mine)
+        async with trio.open_nursery() as nursery:
+            for each in readers:
+                nursery.start_soon(wait, each)
+            await trio.testing.wait_all_tasks_blocked()
+            buffers.give(taken, mine)
+            for count in range(1, 4):
+                await trio.testing.wait_all_tasks_blocked()
+                assert len(woken) == count
+                woken[-1].close()
+        assert not buffers._waiting
+
+    trio.run(main)
 
 
 def test_a_buffer_that_is_looked_at_is_not_used_again() -> None:
