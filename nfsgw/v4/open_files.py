@@ -31,8 +31,6 @@ class OpenFiles:
         self._limits = limits
         self._last = 0
         self._files: dict[Hashable, OpenFile] = {}
-        self.opens = 0
-        self.locks = 0  # ranges and lock states
 
     def _other(self) -> bytes:
         self._last += 1
@@ -53,8 +51,8 @@ class OpenFiles:
     # --- opens
 
     def check_room_for_open(self, client: Client) -> None:
-        """DELAY when a client, or all of them, have as much open as there may be."""
-        if self.opens >= self._limits.opens or len(client.opens) >= self._limits.opens_of_client:
+        """DELAY when a client, or those of its address, have as much open as there may be."""
+        if client.origin.opens.full or len(client.opens) >= self._limits.opens_of_client:
             raise Failed(Status.DELAY)
 
     def open_of(self, client: Client, owner: bytes, place: Place) -> Open | None:
@@ -76,7 +74,7 @@ class OpenFiles:
             held = Open(client, owner, file, self._other())
             file.opens[held] = None
             client.opens[owner, key] = client.states[held.other] = held
-            self.opens += 1
+            client.origin.opens.add(1)
         held.widen(place.who.uid, access, deny)
         return held
 
@@ -86,7 +84,7 @@ class OpenFiles:
             self.free_lock(each)
         client, file = held.client, held.file
         del client.opens[held.owner, file.key], client.states[held.other]
-        self.opens -= 1
+        client.origin.opens.add(-1)
         del file.opens[held]
         if not file.opens:
             del self._files[file.key]
@@ -112,7 +110,7 @@ class OpenFiles:
     def check_room_for_lock(self, client: Client) -> None:
         """DELAY; a lock may take two ranges more, and a lock-owner."""
         most = min(
-            self._limits.locks - self.locks,
+            client.origin.locks.room,
             self._limits.locks_of_client - client.ranges - len(client.locks),
         )
         if most < 3:
@@ -127,7 +125,7 @@ class OpenFiles:
             state = LockState(client, owner, held, self._other())
             held.locks[state] = None
             client.locks[key] = client.states[state.other] = state
-            self.locks += 1
+            client.origin.locks.add(1)
         self._count(client, state.put(new))
         return state
 
@@ -143,8 +141,9 @@ class OpenFiles:
         self._count(client, -state.file.ranges.forget(state.holder))
         del state.open.locks[state]
         del client.locks[state.owner, state.file.key], client.states[state.other]
-        self.locks -= 1
+        client.origin.locks.add(-1)
 
-    def _count(self, client: Client, more: int) -> None:
+    @staticmethod
+    def _count(client: Client, more: int) -> None:
         client.ranges += more
-        self.locks += more
+        client.origin.locks.add(more)

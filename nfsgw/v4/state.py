@@ -16,6 +16,7 @@ from nfsgw.v4.clients import Client, Clients
 from nfsgw.v4.limits import Limits
 from nfsgw.v4.open_files import OpenFiles
 from nfsgw.v4.opens import SHARE_READ, SHARE_WRITE, LockState, Open
+from nfsgw.v4.origins import Quotas
 from nfsgw.v4.protocol import Failed, Status
 from nfsgw.v4.recovery import Recovery
 from nfsgw.v4.sessions import Channel, Session
@@ -37,9 +38,9 @@ class State:
         self.limits = limits or Limits()
         self.clock = clock
         self.recovery = Recovery(store, clock, self.limits.lease_s)
+        self.quotas = Quotas(self.limits)
         self.clients = Clients(self.limits, clock, self._drop)
         self.sessions: dict[bytes, Session] = {}
-        self.slots = 0
         self.open_files = OpenFiles(self.recovery.boot, self.limits)
         self.swept = False  # clients' records are gone, though not on disk yet
 
@@ -54,23 +55,30 @@ class State:
 
     def channel(self, client: Client, wanted: Channel) -> Channel:
         """What a session of a client can have; TOOSMALL, INVAL, DELAY when there is no room."""
-        most = self.limits.slots
-        if self.slots >= most or len(client.sessions) >= self.limits.sessions_of_client:
-            self.clients.expire(0)
         if len(client.sessions) >= self.limits.sessions_of_client:
             raise Failed(Status.DELAY)
-        while self.slots >= most:
-            if not self.clients.evict(client):
+        if client.origin.slots.full:
+            self.clients.expire(0)
+        room = client.origin.slots.room
+        if not room:
+            left = self.quotas.slots.left
+            if not self.clients.evict(client, slots=True):
                 raise Failed(Status.DELAY)
-        return wanted.granted(self.limits, most - self.slots)
+            room = self.quotas.slots.left - left
+        return wanted.granted(self.limits, room)
 
     def add_session(self, session: Session) -> None:
         self.sessions[session.id] = session.client.sessions[session.id] = session
-        self.slots += len(session.slots)
+        self._count_slots(session.client, len(session.slots))
 
     def remove_session(self, session: Session) -> None:
         del self.sessions[session.id], session.client.sessions[session.id]
-        self.slots -= len(session.slots)
+        self._count_slots(session.client, -len(session.slots))
+
+    @staticmethod
+    def _count_slots(client: Client, more: int) -> None:
+        client.slots += more
+        client.origin.slots.add(more)
 
     # --- the end of clients
 

@@ -472,7 +472,7 @@ def test_a_forced_restore_makes_what_is_open_stale(served: World, session: Sessi
 def test_how_much_may_be_open(tmp_path: Path) -> None:
     with world(tmp_path, Limits(opens=5, opens_of_client=3)) as served:
         served.file(b"disk")
-        first, second = served.session(), served.session()
+        first, second = served.session(), served.session(address="127.0.0.2")
         for owner in (b"a", b"b", b"c"):
             first.run(*lab(), calls.open_name(b"disk", owner=owner))
         assert first.status(*lab(), calls.open_name(b"disk", owner=b"d")) == Status.DELAY
