@@ -144,9 +144,9 @@ class Gateway:
                 )
                 continue
             found.append((nfs, Export(nfs.number, f"/{volume}", volume.id, rules)))
-        before = {export.volume_id for export in self._exports.all()}
+        before = {export.id for export in self._exports.all()}
         self._exports.replace([export for _, export in found], time.time_ns())
-        after = {export.volume_id for _, export in found}
+        after = {export.id for _, export in found}
         if self._state is not None and before - after:
             self._state.open_files.close_unexported(after)
         return found

@@ -71,10 +71,11 @@ class OpenFiles:
                 place.volume.hold(place.inode.ino)
                 file = OpenFile(place.volume, place.volume.era, place.inode.ino)
                 self._files[key] = file
-            held = Open(client, owner, file, self._other())
+            held = Open(client, owner, file, self._other(), place.export.id)
             file.opens[held] = None
             client.opens[owner, key] = client.states[held.other] = held
             client.origin.opens.add(1)
+        held.export = place.export.id
         held.widen(place.who.uid, access, deny)
         return held
 
@@ -96,13 +97,12 @@ class OpenFiles:
             for held in list(file.opens):
                 self.close(held)
 
-    def close_unexported(self, volumes: Collection[int]) -> None:
-        """What is open of volumes, and their snapshots, that are not exported any more: its
-        clients cannot close it, for their handles are stale."""
+    def close_unexported(self, exports: Collection[int]) -> None:
+        """What was opened in others than these (their numbers): its clients cannot close it, for
+        their handles are stale."""
         for file in list(self):
-            above = file.volume.parent
-            if file.volume.id not in volumes and (above is None or above.id not in volumes):
-                for held in list(file.opens):
+            for held in list(file.opens):
+                if held.export not in exports:
                     self.close(held)
 
     # --- locks

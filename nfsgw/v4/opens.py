@@ -50,13 +50,15 @@ class OpenFile:
 
 @dataclass(slots=True, eq=False)
 class Open:
-    """A file that an open-owner has open.  ``rights``: which user was found to be allowed which
-    access; an open-owner may speak for several, each of whom has what he was granted."""
+    """A file that an open-owner has open.  ``export``: the number of the one that it was opened
+    in, last.  ``rights``: which user was found to be allowed which access; an open-owner may speak
+    for several, each of whom has what he was granted."""
 
     client: Client
     owner: bytes
     file: OpenFile
     other: bytes
+    export: int
     seqid: int = 0
     access: int = 0
     deny: int = 0
