@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nfsgw.v4.opens import LockState, Open
     from nfsgw.v4.sessions import Session
 
+EXPIRED_MAX = 32  # in one step
 Key = tuple[bytes, Hashable]  # an open-owner or lock-owner, and a file
 
 
@@ -82,6 +83,7 @@ class Clients:
         self._clock = clock
         self._drop = drop
         self._key = secrets.token_bytes(16)  # of aliases
+        self._renewed = clock()  # none that is silent was renewed before
         self._by_id: dict[int, Client] = {}
         self._confirmed: dict[bytes, Client] = {}
         self._unconfirmed: OrderedDict[bytes, Client] = OrderedDict()
@@ -179,11 +181,16 @@ class Clients:
     # --- their end
 
     def expire(self, over_s: float) -> int:
-        """Remove those whose lease ran out ``over_s`` ago; how many."""
+        """Remove some whose lease ran out ``over_s`` ago; how many, none if there are none."""
+        now = self._clock()
+        if now - self._renewed <= self._limits.lease_s + over_s:
+            return 0
         late = [each for each in self._by_id.values() if self.expired(each, over_s)]
-        for client in late:
+        for client in late[:EXPIRED_MAX]:
             self.remove(client)
-        return len(late)
+        silent = (each.renewed for each in self._by_id.values() if not each.running)
+        self._renewed = min(silent, default=now)
+        return len(late[:EXPIRED_MAX])
 
     def evict(self, but: Client, *, slots: bool = False) -> bool:
         """For a client, or its ``slots``: remove one that has nothing open, of the address that has

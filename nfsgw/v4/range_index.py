@@ -8,7 +8,7 @@ it.  A look at n ranges takes n / BLOCK_RANGES steps and one block's.
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 BLOCK_RANGES = 256
@@ -93,15 +93,20 @@ class RangeIndex(Generic[H]):
         """Where it is, or belongs."""
         return max(bisect_right(self._blocks, held, key=_first) - 1, 0)
 
-    def forget(self, holder: H, ranges: Iterable[tuple[int, int]]) -> None:
-        """All that a holder has, which is these."""
-        ranges = list(ranges)
+    def forget(self, holder: H, ranges: Sequence[tuple[int, int]]) -> None:
+        """These of a holder's, in order: all that it has from the first to the last of them."""
         if len(ranges) <= FEW:
             for start, end in ranges:
                 self.remove(start, end, holder)
             return
+        first, last = ranges[0][0], ranges[-1][0]
         for block in self._blocks:
-            kept = [each for each in block.ranges if each.holder != holder]
+            if block.ranges[0].start > last or block.ranges[-1].start < first:
+                continue
+            kept = [
+                each for each in block.ranges
+                if each.holder != holder or not first <= each.start <= last
+            ]  # fmt: skip
             if len(kept) < len(block.ranges):
                 block.ranges = kept
                 block.changed()

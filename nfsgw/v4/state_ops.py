@@ -108,15 +108,15 @@ def _check_free(
     current: Current, file: OpenFile, holder: Holder, wanted: Range, reclaim: bool
 ) -> None:
     """DENIED, saying by what; RECLAIM_CONFLICT.  Expired clients lose what is in the way."""
-    clients = current.state.clients
+    state = current.state
     while (found := file.ranges.conflict(holder, wanted)) is not None:
         (client_id, owner), range_ = found
-        if current.state.expire(current, [clients.find(client_id)]):
+        if state.expire(current, state.holder(client_id)):
             continue
         if reclaim:
             raise Failed(Status.RECLAIM_CONFLICT)
         if client_id != holder[0]:
-            client_id = clients.alias(client_id)
+            client_id = state.clients.alias(client_id)
         raise Failed(Status.DENIED, _denied(client_id, owner, range_))
 
 

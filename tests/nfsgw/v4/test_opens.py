@@ -495,12 +495,12 @@ def test_what_is_not_exported_any_more_is_not_open(served: World, session: Sessi
     served.gateway.export("other")
     opened = session.run(*lab(), calls.open_name(b"disk")).stateid
     session.run(*at(b"disk"), calls.lock_new(opened, b"me", calls.WRITE_LOCK, 0, 10))
-    files, exports = served.state.open_files, served.gateway.exports
-    files.close_unexported({each.id for each in exports.all()})
+    exports = served.gateway.exports
+    served.state.export({each.id for each in exports.all()})
     assert session.run(calls.test_stateids(opened)) == [Status.OK]
     left = [each for each in exports.all() if each.name == "other"]
     exports.replace(left, exports.changed_ns + 1)
-    files.close_unexported({each.id for each in left})
+    served.state.export({each.id for each in left})
     assert session.run(calls.test_stateids(opened)) == [Status.BAD_STATEID]
     served.check_nothing_open()
 
@@ -520,7 +520,7 @@ def test_what_was_opened_in_the_export_of_a_snapshot_goes_with_that(
     exports = served.gateway.exports
     left = [each for each in exports.all() if each.name == "lab"]
     exports.replace(left, exports.changed_ns + 1)
-    served.state.open_files.close_unexported({each.id for each in left})
+    served.state.export({each.id for each in left})
     assert session.run(calls.test_stateids(there)) == [Status.BAD_STATEID]
     assert other.run(calls.test_stateids(kept)) == [Status.OK]
     other.run(*way, calls.lookup(b"disk"), calls.close(kept))
