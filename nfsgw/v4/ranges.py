@@ -98,8 +98,8 @@ class Ranges:
 
     def _unlist(self, owner: Holder, ranges: list[Range]) -> None:
         """Out of the indexes: some that follow each other."""
-        self._all.forget(owner, [each[:2] for each in ranges])
-        self._exclusive.forget(owner, [each[:2] for each in ranges if each.exclusive])
+        self._all.forget(owner, ranges)
+        self._exclusive.forget(owner, [each for each in ranges if each.exclusive])
 
     def _replace(self, owner: Holder, first: int, last: int, new: list[Range]) -> int:
         """Some of an owner's ranges by others, in the indexes too; how many more."""

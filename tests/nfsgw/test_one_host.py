@@ -175,9 +175,8 @@ def test_fragments_of_one_host_leave_buffers_for_others(
 ) -> None:
     first = call_record(1, PROGRAM, VERSION, ECHO, opaque(bytes(300_000)))[: BUFFER_BYTES + 9]
     with hosting([echo], buffers_max=4) as hosted:
-        slow = connected(hosted, stack, HOSTILE, 5, struct.pack(">I", len(first)) + first)
-        assert slow[3].ended()
-        assert slow[4].ended()
+        connected(hosted, stack, HOSTILE, 5, struct.pack(">I", len(first)) + first)
+        until(hosted, "(len(server._connections), server._buffers.left) == (3, 1)")
         with RpcClient(hosted.address, source=OTHER) as client:
             assert echoed(client, bytes(400_000)) == bytes(400_000)
 
