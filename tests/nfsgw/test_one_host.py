@@ -91,6 +91,7 @@ def test_answers_that_are_not_read_keep_nobody_out(echo: Echo, stack: contextlib
             assert echoed(client, b"let in") == b"let in"
             assert echoed(keep, b"stays") == b"stays"
         until(hosted, "len(server._connections) == 2")
+        stack.close()
 
 
 def test_of_its_own_an_address_gives_those_that_have_been_silent_for_long(
@@ -193,12 +194,10 @@ def test_small_records_of_one_host_leave_room_for_others(
             for n in range(12):
                 each.send(PROGRAM, VERSION, LATER, opaque(data), xid=n)
         until(hosted, f"server.incoming.count > {most // 2}")
-        while echo.waiting.acquire(timeout=0.2):
-            pass
         with RpcClient(hosted.address, source=OTHER) as client:
             xids = [client.send(PROGRAM, VERSION, LATER, opaque(b"x" * 99)) for _ in range(9)]
-            for _ in xids:
-                assert echo.waiting.acquire(timeout=30)
+            theirs = f"[each for each in server._connections if str(each.address) == '{OTHER}']"
+            until(hosted, f"[each._in_flight for each in {theirs}] == [9]")
             echo.gate.set()
             for xid in xids:
                 assert client.receive(xid).opaque(99) == b"x" * 99
@@ -220,3 +219,4 @@ def test_unread_answers_of_one_host_leave_room_for_others(
             echo.gate.set()
             for xid in waiting:
                 assert client.receive(xid).opaque(1) == b"x"
+        stack.close()
