@@ -140,13 +140,13 @@ class State:
         """Take away what a client has that has not been heard of for a lease; whether it is one.
         Its record has to be gone durably before anybody relies on it.  DELAY: there is more to
         take away than one step does."""
-        if client.id not in self._leaving:
-            if not self.clients.expired(client):
-                return False
-            self.clients.remove(client)
-        current.must_store = True
         if client.id in self._leaving:
-            self._close_some(client, DRAINED_MAX)
+            self._close_some(client, DROPPED_MAX)
+        elif self.clients.expired(client):
+            self.clients.remove(client)
+        else:
+            return False
+        current.must_store = True
         if client.id in self._leaving:
             raise Failed(Status.DELAY)
         return True

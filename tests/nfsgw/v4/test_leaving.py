@@ -10,7 +10,7 @@ from nfs4_client import Session
 from nfs4_world import World, at, lab, world
 
 from nfsgw.v4 import state as states
-from nfsgw.v4.clients import Clients
+from nfsgw.v4.clients import EXPIRED_MAX, Clients
 from nfsgw.v4.limits import Limits
 from nfsgw.v4.open_files import OpenFiles
 from nfsgw.v4.opens import OpenFile
@@ -18,7 +18,7 @@ from nfsgw.v4.protocol import LEASE_S, Status
 from nfsgw.v4.stateids import Stateid
 from service import gateway
 
-STEP = 3  # of drain; a client that goes loses two things at once
+STEP, FEW = 3, 2  # of drain; of a client that goes, and of who meets it
 OPENS, RANGES = 20, 17
 READ, WRITE, BOTH, NONE = 1, 2, 3, 0
 
@@ -26,7 +26,7 @@ READ, WRITE, BOTH, NONE = 1, 2, 3, 0
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(states, "DRAINED_MAX", STEP)
-    monkeypatch.setattr(states, "DROPPED_MAX", 2)
+    monkeypatch.setattr(states, "DROPPED_MAX", FEW)
     with world(tmp_path) as made:
         made.file(b"disk")
         made.file(b"other")
@@ -59,7 +59,7 @@ def until_had(served: World, act: object) -> int:
     for count in range(100):
         before = held(served)
         status = act()  # type: ignore[operator]
-        assert before - held(served) <= STEP + 3  # two when the client goes, and a lock-owner
+        assert before - held(served) <= FEW + 2  # a lock-owner, and what is had instead
         if status == Status.OK:
             return count
         assert status == Status.DELAY
@@ -73,7 +73,7 @@ def test_what_an_expired_client_denies_is_had_after_some_steps(served: World) ->
     served.now += LEASE_S + 1
     other.run()
     waited = len(served.gateway.waited)
-    assert until_had(served, lambda: open_(other)) > (OPENS + RANGES) // (STEP + 2)
+    assert until_had(served, lambda: open_(other)) > (OPENS + RANGES) // (FEW + 2)
     assert served.gateway.waited[waited:]  # that its record is gone is durable
     assert held(served) == 1
 
@@ -132,7 +132,7 @@ def test_room_is_made_by_clients_that_are_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(states, "DRAINED_MAX", STEP)
-    monkeypatch.setattr(states, "DROPPED_MAX", 2)
+    monkeypatch.setattr(states, "DROPPED_MAX", FEW)
     with world(tmp_path, Limits(opens=OPENS)) as served:
         served.file(b"disk")
         session = served.session()
@@ -249,3 +249,28 @@ def test_steps_are_of_locks_too(served: World) -> None:
         if left:
             break
     served.check_nothing_open()
+
+
+def test_many_expired_clients_in_the_way_are_taken_away_in_steps(tmp_path: Path) -> None:
+    """Each has a lock, or denies others something."""
+    many = 2 * EXPIRED_MAX + 5
+    for locks in (False, True):
+        with world(tmp_path / str(locks)) as served:
+            served.file(b"disk")
+            for _ in range(many):
+                session = served.session(slots=1)
+                opened = session.run(*lab(), calls.open_name(b"disk", READ, 0 if locks else WRITE))
+                lock = calls.lock_new(opened.stateid, b"me", calls.READ_LOCK, 0, 1)
+                session.run(*at(b"disk"), lock)
+            other = served.session()
+            served.now += LEASE_S + 1
+            other.run()
+            before = len(served.state.clients)
+            statuses = [open_(other) for _ in range(1 if locks else 3)]
+            if locks:
+                assert statuses == [Status.OK]
+                state = other.run(*lab(), calls.open_name(b"disk", BOTH)).stateid
+                lock = calls.lock_new(state, b"you", calls.WRITE_LOCK, 0, 1)
+                statuses = [other.status(*at(b"disk"), lock) for _ in range(3)]
+            assert statuses == [Status.DELAY, Status.DELAY, Status.OK]
+            assert (before, len(served.state.clients)) == (many + 1, 1)
