@@ -113,7 +113,8 @@ class ReplayCache:
         ]
 
     def new(self, keys: Sequence[Key]) -> int:
-        """How many calls of an address, from the first on, are nobody's duplicates."""
+        """How many calls of an address, of which there is one, are nobody's duplicates from the
+        first on."""
         met: set[Key] = set()
         finished = self._answers(keys[0])
         for number, key in enumerate(keys):
@@ -148,7 +149,8 @@ class ReplayCache:
         self._more(mine, 1, len(kept))
 
     def done(self, keys: Sequence[Key], answers: Sequence[bytes]) -> None:
-        """Calls of an address that were carried out at once, and their answers, without marks."""
+        """Calls of an address, one at least, that were carried out at once, and their answers,
+        without marks."""
         mine = self._of(keys[0])
         mine.answers.update(zip(keys, answers, strict=True))
         self._more(mine, len(keys), sum(map(len, answers)))
