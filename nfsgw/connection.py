@@ -5,12 +5,11 @@ they begin, many in one step: rpc.Again), sends their answers together, or as SE
 lets others have their turn, if there are any (``Look``): a turn ends after TURN_S.  Calls of one
 turn that wait for the disk wait together, without a task, and are answered together; what else
 waits has a task, which answers when it ends.  A client that does not read its answers is not read
-from either once OUT_BYTES_MAX wait for it, or anything while OUT_TOTAL_MAX wait for all clients
-together (``Waiting``; what calls under way promise to answer counts), nor is one with
-IN_FLIGHT_MAX calls under way, or any while the small
-records of all such calls are IN_TOTAL_MAX (large ones have their own bound: record.Buffers); one
-that neither reads nor finishes a record for STALLED_S is let go.  An idle connection may stay:
-TCP's keepalive finds out when nobody is there.
+from either once OUT_BYTES_MAX wait for it, or anything once its address has its part (quotas.py) of
+OUT_TOTAL_MAX (what calls under way promise to answer counts), nor is one with IN_FLIGHT_MAX calls
+under way, or any once the small records of the calls of its address are its part of IN_TOTAL_MAX
+(large ones have their own bound: record.Buffers); one that neither reads nor finishes a record for
+STALLED_S is let go.  An idle connection may stay: TCP's keepalive finds out when nobody is there.
 """
 
 import contextlib
@@ -28,6 +27,7 @@ import trio
 
 from nfsgw.dispatch import Dispatcher, Running
 from nfsgw.gate import Notice
+from nfsgw.quotas import Quota
 from nfsgw.record import Buffers, Record, RecordReader, marked
 from nfsgw.rpc import Address
 from nfsgw.xdr import Garbage, Part
@@ -48,27 +48,16 @@ Look = Callable[[int], bool]
 """Whether a descriptor can be read soon, so that it need not be waited for."""
 
 
-@dataclass
-class Waiting:
-    """Bytes of all connections that wait; past ``most``, one record of each connection at most."""
-
-    most: int
-    count: int = 0
-
-    @property
-    def full(self) -> bool:
-        return self.count >= self.most
-
-
 @dataclass(frozen=True)
 class Common:
-    """What the connections of a server share; tasks outlive their connection."""
+    """What the connections of a server share; tasks outlive their connection.  The quotas are
+    bytes, past which one record of each connection waits at most."""
 
     dispatcher: Dispatcher
     buffers: Buffers
     nursery: trio.Nursery
-    incoming: Waiting  # small records whose calls are under way
-    outgoing: Waiting  # answers that were not sent yet
+    incoming: Quota  # small records whose calls are under way
+    outgoing: Quota  # answers that were not sent yet
     look: Look | None = None
     stalled_s: float = STALLED_S
 
@@ -86,12 +75,15 @@ class Connection:
         host, self.port = accepted.getpeername()[:2]
         self.address: Address = ipaddress.ip_address(host.partition("%")[0])
         self._common = common
-        self._reader = RecordReader(common.buffers)
+        address = self.address.packed
+        self._incoming = common.incoming.of(address)
+        self._outgoing = common.outgoing.of(address)
+        self._reader = RecordReader(common.buffers, address)
         self._out: deque[Part] = deque()
         self._out_bytes = 0
         self._in_flight = 0
         self._told: dict[Notice, list[tuple[Running, Record]]] = {}  # calls of this turn
-        self.active_s = perf_counter()  # when it last had something
+        self.active_s = perf_counter()  # when its client last began or finished a record, or read
         self._sending = False
         self._deadline: float | None = None  # of a record that has begun and not ended
         self._relief = trio.Event()  # something has ended or was sent
@@ -102,6 +94,16 @@ class Connection:
     def stop(self) -> None:
         """Read no more; answer what was begun."""
         self._reading.cancel()
+
+    def let_go(self) -> None:
+        """End at once, where nothing is ``owed``; an answer that was not read yet is forgotten."""
+        self._forget_out()
+        self.stop()
+
+    @property
+    def owed(self) -> bool:
+        """Whether a call is under way, for whose answer its client waits."""
+        return self._in_flight > 0
 
     @property
     def idle(self) -> bool:
@@ -165,18 +167,18 @@ class Connection:
 
     @property
     def _full(self) -> bool:
-        calls, unsent, common = self._in_flight, self._out_bytes, self._common
+        calls, unsent = self._in_flight, self._out_bytes
         return (
             calls >= IN_FLIGHT_MAX
             or unsent >= OUT_BYTES_MAX
-            or ((unsent > 0 or calls > 0) and common.outgoing.full)
-            or (calls > 0 and common.incoming.full)
+            or ((unsent > 0 or calls > 0) and self._outgoing.full)
+            or (calls > 0 and self._incoming.full)
         )
 
     def _turn(self) -> tuple[int, bool]:
         """Begin calls that are here; (how many, whether there may be more)."""
-        self.active_s = perf_counter()
-        end = self.active_s + TURN_S
+        now = perf_counter()
+        end = now + TURN_S
         served = 0
         while True:
             if self._full:
@@ -189,6 +191,7 @@ class Connection:
                 self._begin(record)
                 answered = 1
             self._deadline = None
+            self.active_s = now
             served += answered
             if perf_counter() > end:
                 return served, True
@@ -213,9 +216,9 @@ class Connection:
         if isinstance(started, Running):
             self._in_flight += 1
             started.promised = started.out.promised
-            self._common.outgoing.count += started.promised
+            self._outgoing.add(started.promised)
             if record.buffer is None:
-                self._common.incoming.count += len(record.view)
+                self._incoming.add(len(record.view))
             self._wait(started, record)
             return
         if started is not None:
@@ -225,7 +228,7 @@ class Connection:
     def _give_back(self, record: Record) -> None:
         if record.buffer is not None:
             record.view.release()
-            self._common.buffers.give(record.buffer)
+            self._common.buffers.give(record.buffer, self._reader.portion)
 
     def _receive(self) -> bool:
         """Take what has come; False when the client will send nothing any more."""
@@ -246,11 +249,13 @@ class Connection:
             return
         if self._deadline is None:
             self._deadline = trio.current_time() + self._common.stalled_s
+            self.active_s = perf_counter()
+        reader = self._reader
         with trio.fail_at(self._deadline):
-            if not self._reader.starved:
+            if not reader.starved:
                 await trio.lowlevel.wait_readable(self._socket)
-            while self._reader.starved and self._common.buffers.empty:
-                await self._common.buffers.given()
+            while reader.starved and reader.portion.full:
+                await self._common.buffers.given(reader.portion)
 
     # --- calls that wait
 
@@ -289,10 +294,10 @@ class Connection:
     def _over(self, running: Running, record: Record) -> None:
         """A call is not under way any more."""
         self._in_flight -= 1
-        self._common.outgoing.count -= running.promised
+        self._outgoing.add(-running.promised)
         self._relief.set()
         if record.buffer is None:
-            self._common.incoming.count -= len(record.view)
+            self._incoming.add(-len(record.view))
         self._give_back(record)
 
     def _ended(self, running: Running, record: Record) -> None:
@@ -314,10 +319,11 @@ class Connection:
     def _put(self, answer: list[Part]) -> None:
         if self.closed:
             return
-        for part in marked(answer):
-            self._out.append(part)
-            self._out_bytes += len(part)
-            self._common.outgoing.count += len(part)
+        parts = marked(answer)
+        size = sum(map(len, parts))
+        self._out.extend(parts)
+        self._out_bytes += size
+        self._outgoing.add(size)
 
     def _flush(self) -> None:
         """Send; what the socket does not take now, a task sends later."""
@@ -344,7 +350,7 @@ class Connection:
 
     def _sent(self, count: int) -> None:
         self._out_bytes -= count
-        self._common.outgoing.count -= count
+        self._outgoing.add(-count)
         while count:
             first = self._out.popleft()
             if count < len(first):
@@ -355,6 +361,7 @@ class Connection:
     async def _push_rest(self) -> None:
         try:
             while not self.closed and self._out:
+                self.active_s = perf_counter()
                 with trio.fail_after(self._common.stalled_s):
                     await trio.lowlevel.wait_writable(self._socket)
                 self._push()
@@ -373,7 +380,7 @@ class Connection:
 
     def _forget_out(self) -> None:
         self._out.clear()
-        self._common.outgoing.count -= self._out_bytes
+        self._outgoing.add(-self._out_bytes)
         self._out_bytes = 0
 
     async def _wait_for_relief(self) -> None:

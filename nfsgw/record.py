@@ -7,16 +7,18 @@ than the buffer holds has a large one instead of it until it pauses, as long as 
 left for what needs them.  Invariants:
 - a length allocates nothing: a large buffer is taken when a whole small one of the record is there,
   or records that filled a small one;
-- the large buffers of all connections together are bounded (``Buffers``), those of records in
-  several fragments too (a client whose such record is one too many is let go); and one that
-  anything still refers to is never used again: a bytearray that is looked at refuses to grow.
+- the large buffers of all connections together are bounded, and those of an address (``Buffers``),
+  those of records in several fragments too (a client whose such record is one too many is let go);
+  and one that anything still refers to is never used again: a bytearray that is looked at refuses
+  to grow.
 """
 
 import struct
 from collections.abc import Iterable
 
-import trio
+from trio.lowlevel import ParkingLot
 
+from nfsgw.quotas import Portion, Quota
 from nfsgw.xdr import Garbage, Part
 
 RECORD_BYTES_MAX = (1 << 20) + 8192  # a megabyte of data, and the head of a call or a compound
@@ -31,34 +33,38 @@ _NOTHING = memoryview(b"")
 
 
 class Buffers:
-    """Large buffers, some kept for the next record."""
+    """Large buffers, some kept for the next record.  Each is some address's (a ``Portion``), which
+    has one unless that is ``full``."""
 
     def __init__(self, most: int = LARGE_BUFFERS_MAX) -> None:
-        self.left = self._most = most  # that can be had
+        self._quota = Quota(most)
         self._spare: list[bytearray] = []
-        self._given = trio.Event()
+        self._waiting: dict[Portion, ParkingLot] = {}
 
     @property
-    def empty(self) -> bool:
-        """Whether all are taken."""
-        return self.left == 0
+    def left(self) -> int:
+        """How many are nobody's."""
+        return self._quota.left
 
-    @property
-    def plenty(self) -> bool:
+    def of(self, address: bytes) -> Portion:
+        """Those of an address."""
+        return self._quota.of(address)
+
+    def plenty(self, mine: Portion) -> bool:
         """Whether one can be had for what does not need it."""
-        return 2 * self.left > self._most + 1
+        return mine.beyond((self._quota.most + 1) // 2)
 
-    def take(self) -> bytearray:
-        assert self.left
-        self.left -= 1
+    def take(self, mine: Portion) -> bytearray:
+        assert not mine.full
+        mine.add(1)
         if self._spare:
             return self._spare.pop()
         return bytearray(RECORD_BYTES_MAX)
 
-    def give(self, buffer: bytearray) -> None:
+    def give(self, buffer: bytearray, mine: Portion) -> None:
         """It is not needed any more, by who took it."""
-        self.left += 1
-        self._given.set()
+        mine.add(-1)
+        self.wake()
         if len(self._spare) >= SPARE_BUFFERS_MAX or len(buffer) < RECORD_BYTES_MAX:
             return
         try:
@@ -68,16 +74,25 @@ class Buffers:
         buffer.pop()
         self._spare.append(buffer)
 
-    def reserve(self) -> None:
-        """``take`` for a buffer that grows elsewhere; Garbage when all are taken."""
-        if self.empty:
+    def reserve(self, mine: Portion) -> None:
+        """``take`` for a buffer that grows elsewhere; Garbage when there is none."""
+        if mine.full:
             raise Garbage("too many large records in several fragments")
-        self.left -= 1
+        mine.add(1)
 
-    async def given(self) -> None:
-        """Wait until one is given back, which another may take first."""
-        self._given = trio.Event() if self._given.is_set() else self._given
-        await self._given.wait()
+    async def given(self, mine: Portion) -> None:
+        """Wait until there is one, which another may take first."""
+        lot = self._waiting.setdefault(mine, ParkingLot())
+        try:
+            await lot.park()
+        finally:
+            if not lot and self._waiting.get(mine) is lot:
+                del self._waiting[mine]
+
+    def wake(self) -> None:
+        """As many of each address as can have one now."""
+        for mine, lot in self._waiting.items():
+            lot.unpark(count=mine.room)
 
 
 class Record:
@@ -95,11 +110,12 @@ class RecordReader:
 
     __slots__ = (
         "_buffer", "_buffers", "_end", "_filled", "_fragments", "_large", "_length", "_pieces",
-        "_small", "_start", "_stuck", "_wide",
+        "_small", "_start", "_stuck", "_wide", "portion",
     )  # fmt: skip
 
-    def __init__(self, buffers: Buffers) -> None:
+    def __init__(self, buffers: Buffers, address: bytes = b"") -> None:
         self._buffers = buffers
+        self.portion = buffers.of(address)
         self._small = memoryview(bytearray(BUFFER_BYTES))
         self._wide: bytearray | None = None  # what ``_buffer`` is of, when it is not ``_small``
         self._buffer = self._small
@@ -119,7 +135,7 @@ class RecordReader:
 
     @property
     def starved(self) -> bool:
-        """Whether nothing can be received before another connection gives a large buffer back."""
+        """Whether nothing can be received before there is a large buffer."""
         return self._stuck or (
             self._large is None and self._end - self._start == len(self._buffer)
         )  # fmt: skip
@@ -162,8 +178,8 @@ class RecordReader:
     def _make_room(self) -> None:
         """The beginning of a record is at the end of a buffer that had others before it."""
         there = self._buffer[self._start : self._end]
-        if self._wide is None and self._buffers.plenty:
-            self._wide = self._buffers.take()
+        if self._wide is None and self._buffers.plenty(self.portion):
+            self._wide = self._buffers.take(self.portion)
             self._buffer = memoryview(self._wide)
         self._buffer[: len(there)] = there
         self._start, self._end = 0, len(there)
@@ -179,7 +195,7 @@ class RecordReader:
         """Nothing will come for a while: give back what is only for much at once."""
         if self._wide is not None and self._start == self._end:
             self._start = self._end = 0
-            self._buffers.give(self._narrow())
+            self._buffers.give(self._narrow(), self.portion)
 
     def received(self, count: int) -> None:
         if self._large is not None:
@@ -217,8 +233,8 @@ class RecordReader:
         there = self._buffer[self._start + 4 : self._end]
         if self._wide is not None:
             large = self._narrow()
-        elif self.starved and not self._buffers.empty:
-            large = self._buffers.take()
+        elif self.starved and not self.portion.full:
+            large = self._buffers.take(self.portion)
         else:
             return
         with memoryview(large) as view:
@@ -235,10 +251,10 @@ class RecordReader:
             large = self._narrow()
             self._start, self._end = 0, len(behind)
             return Record(memoryview(large)[start:end], large)
-        self._stuck = self._buffers.empty
+        self._stuck = self.portion.full
         if self._stuck:
             return None
-        large = self._buffers.take()
+        large = self._buffers.take(self.portion)
         view = memoryview(large)[: end - start]
         view[:] = self._buffer[start:end]
         self._start = end
@@ -266,7 +282,7 @@ class RecordReader:
             self._pieces = bytearray()
         there = min(self._end - start, length)
         if len(self._pieces) <= BUFFER_BYTES < len(self._pieces) + there:
-            self._buffers.reserve()
+            self._buffers.reserve(self.portion)
         self._pieces += self._buffer[start : start + there]
         self._start = start + there
         if there == length:
@@ -284,13 +300,14 @@ class RecordReader:
         """The connection has ended."""
         self._start = self._end = 0
         if self._wide is not None:
-            self._buffers.give(self._narrow())
+            self._buffers.give(self._narrow(), self.portion)
         if self._large is not None:
-            self._buffers.give(self._large)
+            self._buffers.give(self._large, self.portion)
             self._large = None
         if self._pieces is not None and len(self._pieces) > BUFFER_BYTES:
-            self._buffers.give(self._pieces)
+            self._buffers.give(self._pieces, self.portion)
             self._pieces = None
+        self._buffers.wake()  # it may have been told of one and not have taken it
 
 
 class Marked(list[Part]):

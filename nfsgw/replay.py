@@ -8,13 +8,19 @@ Performance and Correctness of an NFS Server", USENIX 1989.)
 
 An entry is known by who calls (an address: ports change), xid, procedure, and length and checksum
 of the whole record, since clients behind one address do not agree on xids: two WRITEs that differ
-in their last byte are two.  Bounded by count and bytes; the oldest finished entries go first.
+in their last byte are two.
+
+Bounded by count and bytes.  Room is made by the address that has most (an entry is worth as many
+bytes as there are for each), of whose entries the oldest goes, so nobody loses one to an address
+that has more than he.  Who has most is looked for when an address gets more, and one other is
+looked at each time: that takes no time, and finds who has it before long (quasi-pushout: Lin and
+Shung, IEEE Communications Letters 1, 1997).
 """
 
 import struct
 import zlib
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -24,6 +30,10 @@ from nfsgw.xdr import Part
 
 ENTRIES_MAX = 16_384
 BYTES_MAX = 4 << 20
+
+Key = tuple[bytes, int, tuple[int, int, int], int, int]
+"""Address, xid, (program, version, procedure), length, checksum."""
+_NONE: Mapping[Key, bytes] = {}
 
 
 class Checksum(Protocol):
@@ -53,9 +63,20 @@ class Crc32:
 class Entry:
     """A call; ``answer`` None: in progress.  ``asker``: the connection that asked last."""
 
-    key: Hashable
+    key: Key
     asker: Any
     answer: list[Part] | None = None
+
+
+class Finished:
+    """The calls of an address that have ended, the oldest first; ``worth`` is in bytes."""
+
+    __slots__ = ("address", "answers", "worth")
+
+    def __init__(self, address: bytes) -> None:
+        self.address = address
+        self.answers: OrderedDict[Key, bytes] = OrderedDict()
+        self.worth = 0
 
 
 class ReplayCache:
@@ -67,11 +88,13 @@ class ReplayCache:
     ) -> None:  # fmt: skip
         self._checksum = checksum or Crc32()
         self._entries_max, self._bytes_max = entries_max, bytes_max
-        self._bytes = 0
-        self._running: dict[Hashable, Entry] = {}
-        self._finished: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._entry_bytes = max(bytes_max // entries_max, 1)
+        self._entries = self._bytes = 0
+        self._running: dict[Key, Entry] = {}
+        self._finished: OrderedDict[bytes, Finished] = OrderedDict()  # in the order of looks
+        self._most = Finished(b"")  # has most, as far as was looked
 
-    def key(self, call: Call, record: memoryview) -> Hashable:
+    def key(self, call: Call, record: memoryview) -> Key:
         what = call.program, call.version, call.procedure
         checksum = self._checksum.hash(record)
         return call.peer.address.packed, call.xid, what, len(record), checksum
@@ -79,7 +102,7 @@ class ReplayCache:
     def keys(
         self, address: bytes, xids: Sequence[int], what: tuple[int, int, int],
         received: memoryview, records: memoryview,
-    ) -> list[Hashable]:  # fmt: skip
+    ) -> list[Key]:  # fmt: skip
         """Of calls of (program, version, procedure); ``records`` as ``hash_pieces`` has them."""
         count = len(xids)
         sizes = records.cast("I")[2 : 4 * count : 4].tolist()
@@ -89,23 +112,30 @@ class ReplayCache:
             for xid, size, checksum in zip(xids, sizes, sums, strict=True)
         ]
 
-    def new(self, keys: Sequence[Hashable]) -> int:
-        """How many calls, from the first on, are nobody's duplicates."""
-        met: set[Hashable] = set()
+    def new(self, keys: Sequence[Key]) -> int:
+        """How many calls of an address, of which there is one, are nobody's duplicates from the
+        first on."""
+        met: set[Key] = set()
+        finished = self._answers(keys[0])
         for number, key in enumerate(keys):
-            if key in self._finished or key in self._running or key in met:
+            if key in finished or key in self._running or key in met:
                 return number
             met.add(key)
         return len(keys)
 
-    def find(self, key: Hashable) -> Entry | None:
+    def _answers(self, key: Key) -> Mapping[Key, bytes]:
+        """Those of the calls of its address that have ended."""
+        found = self._finished.get(key[0])
+        return _NONE if found is None else found.answers
+
+    def find(self, key: Key) -> Entry | None:
         """The entry of an equal call, in progress or finished."""
         entry = self._running.get(key)
-        if entry is None and (answer := self._finished.get(key)) is not None:
+        if entry is None and (answer := self._answers(key).get(key)) is not None:
             return Entry(key, None, [answer])
         return entry
 
-    def begin(self, key: Hashable, asker: Any) -> Entry:
+    def begin(self, key: Key, asker: Any) -> Entry:
         entry = self._running[key] = Entry(key, asker)
         return entry
 
@@ -114,20 +144,52 @@ class ReplayCache:
         del self._running[entry.key]
         kept = b"".join(answer)
         entry.answer = [kept]
-        self._finished[entry.key] = kept
-        self._bytes += len(kept)
-        self._shrink()
+        mine = self._of(entry.key)
+        mine.answers[entry.key] = kept
+        self._more(mine, 1, len(kept))
 
-    def done(self, keys: Sequence[Hashable], answers: Sequence[bytes]) -> None:
-        """Calls that were carried out at once, and their answers, without marks."""
-        self._finished.update(zip(keys, answers, strict=True))
-        self._bytes += sum(map(len, answers))
-        self._shrink()
+    def done(self, keys: Sequence[Key], answers: Sequence[bytes]) -> None:
+        """Calls of an address, one at least, that were carried out at once, and their answers,
+        without marks."""
+        mine = self._of(keys[0])
+        mine.answers.update(zip(keys, answers, strict=True))
+        self._more(mine, len(keys), sum(map(len, answers)))
 
-    def _shrink(self) -> None:
-        while len(self._finished) > self._entries_max or self._bytes > self._bytes_max:
-            _, oldest = self._finished.popitem(last=False)
-            self._bytes -= len(oldest)
+    def _of(self, key: Key) -> Finished:
+        found = self._finished.get(key[0])
+        if found is None:
+            found = self._finished[key[0]] = Finished(key[0])
+        return found
+
+    def _more(self, mine: Finished, entries: int, size: int) -> None:
+        """An address has got more: room is made for it."""
+        mine.worth += size + self._entry_bytes * entries
+        entries += self._entries
+        size += self._bytes
+        most = self._richer(mine) if len(self._finished) > 1 else mine
+        entries_max, bytes_max, each = self._entries_max, self._bytes_max, self._entry_bytes
+        while entries > entries_max or size > bytes_max:
+            if most.worth < mine.worth:
+                most = mine
+            least = 1 if most is mine else mine.worth
+            worth, oldest = most.worth, most.answers.popitem
+            while worth >= least and (entries > entries_max or size > bytes_max):
+                gone = len(oldest(last=False)[1])
+                entries -= 1
+                size -= gone
+                worth -= each + gone
+            most.worth = worth
+            if not most.answers:
+                del self._finished[most.address]
+        self._most, self._entries, self._bytes = most, entries, size
+
+    def _richer(self, mine: Finished) -> Finished:
+        """The one that had most, one that has got more, or the one whose turn it is to be looked
+        at."""
+        address, other = next(iter(self._finished.items()))
+        self._finished.move_to_end(address)
+        most = self._most if self._most.worth > mine.worth else mine
+        return other if other.worth > most.worth else most
 
     def forget(self, entry: Entry) -> None:
         """The call was not carried out: sent again, it begins anew."""

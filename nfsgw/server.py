@@ -1,17 +1,21 @@
 """The server: listeners, and no more connections than it can serve.
 
 One ``Server`` has one set of programs; it may listen in several places, open and close them while
-it runs.  When there are CONNECTIONS_MAX, or ADDRESS_MAX of one address, the one that has been idle
-longest makes room for who comes, so nobody keeps others out by holding connections; where all are
-busy he is turned away.  When the server's task is cancelled nothing more is read, and what was
-begun is answered: what a call waits for has to work until then.
+it runs.  When there are CONNECTIONS_MAX, one of the address that has most makes room for who comes
+from another, and when an address has ADDRESS_MAX, one of its own: the one that has been idle
+longest, or else the one whose client has kept us waiting longest, in the middle of a record or of
+an answer.  So nobody keeps others out by holding connections, whatever he does with them, but with
+calls under way: where there are nothing but these, who comes is turned away.  When the server's
+task is cancelled nothing more is read, and what was begun is answered: what a call waits for has to
+work until then.
 """
 
 import errno
 import socket
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from time import perf_counter
 
 import trio
 
@@ -24,18 +28,19 @@ from nfsgw.connection import (
     Common,
     Connection,
     Look,
-    Waiting,
 )
 from nfsgw.dispatch import Dispatcher
-from nfsgw.record import Buffers
+from nfsgw.quotas import Quota
+from nfsgw.record import LARGE_BUFFERS_MAX, Buffers
 from nfsgw.replay import Checksum, ReplayCache
-from nfsgw.rpc import Program
+from nfsgw.rpc import Address, Program
 
 CONNECTIONS_MAX = 1024
 ADDRESS_MAX = 512  # a hypervisor has one a disk
 BACKLOG = 128
 ACCEPT_PAUSE_S = 0.1
 ACCEPTED_MAX = 16  # in one turn
+SILENT_S = 5.0  # in the middle of something; then it makes room for another of its address
 
 
 def listening(host: str, port: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
@@ -76,18 +81,19 @@ class Server:
     def __init__(
         self, programs: Iterable[Program], *, failed: Callable[[], None] = lambda: None,
         connections_max: int = CONNECTIONS_MAX, address_max: int = ADDRESS_MAX,
-        stalled_s: float = STALLED_S, out_total_max: int = OUT_TOTAL_MAX,
-        in_total_max: int = IN_TOTAL_MAX, checksum: Checksum | None = None,
+        stalled_s: float = STALLED_S, silent_s: float = SILENT_S,
+        out_total_max: int = OUT_TOTAL_MAX, in_total_max: int = IN_TOTAL_MAX,
+        buffers_max: int = LARGE_BUFFERS_MAX, checksum: Checksum | None = None,
         look: Look | None = None,
     ) -> None:  # fmt: skip
         self.dispatcher = Dispatcher(programs, ReplayCache(checksum), failed)
         self.failed = failed
-        self._buffers = Buffers()
-        self.incoming, self.outgoing = Waiting(in_total_max), Waiting(out_total_max)
-        self._stalled_s = stalled_s
+        self._buffers = Buffers(buffers_max)
+        self.incoming, self.outgoing = Quota(in_total_max), Quota(out_total_max)
+        self._stalled_s, self._silent_s = stalled_s, silent_s
         self._look = look
         self._connections_max, self._address_max = connections_max, address_max
-        self._by_address: Counter[str] = Counter()
+        self._by_address: defaultdict[Address, set[Connection]] = defaultdict(set)
         self._connections: set[Connection] = set()
         self._common: Common | None = None
         self._gone = trio.Event()
@@ -151,46 +157,50 @@ class Server:
                     ):  # reset meanwhile; or out of descriptors: others give theirs back
                         await trio.sleep(ACCEPT_PAUSE_S)
                         break
-                    self._admit(accepted, common)
+                    if self._admit(accepted, common):
+                        break
 
-    def _admit(self, accepted: socket.socket, common: Common) -> None:
+    def _admit(self, accepted: socket.socket, common: Common) -> bool:
+        """Whether others should have their turn now: there was a look at many connections."""
         try:
             connection = Connection(accepted, common)
         except OSError:  # it is gone already
             accepted.close()
-            return
-        address = str(connection.address)
-        mine = self._by_address[address] >= self._address_max
-        if (mine or len(self._connections) >= self._connections_max) and not self._make_room(
-            address if mine else None
-        ):
+            return False
+        mine = len(self._by_address.get(connection.address, ())) >= self._address_max
+        crowded = mine or len(self._connections) >= self._connections_max
+        if crowded and not self._make_room(connection.address, mine):
             accepted.close()
-            return
+            return True
         common.nursery.start_soon(self._serve, connection)
         self._connections.add(connection)
-        self._by_address[address] += 1
+        self._by_address[connection.address].add(connection)
+        return crowded
 
-    def _make_room(self, address: str | None) -> bool:
-        """Let the longest idle connection (of an address) go; whether there was one."""
-        idle = (
-            each
-            for each in self._connections
-            if each.idle and (address is None or str(each.address) == address)
-        )
-        longest = min(idle, key=lambda each: each.active_s, default=None)
-        if longest is None:
-            return False
-        longest.stop()
-        self._forget(longest)
-        return True
+    def _make_room(self, address: Address, mine: bool) -> bool:
+        """Let a connection go for one of an address: of those that have more, the most first, or
+        else, or only (``mine``), one of its own; whether there was one that may go."""
+        own = self._by_address.get(address, set())
+        richer = [] if mine else [one for one in self._by_address.values() if len(one) > len(own)]
+        for each in sorted(richer, key=len, reverse=True):
+            found = _least_missed(each)
+            if found is not None:
+                break
+        else:
+            silent = perf_counter() - self._silent_s
+            found = _least_missed(each for each in own if each.idle or each.active_s <= silent)
+        if found is not None:
+            found.let_go()
+            self._forget(found)
+        return found is not None
 
     def _forget(self, connection: Connection) -> None:
         if connection in self._connections:
             self._connections.discard(connection)
-            address = str(connection.address)
-            self._by_address[address] -= 1
-            if not self._by_address[address]:
-                del self._by_address[address]
+            left = self._by_address[connection.address]
+            left.discard(connection)
+            if not left:
+                del self._by_address[connection.address]
 
     async def _serve(self, connection: Connection) -> None:
         try:
@@ -200,3 +210,13 @@ class Server:
         finally:
             self._forget(connection)
             self._gone.set()
+
+
+def _least_missed(connections: Iterable[Connection]) -> Connection | None:
+    """The longest idle one, or else the one whose client has been silent longest; none of those
+    that owe an answer."""
+    return min(
+        (each for each in connections if not each.owed),
+        key=lambda each: (not each.idle, each.active_s),
+        default=None,
+    )

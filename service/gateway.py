@@ -144,11 +144,9 @@ class Gateway:
                 )
                 continue
             found.append((nfs, Export(nfs.number, f"/{volume}", volume.id, rules)))
-        before = {export.volume_id for export in self._exports.all()}
         self._exports.replace([export for _, export in found], time.time_ns())
-        after = {export.volume_id for _, export in found}
-        if self._state is not None and before - after:
-            self._state.open_files.close_unexported(after)
+        if self._state is not None:
+            self._state.export({export.id for _, export in found})
         return found
 
     async def settle(self) -> None:
@@ -309,15 +307,19 @@ class Gateway:
 
     async def _sweep(self, state: State) -> None:
         while True:
-            await trio.sleep(SWEEP_S)
+            with trio.move_on_after(SWEEP_S):
+                await state.left.wait()
             try:
-                if state.sweep():
+                while state.drain() or state.sweep():
+                    await trio.lowlevel.checkpoint()
+                if state.swept:
                     await self._gate.durable()
                     state.swept = False
             except errors.RametError:
                 pass  # the store has failed: what others get waits for the disk, and fails
             except Exception:  # ours: clients go later, the mount stays
                 log_exception()
+                await trio.sleep(SWEEP_S)
 
     async def _thread(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._threads)

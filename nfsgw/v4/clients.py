@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from nfsgw.rpc import Call
 from nfsgw.v4.limits import Limits
+from nfsgw.v4.origins import Origin
 from nfsgw.v4.protocol import Failed, Status
 from nfsgw.v4.recovery import Principal
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from nfsgw.v4.opens import LockState, Open
     from nfsgw.v4.sessions import Session
 
+EXPIRED_MAX = 32  # in one step
 Key = tuple[bytes, Hashable]  # an open-owner or lock-owner, and a file
 
 
@@ -47,10 +49,12 @@ class Client:
     owner: bytes
     verifier: bytes
     principal: Principal
+    origin: Origin
     renewed: float
     confirmed: bool = False
     reclaim_complete: bool = False
     running: int = 0  # compounds in progress
+    slots: int = 0  # of its sessions
     created: Created = field(default_factory=lambda: Created(0))
     sessions: "dict[bytes, Session]" = field(default_factory=dict)
     states: "dict[bytes, Open | LockState]" = field(default_factory=dict)
@@ -79,6 +83,7 @@ class Clients:
         self._clock = clock
         self._drop = drop
         self._key = secrets.token_bytes(16)  # of aliases
+        self._renewed = clock()  # none that is silent was renewed before
         self._by_id: dict[int, Client] = {}
         self._confirmed: dict[bytes, Client] = {}
         self._unconfirmed: OrderedDict[bytes, Client] = OrderedDict()
@@ -111,7 +116,9 @@ class Clients:
 
     # --- EXCHANGE_ID, by the cases of RFC 8881, 18.35.4
 
-    def introduce(self, owner: bytes, verifier: bytes, principal: Principal) -> Client:
+    def introduce(
+        self, owner: bytes, verifier: bytes, principal: Principal, origin: Origin
+    ) -> Client:  # fmt: skip
         """A client says who it is: its confirmed record, or a new one.  CLID_INUSE, DELAY."""
         known = self._confirmed.get(owner)
         if known is not None and known.principal != principal:
@@ -124,9 +131,10 @@ class Clients:
         # cases 1, 4 and 5: the confirmed record of a client that has rebooted stays for now
         if owner in self._unconfirmed:
             self._forget(self._unconfirmed[owner])
-        self._make_room()
-        client = Client(secrets.randbits(64), owner, verifier, principal, self._clock())
-        self._by_id[client.id] = self._unconfirmed[owner] = client
+        self._make_room(origin)
+        client = Client(secrets.randbits(64), owner, verifier, principal, origin, self._clock())
+        self._by_id[client.id] = self._unconfirmed[owner] = origin.waiting[owner] = client
+        origin.unconfirmed.add(1)
         return client
 
     def update(self, owner: bytes, verifier: bytes, principal: Principal) -> Client:
@@ -141,10 +149,10 @@ class Clients:
         self.renew(known)
         return known
 
-    def _make_room(self) -> None:
-        """For an unconfirmed record: the oldest of them goes."""
-        if len(self._unconfirmed) >= self._limits.clients:
-            self._forget(next(iter(self._unconfirmed.values())))
+    def _make_room(self, origin: Origin) -> None:
+        """For an unconfirmed record: the oldest of its address goes, or else the oldest of all."""
+        if origin.unconfirmed.full:
+            self._forget(next(iter((origin.waiting or self._unconfirmed).values())))
 
     def check_confirm(self, client: Client, principal: Principal) -> None:
         """Before CREATE_SESSION.  CLID_INUSE: somebody else's record; DELAY: too many clients."""
@@ -152,9 +160,9 @@ class Clients:
             raise Failed(Status.CLID_INUSE)
         if client.confirmed or client.owner in self._confirmed:
             return
-        if len(self._confirmed) >= self._limits.clients:
+        if client.origin.clients.full:
             self.expire(0)
-        if len(self._confirmed) >= self._limits.clients and not self.evict(client):
+        if client.origin.clients.full and not self.evict(client):
             raise Failed(Status.DELAY)
 
     def confirm(self, client: Client) -> None:
@@ -164,30 +172,45 @@ class Clients:
             return
         old = self._confirmed.get(client.owner)
         if old is not None:
-            self._drop(old)
-            del self._by_id[old.id]
-        del self._unconfirmed[client.owner]
+            self.remove(old)
+        self._unlist(client)
         client.confirmed = True
+        client.origin.clients.add(1)
         self._confirmed[client.owner] = client
 
     # --- their end
 
     def expire(self, over_s: float) -> int:
-        """Remove those whose lease ran out ``over_s`` ago; how many."""
+        """Remove some whose lease ran out ``over_s`` ago; how many, none if there are none."""
+        now = self._clock()
+        if now - self._renewed <= self._limits.lease_s + over_s:
+            return 0
         late = [each for each in self._by_id.values() if self.expired(each, over_s)]
-        for client in late:
+        for client in late[:EXPIRED_MAX]:
             self.remove(client)
-        return len(late)
+        silent = (each.renewed for each in self._by_id.values() if not each.running)
+        self._renewed = min(silent, default=now)
+        return len(late[:EXPIRED_MAX])
 
-    def evict(self, but: Client) -> bool:
-        """Remove the one that has been silent longest of those that have nothing open, if there is
-        one.  It introduces itself again and has lost nothing: who opens nothing keeps nobody
-        out."""
+    def evict(self, but: Client, *, slots: bool = False) -> bool:
+        """For a client, or its ``slots``: remove one that has nothing open, of the address that has
+        most clients, or slots, if that keeps as many as its own has, or of its own; of these the
+        one that has been silent longest, if there is one.  It introduces itself again and has lost
+        nothing: who opens nothing keeps nobody out."""
+
+        def has(client: Client) -> int:
+            return client.origin.slots.count if slots else client.origin.clients.count
+
+        def may_go(client: Client) -> bool:
+            less = client.slots if slots else 1
+            own = client.origin is but.origin
+            return less > 0 and (own or has(client) - less >= has(but))
+
         idle = (
             each for each in self._confirmed.values()
-            if each is not but and not each.states and not each.running
+            if each is not but and not each.states and not each.running and may_go(each)
         )  # fmt: skip
-        found = min(idle, key=lambda each: each.renewed, default=None)
+        found = max(idle, key=lambda each: (has(each), -each.renewed), default=None)
         if found is not None:
             self.remove(found)
         return found is not None
@@ -198,5 +221,13 @@ class Clients:
 
     def _forget(self, client: Client) -> None:
         del self._by_id[client.id]
-        table = self._confirmed if client.confirmed else self._unconfirmed
-        del table[client.owner]
+        if client.confirmed:
+            del self._confirmed[client.owner]
+            client.origin.clients.add(-1)
+        else:
+            self._unlist(client)
+
+    def _unlist(self, client: Client) -> None:
+        """It is not one of the unconfirmed any more."""
+        del self._unconfirmed[client.owner], client.origin.waiting[client.owner]
+        client.origin.unconfirmed.add(-1)

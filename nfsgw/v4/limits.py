@@ -1,8 +1,9 @@
 """How much of everything clients may have: memory is bounded whatever they do.
 
-What is refused at a limit is answered DELAY, after what belongs to clients whose lease has run out
-was taken away, and, for a new client or session, the silent ones who have nothing open; version
-4.1 has no other word for it (RFC 8881, 15.1.1.3).
+What is refused at a limit, or because an address has its part of it (origins.py), is answered
+DELAY, after what belongs to clients whose lease has run out was taken away, and, for a new client
+or session, a silent one that has nothing open; version 4.1 has no other word for it (RFC 8881,
+15.1.1.3).
 """
 
 from dataclasses import dataclass

@@ -1,10 +1,12 @@
 """The table of all files that are open, and how opens and locks enter and leave it.
 
 What is asked for is checked first, as a whole; then it is granted, which cannot fail. A stateid is
-the server's start and a number that is used once.
+the server's start and a number that is used once. What goes without anybody's asking goes in steps:
+``close_some``, ``close_stale`` and ``close_unexported`` close as much as they are told to, at most.
 """
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Iterable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from nfsgw.files import Place
@@ -31,8 +33,8 @@ class OpenFiles:
         self._limits = limits
         self._last = 0
         self._files: dict[Hashable, OpenFile] = {}
-        self.opens = 0
-        self.locks = 0  # ranges and lock states
+        self._of_volume: dict[tuple[int, int], dict[OpenFile, None]] = {}  # by their volume and era
+        self._of_export: dict[int, dict[Open, None]] = {}
 
     def _other(self) -> bytes:
         self._last += 1
@@ -42,19 +44,14 @@ class OpenFiles:
         """The file at a place, if anybody has it open."""
         return self._files.get(key_of(place))
 
-    def against(self, place: Place, access: int, deny: int, but: Open | None = None) -> list[Open]:
-        """The Opens that such an open of the file at a place stands against."""
-        file = self.find(place)
-        return [] if file is None else list(file.against(access, deny, but))
-
     def __iter__(self) -> "Iterator[OpenFile]":
         return iter(self._files.values())
 
     # --- opens
 
     def check_room_for_open(self, client: Client) -> None:
-        """DELAY when a client, or all of them, have as much open as there may be."""
-        if self.opens >= self._limits.opens or len(client.opens) >= self._limits.opens_of_client:
+        """DELAY when a client, or those of its address, have as much open as there may be."""
+        if client.origin.opens.full or len(client.opens) >= self._limits.opens_of_client:
             raise Failed(Status.DELAY)
 
     def open_of(self, client: Client, owner: bytes, place: Place) -> Open | None:
@@ -73,46 +70,92 @@ class OpenFiles:
                 place.volume.hold(place.inode.ino)
                 file = OpenFile(place.volume, place.volume.era, place.inode.ino)
                 self._files[key] = file
-            held = Open(client, owner, file, self._other())
+                self._of_volume.setdefault(file.of_volume, {})[file] = None
+            held = Open(client, owner, file, self._other(), place.export.id)
             file.opens[held] = None
             client.opens[owner, key] = client.states[held.other] = held
-            self.opens += 1
+            client.origin.opens.add(1)
+        else:
+            self._unlist(held)
+        held.export = place.export.id
+        self._of_export.setdefault(held.export, {})[held] = None
         held.widen(place.who.uid, access, deny)
         return held
+
+    def _unlist(self, held: Open) -> None:
+        """It is not one of its export's any more."""
+        of_export = self._of_export[held.export]
+        del of_export[held]
+        if not of_export:
+            del self._of_export[held.export]
 
     def close(self, held: Open) -> None:
         """An Open goes, and the locks that came by it."""
         for each in list(held.locks):
             self.free_lock(each)
         client, file = held.client, held.file
-        del client.opens[held.owner, file.key], client.states[held.other]
-        self.opens -= 1
-        del file.opens[held]
+        del client.opens[held.owner, file.key]
+        client.states.pop(held.other, None)
+        client.origin.opens.add(-1)
+        self._unlist(held)
+        held.end()
         if not file.opens:
-            del self._files[file.key]
-            file.volume.release_of(file.era, file.ino)
+            self._forget(file)
 
-    def close_stale(self) -> None:
-        """What was open before a forced restore; its clients have no way to close it."""
-        for file in [each for each in self if each.stale]:
-            for held in list(file.opens):
-                self.close(held)
+    def _forget(self, file: OpenFile) -> None:
+        del self._files[file.key]
+        of_volume = self._of_volume[file.of_volume]
+        del of_volume[file]
+        if not of_volume:
+            del self._of_volume[file.of_volume]
+        file.volume.release_of(file.era, file.ino)
 
-    def close_unexported(self, volumes: Collection[int]) -> None:
-        """What is open of volumes, and their snapshots, that are not exported any more: its
-        clients cannot close it, for their handles are stale."""
-        for file in list(self):
-            above = file.volume.parent
-            if file.volume.id not in volumes and (above is None or above.id not in volumes):
-                for held in list(file.opens):
-                    self.close(held)
+    def close_some(self, opens: Iterable[Open], most: int) -> int:
+        """Close opens, or take some of their locks, ``most`` of all these; what is left of that."""
+        for held in list(islice(opens, most)):
+            for each in list(islice(held.locks, most)):
+                most = self._unlock_some(each, most)
+            if most <= 0:
+                return 0
+            self.close(held)
+            most -= 1
+        return most
+
+    def _unlock_some(self, state: LockState, most: int) -> int:
+        """As ``close_some``, of one that has locks."""
+        if most > 0:
+            ranges = state.file.ranges
+            gone = ranges.shorten(state.holder, most)
+            self._count(state.client, -gone)
+            if not ranges.held(state.holder):
+                self.free_lock(state)
+            most -= gone + 1
+        return max(most, 0)
+
+    def close_stale(self, most: int) -> int:
+        """Some of what was open before a forced restore; its clients have no way to close it.
+        As ``close_some``."""
+        for files in list(self._of_volume.values()):
+            while files and most > 0:
+                file = next(iter(files))
+                if not file.stale:
+                    break
+                most = self.close_some(file.opens, most)
+        return most
+
+    def close_unexported(self, exports: Collection[int], most: int) -> int:
+        """Some of what was opened in others than these (their numbers): its clients cannot close
+        it, for their handles are stale.  As ``close_some``."""
+        for number in [each for each in self._of_export if each not in exports]:
+            most = self.close_some(self._of_export[number], most)
+        return most
 
     # --- locks
 
     def check_room_for_lock(self, client: Client) -> None:
         """DELAY; a lock may take two ranges more, and a lock-owner."""
         most = min(
-            self._limits.locks - self.locks,
+            client.origin.locks.room,
             self._limits.locks_of_client - client.ranges - len(client.locks),
         )
         if most < 3:
@@ -127,7 +170,7 @@ class OpenFiles:
             state = LockState(client, owner, held, self._other())
             held.locks[state] = None
             client.locks[key] = client.states[state.other] = state
-            self.locks += 1
+            client.origin.locks.add(1)
         self._count(client, state.put(new))
         return state
 
@@ -142,9 +185,11 @@ class OpenFiles:
         client = state.client
         self._count(client, -state.file.ranges.forget(state.holder))
         del state.open.locks[state]
-        del client.locks[state.owner, state.file.key], client.states[state.other]
-        self.locks -= 1
+        del client.locks[state.owner, state.file.key]
+        client.states.pop(state.other, None)
+        client.origin.locks.add(-1)
 
-    def _count(self, client: Client, more: int) -> None:
+    @staticmethod
+    def _count(client: Client, more: int) -> None:
         client.ranges += more
-        self.locks += more
+        client.origin.locks.add(more)

@@ -205,10 +205,7 @@ def _check_open(current: Current, wish: Wish, place: Place, *, made: bool = Fals
         _check_rights(place, wish.access)
     held = state.open_files.open_of(client, wish.owner, place)
     access = wish.access | (SHARE_WRITE if wish.cuts else 0)
-    against = state.open_files.against(place, access, wish.deny, held)
-    if against and state.expire(current, [each.client for each in against]):
-        against = state.open_files.against(place, access, wish.deny, held)
-    if against:
+    if state.denied(current, place, access, wish.deny, held):
         raise Failed(Status.RECLAIM_CONFLICT if reclaim else Status.SHARE_DENIED)
     if held is None:
         state.room_for_open(current)

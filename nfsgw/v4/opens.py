@@ -10,7 +10,7 @@ the one before is stale from then on, and in nobody's way. Invariants:
 Locks and shares are between clients of NFSv4: programs on the mount have those of its kernel.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from engine import Volume
@@ -30,6 +30,8 @@ class OpenFile:
     era: int
     ino: int
     opens: "dict[Open, None]" = field(default_factory=dict)  # in order; each goes in O(1)
+    accesses: list[int] = field(default_factory=lambda: [0] * 3)  # how many have SHARE_READ, _WRITE
+    denies: list[int] = field(default_factory=lambda: [0] * 3)
     ranges: Ranges = field(default_factory=Ranges)
 
     @property
@@ -37,26 +39,47 @@ class OpenFile:
         return self.volume.id, self.era, self.ino
 
     @property
+    def of_volume(self) -> tuple[int, int]:
+        return self.volume.id, self.era
+
+    @property
     def stale(self) -> bool:
         """Whether a forced restore has replaced it."""
         return self.volume.era != self.era
 
-    def against(self, access: int, deny: int, but: "Open | None" = None) -> "Iterator[Open]":
-        """The Opens that such an open stands against; ``but`` is the owner's own."""
-        for each in self.opens:
-            if each is not but and (each.deny & access or each.access & deny):
-                yield each
+    def against(self, access: int, deny: int, but: "Open | None" = None) -> "Open | None":
+        """An Open that such an open stands against; ``but`` is the owner's own."""
+        own = (0, 0) if but is None else (but.access, but.deny)
+        if not (_others(self.accesses, deny, own[0]) or _others(self.denies, access, own[1])):
+            return None  # which is found out without a look at each
+        return next(
+            each for each in self.opens
+            if each is not but and (each.deny & access or each.access & deny)
+        )  # fmt: skip
+
+    def count(self, access: int, deny: int, more: int) -> None:
+        """So many more Opens, or fewer, have these."""
+        for bit in (SHARE_READ, SHARE_WRITE):
+            self.accesses[bit] += more if access & bit else 0
+            self.denies[bit] += more if deny & bit else 0
+
+
+def _others(counts: list[int], wanted: int, own: int) -> bool:
+    """Whether any but one's own are counted for one of the bits."""
+    return any(wanted & bit and counts[bit] > (own & bit > 0) for bit in (SHARE_READ, SHARE_WRITE))
 
 
 @dataclass(slots=True, eq=False)
 class Open:
-    """A file that an open-owner has open.  ``rights``: which user was found to be allowed which
-    access; an open-owner may speak for several, each of whom has what he was granted."""
+    """A file that an open-owner has open.  ``export``: the number of the one that it was opened
+    in, last.  ``rights``: which user was found to be allowed which access; an open-owner may speak
+    for several, each of whom has what he was granted."""
 
     client: Client
     owner: bytes
     file: OpenFile
     other: bytes
+    export: int
     seqid: int = 0
     access: int = 0
     deny: int = 0
@@ -74,8 +97,7 @@ class Open:
             del self.rights[next(iter(self.rights))]  # whose rights are looked at again each time
         self.rights[uid] = self.rights.get(uid, 0) | access
         self.asked.add((access, deny))
-        self.access |= access
-        self.deny |= deny
+        self._share(self.access | access, self.deny | deny)
         self._change()
 
     def narrow(self, access: int, deny: int) -> bool:
@@ -87,10 +109,21 @@ class Open:
             denies |= each[1]
         if (accesses, denies) != (access, deny):
             return False
-        self.asked, self.access, self.deny = left, access, deny
+        self.asked = left
+        self._share(access, deny)
         self.rights = {uid: rights & access for uid, rights in self.rights.items()}
         self._change()
         return True
+
+    def _share(self, access: int, deny: int) -> None:
+        self.file.count(self.access, self.deny, -1)
+        self.access, self.deny = access, deny
+        self.file.count(access, deny, 1)
+
+    def end(self) -> None:
+        """It is not one of its file's any more."""
+        self._share(0, 0)
+        del self.file.opens[self]
 
     def _change(self) -> None:
         self.seqid = next_seqid(self.seqid)

@@ -8,13 +8,23 @@ it.  A look at n ranges takes n / BLOCK_RANGES steps and one block's.
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 BLOCK_RANGES = 256
 FEW = 16
 
 H = TypeVar("H", bound=Any)  # holders have an order, and are equal or not
+
+
+class Bytes(Protocol):
+    """From ``start`` to ``end``, both included."""
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def end(self) -> int: ...
 
 
 class Held(NamedTuple, Generic[H]):
@@ -93,15 +103,20 @@ class RangeIndex(Generic[H]):
         """Where it is, or belongs."""
         return max(bisect_right(self._blocks, held, key=_first) - 1, 0)
 
-    def forget(self, holder: H, ranges: Iterable[tuple[int, int]]) -> None:
-        """All that a holder has, which is these."""
-        ranges = list(ranges)
+    def forget(self, holder: H, ranges: Sequence[Bytes]) -> None:
+        """These of a holder's, in order: all that it has from the first to the last of them."""
         if len(ranges) <= FEW:
-            for start, end in ranges:
-                self.remove(start, end, holder)
+            for each in ranges:
+                self.remove(each.start, each.end, holder)
             return
+        first, last = ranges[0].start, ranges[-1].start
         for block in self._blocks:
-            kept = [each for each in block.ranges if each.holder != holder]
+            if block.ranges[0].start > last or block.ranges[-1].start < first:
+                continue
+            kept = [
+                each for each in block.ranges
+                if not first <= each.start <= last or each.holder != holder
+            ]  # fmt: skip
             if len(kept) < len(block.ranges):
                 block.ranges = kept
                 block.changed()

@@ -83,20 +83,28 @@ class Ranges:
         at = _first(ranges, start)
         return at < len(ranges) and ranges[at].start < start and end < ranges[at].end
 
+    def shorten(self, owner: Holder, most: int) -> int:
+        """Unlock so many of an owner's ranges, the last ones, or all; how many that were."""
+        count = len(self.held(owner))
+        if count <= most:
+            return self.forget(owner)
+        return -self._replace(owner, count - most, count, [])
+
     def forget(self, owner: Holder) -> int:
         """Unlock all that an owner has; how many ranges that were."""
         ranges = self._of.pop(owner, [])
-        self._all.forget(owner, [each[:2] for each in ranges])
-        self._exclusive.forget(owner, [each[:2] for each in ranges if each.exclusive])
+        self._unlist(owner, ranges)
         return len(ranges)
+
+    def _unlist(self, owner: Holder, ranges: list[Range]) -> None:
+        """Out of the indexes: some that follow each other."""
+        self._all.forget(owner, ranges)
+        self._exclusive.forget(owner, [each for each in ranges if each.exclusive])
 
     def _replace(self, owner: Holder, first: int, last: int, new: list[Range]) -> int:
         """Some of an owner's ranges by others, in the indexes too; how many more."""
         ranges = self._of[owner]
-        for each in ranges[first:last]:
-            self._all.remove(each.start, each.end, owner)
-            if each.exclusive:
-                self._exclusive.remove(each.start, each.end, owner)
+        self._unlist(owner, ranges[first:last])
         for each in new:
             self._all.add(each.start, each.end, owner)
             if each.exclusive:

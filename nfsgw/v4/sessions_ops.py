@@ -47,7 +47,8 @@ def exchange_id(current: Current, args: Unpacker, out: Packer) -> None:
     if flags & UPDATE:
         client = clients.update(owner, verifier, principal)
     else:
-        client = clients.introduce(owner, verifier, principal)
+        origin = current.state.quotas.origin(current.call.peer.address.packed)
+        client = clients.introduce(owner, verifier, principal, origin)
     current.must_store = True  # the number of this start, which stateids begin with
     out.u64(client.id)
     out.u32(client.created.sequence + 1 & 0xFFFFFFFF)

@@ -1,21 +1,26 @@
 """All that a server knows of its clients: the one object that the operations share.
 
 Stateids are looked for among those of the session's client only, so one that another client has,
-or had before a restart, is BAD_STATEID. What a client has goes with the client, at once and whole
-(``_drop``): what remains of it anywhere else is a mistake that the tests look for.
+or had before a restart, is BAD_STATEID. What a client has goes with the client, whole (``_drop``):
+what remains of it anywhere else is a mistake that the tests look for. Nobody can use any of it
+from then on; but it may be much, so it is closed in steps (``drain``), and whoever wants what it is
+in the way of until then is told DELAY.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, TypeVar
+
+import trio
 
 from engine import Store
 from nfsgw.access import READ, WRITE
 from nfsgw.files import Place
-from nfsgw.v4.clients import Client, Clients
+from nfsgw.v4.clients import EXPIRED_MAX, Client, Clients
 from nfsgw.v4.limits import Limits
 from nfsgw.v4.open_files import OpenFiles
 from nfsgw.v4.opens import SHARE_READ, SHARE_WRITE, LockState, Open
+from nfsgw.v4.origins import Quotas
 from nfsgw.v4.protocol import Failed, Status
 from nfsgw.v4.recovery import Recovery
 from nfsgw.v4.sessions import Channel, Session
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
     from nfsgw.v4.current import Current
 
 S = TypeVar("S", Open, LockState)
+DROPPED_MAX = 32  # opens, locks and ranges of a client, in one step; of more the rest is left
+DRAINED_MAX = 256
 
 
 class State:
@@ -37,11 +44,14 @@ class State:
         self.limits = limits or Limits()
         self.clock = clock
         self.recovery = Recovery(store, clock, self.limits.lease_s)
+        self.quotas = Quotas(self.limits)
         self.clients = Clients(self.limits, clock, self._drop)
         self.sessions: dict[bytes, Session] = {}
-        self.slots = 0
         self.open_files = OpenFiles(self.recovery.boot, self.limits)
         self.swept = False  # clients' records are gone, though not on disk yet
+        self._leaving: dict[int, Client] = {}  # clients that are gone, and have something yet
+        self._exports: Collection[int] | None = None  # what may be open is of these
+        self.left = trio.Event()  # there is something to drain
 
     # --- sessions
 
@@ -54,23 +64,30 @@ class State:
 
     def channel(self, client: Client, wanted: Channel) -> Channel:
         """What a session of a client can have; TOOSMALL, INVAL, DELAY when there is no room."""
-        most = self.limits.slots
-        if self.slots >= most or len(client.sessions) >= self.limits.sessions_of_client:
-            self.clients.expire(0)
         if len(client.sessions) >= self.limits.sessions_of_client:
             raise Failed(Status.DELAY)
-        while self.slots >= most:
-            if not self.clients.evict(client):
+        if client.origin.slots.full:
+            self.clients.expire(0)
+        room = client.origin.slots.room
+        if not room:
+            left = self.quotas.slots.left
+            if not self.clients.evict(client, slots=True):
                 raise Failed(Status.DELAY)
-        return wanted.granted(self.limits, most - self.slots)
+            room = self.quotas.slots.left - left
+        return wanted.granted(self.limits, room)
 
     def add_session(self, session: Session) -> None:
         self.sessions[session.id] = session.client.sessions[session.id] = session
-        self.slots += len(session.slots)
+        self._count_slots(session.client, len(session.slots))
 
     def remove_session(self, session: Session) -> None:
         del self.sessions[session.id], session.client.sessions[session.id]
-        self.slots -= len(session.slots)
+        self._count_slots(session.client, -len(session.slots))
+
+    @staticmethod
+    def _count_slots(client: Client, more: int) -> None:
+        client.slots += more
+        client.origin.slots.add(more)
 
     # --- the end of clients
 
@@ -78,12 +95,40 @@ class State:
         """All that a client has."""
         for session in list(client.sessions.values()):
             self.remove_session(session)
-        for each in list(client.opens.values()):
-            self.open_files.close(each)
-        assert not client.states
-        assert not client.locks
+        client.states = {}
         if client.reclaim_complete:
             self.recovery.forget(client.owner)
+        self._leaving[client.id] = client
+        self._close_some(client, DROPPED_MAX)
+        if client.id in self._leaving:
+            self.swept = True
+            self.left.set()
+
+    def _close_some(self, client: Client, most: int) -> int:
+        """Of what a client has that is gone; what is left of ``most``."""
+        most = self.open_files.close_some(client.opens.values(), most)
+        if not client.opens:
+            assert not client.locks
+            del self._leaving[client.id]
+        return most
+
+    def drain(self) -> bool:
+        """A step of closing what nobody can ask for any more; whether there may be more."""
+        most = DRAINED_MAX
+        while most and self._leaving:
+            most = self._close_some(next(iter(self._leaving.values())), most)
+        most = self.open_files.close_stale(most)
+        if self._exports is not None:
+            most = self.open_files.close_unexported(self._exports, most)
+        if most and self.left.is_set():
+            self.left = trio.Event()
+        return not most
+
+    def export(self, exports: Collection[int]) -> None:
+        """What may be open from now on is of these exports (their numbers)."""
+        self._exports = exports
+        if self.drain():
+            self.left.set()
 
     def in_grace(self, current: "Current") -> bool:
         """Whether it is grace; it ends here when its time has come."""
@@ -91,14 +136,38 @@ class State:
             current.must_store = True  # others rely on what is gone
         return self.recovery.in_grace
 
-    def expire(self, current: "Current", clients: Iterable[Client]) -> bool:
-        """Take away what clients have that have not been heard of for a lease; whether there were
-        any.  Their records have to be gone durably before anybody relies on it."""
-        late = {each for each in clients if self.clients.expired(each)}
-        for client in late:
+    def expire(self, current: "Current", client: Client) -> bool:
+        """Take away what a client has that has not been heard of for a lease; whether it is one.
+        Its record has to be gone durably before anybody relies on it.  DELAY: there is more to
+        take away than one step does."""
+        if client.id in self._leaving:
+            self._close_some(client, DROPPED_MAX)
+        elif self.clients.expired(client):
             self.clients.remove(client)
-            current.must_store = True
-        return bool(late)
+        else:
+            return False
+        current.must_store = True
+        if client.id in self._leaving:
+            raise Failed(Status.DELAY)
+        return True
+
+    def denied(
+        self, current: "Current", place: Place, access: int, deny: int, but: Open | None = None
+    ) -> bool:
+        """Whether anybody's Open, other than ``but``, stands against such an open of the file at a
+        place.  Expired clients lose what does; DELAY: there are many."""
+        file = self.open_files.find(place)
+        for _ in range(EXPIRED_MAX):
+            found = None if file is None else file.against(access, deny, but)
+            if found is None:
+                return False
+            if not self.expire(current, found.client):
+                return True
+        raise Failed(Status.DELAY)
+
+    def holder(self, client_id: int) -> Client:
+        """Who has a lock."""
+        return self._leaving.get(client_id) or self.clients.find(client_id)
 
     def room_for_open(self, current: "Current") -> None:
         """DELAY when there are as many opens as there may be."""
@@ -114,15 +183,16 @@ class State:
         try:
             check(client)
         except Failed:
-            self.open_files.close_stale()
+            self.drain()
             if self.clients.expire(0):
                 current.must_store = True
             check(client)
 
     def sweep(self) -> int:
-        """What nobody has asked for in hours; to be called now and then.  Clients removed: until
-        that is on disk, and ``swept`` is unset, whoever takes anything waits for the disk."""
-        self.open_files.close_stale()
+        """A step of what nobody has asked for in hours; to be called now and then, until it is 0.
+        Clients removed: until that is on disk, and ``swept`` is unset, whoever takes anything waits
+        for the disk."""
+        self.drain()
         removed = self.clients.expire(self.limits.courtesy_s)
         self.swept = self.swept or removed > 0
         return removed
@@ -189,11 +259,7 @@ class State:
             raise Failed(Status.GRACE)
         if stateid == BYPASS and wanted == READ:
             return
-        access = SHARE_READ if wanted == READ else SHARE_WRITE
-        against = self.open_files.against(place, access, 0)
-        if against and self.expire(current, [each.client for each in against]):
-            against = self.open_files.against(place, access, 0)
-        if against:
+        if self.denied(current, place, SHARE_READ if wanted == READ else SHARE_WRITE, 0):
             raise Failed(Status.LOCKED)
 
 

@@ -4,7 +4,7 @@ A lock that is not free is DENIED; whoever waits for it asks again. There are no
 there is nothing to return.
 """
 
-from nfsgw.v4.clients import Client
+from nfsgw.v4.clients import EXPIRED_MAX, Client
 from nfsgw.v4.current import Current, Operation
 from nfsgw.v4.limits import OWNER_BYTES_MAX
 from nfsgw.v4.opens import SHARE_BOTH, SHARE_READ, SHARE_WRITE, LockState, Open, OpenFile
@@ -107,17 +107,22 @@ def _read_owner(args: Unpacker) -> bytes:
 def _check_free(
     current: Current, file: OpenFile, holder: Holder, wanted: Range, reclaim: bool
 ) -> None:
-    """DENIED, saying by what; RECLAIM_CONFLICT.  Expired clients lose what is in the way."""
-    clients = current.state.clients
-    while (found := file.ranges.conflict(holder, wanted)) is not None:
+    """DENIED, saying by what; RECLAIM_CONFLICT.  Expired clients lose what is in the way; DELAY:
+    there are many."""
+    state = current.state
+    for _ in range(EXPIRED_MAX):
+        found = file.ranges.conflict(holder, wanted)
+        if found is None:
+            return
         (client_id, owner), range_ = found
-        if current.state.expire(current, [clients.find(client_id)]):
+        if state.expire(current, state.holder(client_id)):
             continue
         if reclaim:
             raise Failed(Status.RECLAIM_CONFLICT)
         if client_id != holder[0]:
-            client_id = clients.alias(client_id)
+            client_id = state.clients.alias(client_id)
         raise Failed(Status.DENIED, _denied(client_id, owner, range_))
+    raise Failed(Status.DELAY)
 
 
 def _denied(client_id: int, owner: bytes, held: Range) -> bytes:

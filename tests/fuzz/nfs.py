@@ -99,7 +99,7 @@ class Ground:
         state, store = self.gateway.state, self.store
         return (
             store.pool.state.next_change, store.pool.state.epoch, len(state.clients),
-            state.open_files.opens, state.open_files.locks, *map(hash, state.sessions),
+            state.quotas.opens.count, state.quotas.locks.count, *map(hash, state.sessions),
         )  # fmt: skip
 
     def again(self) -> None:

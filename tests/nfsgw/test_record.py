@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nfsgw.quotas import Portion
 from nfsgw.record import (
     BUFFER_BYTES,
     FRAGMENTS_MAX,
@@ -44,7 +46,7 @@ def read(
             yield bytes(record.view)
             record.view.release()
             if record.buffer is not None:
-                buffers.give(record.buffer)
+                buffers.give(record.buffer, reader.portion)
         if at == len(stream):
             return
         space = reader.space()
@@ -82,9 +84,9 @@ def test_a_length_gets_no_memory_before_there_are_bytes() -> None:
     reader = RecordReader(buffers)
     head = struct.pack(">I", LAST | RECORD_BYTES_MAX)
     assert list(read(reader, buffers, head + bytes(BUFFER_BYTES - 5), [1 << 20])) == []
-    assert not buffers.empty
+    assert buffers.left
     assert list(read(reader, buffers, b"x", [1])) == []
-    assert buffers.empty
+    assert not buffers.left
     waiting = RecordReader(buffers)
     assert list(read(waiting, buffers, head + bytes(BUFFER_BYTES - 4), [1 << 20])) == []
     assert waiting.starved  # until the other has gone
@@ -92,7 +94,13 @@ def test_a_length_gets_no_memory_before_there_are_bytes() -> None:
     assert waiting.next() is None
     assert not waiting.starved
     waiting.close()
-    assert not buffers.empty
+    assert buffers.left
+
+
+def take_all(buffers: Buffers) -> list[tuple[bytearray, Portion]]:
+    """All that are left, each by another address."""
+    others = [buffers.of(b"%d" % number) for number in range(buffers.left)]
+    return [(buffers.take(each), each) for each in others]
 
 
 def record(size: int) -> bytes:
@@ -173,11 +181,11 @@ def test_a_large_record_that_came_whole_has_a_buffer_too() -> None:
         assert reader.ahead == stream
         moved = len(behind) > narrow
         if moved:
-            taken = [buffers.take() for _ in range(buffers.left)]
+            taken = take_all(buffers)
             assert reader.next() is None
             assert reader.starved
-            for each in taken:
-                buffers.give(each)
+            for each, portion in taken:
+                buffers.give(each, portion)
         record = reader.next()
         assert record is not None
         assert record.view == body
@@ -185,7 +193,7 @@ def test_a_large_record_that_came_whole_has_a_buffer_too() -> None:
         assert not reader.starved
         assert buffers.left == (2 if moved else 3)
         record.view.release()
-        buffers.give(record.buffer)
+        buffers.give(record.buffer, reader.portion)
         rest = list(read(reader, buffers, SMALL[99:] if behind == SMALL[:99] else b"", [1 << 20]))
         assert len(rest) == (MORE_THAN_FIT + 1 if moved else len(behind) > 0)
         reader.rest()
@@ -200,7 +208,7 @@ def test_who_waits_for_a_buffer_that_is_not_needed_any_more_does_not_wait() -> N
     stream = record(300_000) + SMALL * (MORE_THAN_FIT + 1)
     reader.space()[: len(stream)] = stream
     reader.received(len(stream))
-    buffers.take()
+    taken = take_all(buffers)
     assert reader.next() is None
     assert reader.starved
     reader.skip(4 + 300_000)
@@ -209,19 +217,46 @@ def test_who_waits_for_a_buffer_that_is_not_needed_any_more_does_not_wait() -> N
     )
     assert not reader.starved
     reader.rest()
-    assert buffers.left == 1
+    assert buffers.left == 2 - len(taken)
+
+
+def test_as_many_are_woken_as_can_have_a_buffer() -> None:
+    """One of those that wait; and the next, when that has ended and not taken it."""
+    buffers, woken = Buffers(1), []
+    mine = buffers.of(b"mine")
+    readers = [RecordReader(buffers, b"mine") for _ in range(3)]
+
+    async def wait(reader: RecordReader) -> None:
+        await buffers.given(mine)
+        woken.append(reader)
+
+    async def main() -> None:
+        taken = buffers.take(mine)
+        async with trio.open_nursery() as nursery:
+            for each in readers:
+                nursery.start_soon(wait, each)
+            await trio.testing.wait_all_tasks_blocked()
+            buffers.give(taken, mine)
+            for count in range(1, 4):
+                await trio.testing.wait_all_tasks_blocked()
+                assert len(woken) == count
+                woken[-1].close()
+        assert not buffers._waiting
+
+    trio.run(main)
 
 
 def test_a_buffer_that_is_looked_at_is_not_used_again() -> None:
     buffers = Buffers(2)
-    one = buffers.take()
+    mine = buffers.of(b"mine")
+    one = buffers.take(mine)
     kept = memoryview(one)[5:9]
-    buffers.give(one)
-    assert buffers.take() is not one
+    buffers.give(one, mine)
+    assert buffers.take(mine) is not one
     kept.release()
-    two = buffers.take()
-    buffers.give(two)
-    assert buffers.take() is two
+    two = buffers.take(mine)
+    buffers.give(two, mine)
+    assert buffers.take(mine) is two
     assert len(two) == RECORD_BYTES_MAX
 
 
@@ -258,18 +293,18 @@ def test_fragments_of_all_connections_are_bounded() -> None:
     for reader in readers:
         assert list(read(reader, buffers, some, [1 << 16])) == []
     assert list(read(readers[0], buffers, more, [1 << 16])) == []
-    assert buffers.empty
+    assert not buffers.left
     with pytest.raises(Garbage):
         list(read(readers[1], buffers, more, [1 << 16]))
     readers[1].close()
-    assert buffers.empty
+    assert not buffers.left
     end = struct.pack(">I", LAST | 1) + b"c"
     assert list(read(readers[0], buffers, end, [1 << 16])) == [bytes(BUFFER_BYTES) + b"abc"]
-    assert not buffers.empty
+    assert buffers.left
     assert list(read(readers[2], buffers, more, [1 << 16])) == []
-    assert buffers.empty
+    assert not buffers.left
     readers[2].close()
-    assert not buffers.empty
+    assert buffers.left
 
 
 def whole(ahead: memoryview) -> list[bytes]:
@@ -322,7 +357,7 @@ def test_what_is_ahead_may_be_skipped(
             found.append(bytes(record.view))
             record.view.release()
             if record.buffer is not None:
-                buffers.give(record.buffer)
+                buffers.give(record.buffer, reader.portion)
             continue
         assert not there
         if at == len(stream):
@@ -386,4 +421,4 @@ def test_nothing_is_ahead_in_the_middle_of_a_record() -> None:
     assert list(read(reader, buffers, large + bytes(BUFFER_BYTES - 4), [1 << 20])) == []
     assert not reader.ahead
     assert list(read(reader, buffers, bytes(4), [1])) == [bytes(BUFFER_BYTES)]
-    assert not buffers.empty
+    assert buffers.left

@@ -226,12 +226,12 @@ def test_answers_that_nobody_reads_are_bounded_together(echo: Echo) -> None:
         for each in greedy:
             for n in range(calls):
                 each.send(PROGRAM, VERSION, BIG, struct.pack(">I", 1 << 20), xid=n)
-        while hosted.do(lambda: hosted.server.outgoing.count) < most:
+        while hosted.do(lambda: hosted.server.outgoing.count) < most // 2:  # their address's part
             assert echoed(client, b"others are served") == b"others are served"
         for _ in range(100):
             assert echoed(client, b"others are served") == b"others are served"
             waiting = hosted.do(lambda: hosted.server.outgoing.count)
-            assert waiting < most + (many + 2) * (1 << 20)
+            assert waiting < most // 2 + (many + 2) * (1 << 20)
         for each in greedy[1:]:
             for n in range(calls):
                 assert len(each.receive(n).opaque(RECORD_BYTES_MAX)) == 1 << 20
@@ -249,12 +249,12 @@ def test_small_records_that_wait_are_bounded_together(echo: Echo) -> None:
         for each in greedy:
             for n in range(calls):
                 each.send(PROGRAM, VERSION, LATER, opaque(data), xid=n)
-        while hosted.do(lambda: hosted.server.incoming.count) < most:
+        while hosted.do(lambda: hosted.server.incoming.count) < most // 2:
             assert echoed(client, b"others are served") == b"others are served"
         for _ in range(100):
             assert echoed(client, b"others are served") == b"others are served"
             waiting = hosted.do(lambda: hosted.server.incoming.count)
-            assert waiting < most + (many + 1) * (len(data) + 200)
+            assert waiting < most // 2 + (many + 1) * (len(data) + 200)
         greedy[0].close()
         echo.gate.set()
         for each in greedy[1:]:

@@ -61,14 +61,16 @@ class World:
         if data:
             self.lab.write(inode.ino, 0, data)
 
-    def client(self, uid: int | None = 0, *, minor: int = 2) -> Nfs4Client:
+    def client(
+        self, uid: int | None = 0, *, minor: int = 2, address: str = "127.0.0.1"
+    ) -> Nfs4Client:
         """A connection by which a user speaks."""
-        peer = Peer()
+        peer = Peer(address)
         return Nfs4Client(lambda arguments: self.gateway.call(_call(peer, uid), arguments), minor)
 
-    def session(self, uid: int = 0, **how: object) -> Session:
+    def session(self, uid: int = 0, *, address: str = "127.0.0.1", **how: object) -> Session:
         """A new client's session."""
-        return self.client(uid).session(**how)  # type: ignore[arg-type]
+        return self.client(uid, address=address).session(**how)  # type: ignore[arg-type]
 
     def begin(self, arguments: bytes, uid: int = 0) -> "Began":
         """A compound that is carried out as far as it goes without waiting."""
@@ -82,12 +84,15 @@ class World:
     def check_empty(self) -> None:
         """That nothing is left of anybody."""
         assert not self.state.sessions
-        assert (self.state.slots, len(self.state.clients)) == (0, 0)
+        quotas = self.state.quotas
+        assert (quotas.slots.count, quotas.clients.count, quotas.unconfirmed.count) == (0, 0, 0)
+        assert len(self.state.clients) == 0
         self.check_nothing_open()
 
     def check_nothing_open(self) -> None:
-        files = self.state.open_files
-        assert (list(files), files.opens, files.locks) == ([], 0, 0)
+        quotas = self.state.quotas
+        assert (quotas.opens.count, quotas.locks.count) == (0, 0)
+        assert not list(self.state.open_files)
         assert not self.lab.held
 
 

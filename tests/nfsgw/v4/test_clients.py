@@ -254,9 +254,9 @@ def test_limits(tmp_path: Path) -> None:
     limits = Limits(clients=3, sessions_of_client=2, slots=10, slots_of_session=4)
     with world(tmp_path, limits) as served:
         served.file(b"disk")
-        first = served.session(slots=4)
-        second = served.session(slots=4)
-        third = served.session(slots=4)
+        first, second, third = (
+            served.session(slots=4, address=f"127.0.0.{host}") for host in (1, 2, 3)
+        )
         assert third.created.slots == 2  # what is left
         for each in (first, second, third):
             each.run(*lab(), calls.open_name(b"disk"))
@@ -266,11 +266,11 @@ def test_limits(tmp_path: Path) -> None:
         served.now += LEASE_S + 1
         second.run()
         assert fails(served, create) == Status.STALE_CLIENTID
-        served.session(slots=4)
+        served.session(slots=2)
         assert first.status() == Status.BADSESSION
         second.run()
         again = served.client().compound(calls.create_session(second.client_id, 2)).ok()
-        assert again.value.slots == 2
+        assert again.value.slots == 1  # it has as much as is left
         with pytest.raises(Nfs4Error) as caught:
             served.client().compound(calls.create_session(second.client_id, 3)).ok()
         assert caught.value.status == Status.DELAY
@@ -282,12 +282,12 @@ def test_who_has_nothing_open_keeps_nobody_out(tmp_path: Path) -> None:
         served.file(b"disk")
         busy = served.session(slots=4)
         busy.run(*lab(), calls.open_name(b"disk"))
-        strangers = [served.session(slots=2), served.session(slots=2)]
+        strangers = [served.session(slots=2, address=f"127.0.0.{host}") for host in (2, 3)]
         served.now += 1
         strangers[0].run()
-        served.session(slots=4).run(*lab(), calls.open_name(b"disk"))
+        served.session(slots=4, address="127.0.0.4").run(*lab(), calls.open_name(b"disk"))
         assert strangers[1].status() == Status.BADSESSION  # silent for longest
-        served.session(slots=4).run(*lab(), calls.open_name(b"disk"))
+        served.session(slots=4, address="127.0.0.5").run(*lab(), calls.open_name(b"disk"))
         assert strangers[0].status() == Status.BADSESSION
         busy.run()
 
@@ -302,7 +302,7 @@ def test_making_room_for_a_client_does_not_take_that_client_away(tmp_path: Path)
 
 
 def test_unconfirmed_clients_push_out_the_oldest_of_them(tmp_path: Path) -> None:
-    with world(tmp_path, Limits(clients=3)) as served:
+    with world(tmp_path, Limits(clients=5)) as served:  # one address has three of them at most
         known = [served.client().introduce() for _ in range(5)]
         found = [fails(served, calls.create_session(each.id, each.sequence)) for each in known]
         assert found == [Status.STALE_CLIENTID] * 2 + [Status.OK] * 3

@@ -34,7 +34,8 @@ class Hostile:
 
     def __init__(self, served: World, seed: int) -> None:
         self.served, self.random = served, random.Random(seed)
-        self.clients = [served.client(uid) for uid in (0, 1000, 1001)]
+        hosts = {0: "127.0.0.1", 1000: "127.0.0.1", 1001: "127.0.0.2"}
+        self.clients = [served.client(uid, address=hosts[uid]) for uid in hosts]
         self.known = [b"somebody", b"somebody else", new_owner()]
         self.ids = [(0, 0)]
         self.sessions: list[Session] = []
@@ -44,7 +45,7 @@ class Hostile:
         self.peak = 0  # of opens
 
     def step(self) -> None:
-        self.peak = max(self.peak, self.served.state.open_files.opens)
+        self.peak = max(self.peak, self.served.state.quotas.opens.count)
         pick = self.random.random()
         if pick < 0.08:
             self.introduce()
@@ -179,9 +180,10 @@ def test_nothing_is_left_of_anybody(tmp_path: Path, seed: int = SEED) -> None:
         for _ in range(STEPS):
             hostile.step()
         state, files = served.state, served.state.open_files
-        assert files.opens == sum(len(file.opens) for file in files) <= LIMITS.opens
-        assert files.locks <= LIMITS.locks
-        assert state.slots == sum(len(each.slots) for each in state.sessions.values())
+        quotas = state.quotas
+        assert quotas.opens.count == sum(len(file.opens) for file in files) <= LIMITS.opens
+        assert quotas.locks.count <= LIMITS.locks
+        assert quotas.slots.count == sum(len(each.slots) for each in state.sessions.values())
         assert all(not slot.busy for each in state.sessions.values() for slot in each.slots)
         assert hostile.answered[Status.OK] > STEPS / 30
         assert len(hostile.answered) > 20

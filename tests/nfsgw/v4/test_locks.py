@@ -198,7 +198,7 @@ def test_taking_a_lease_away_is_durable_before_others_profit(served: World) -> N
 
 
 def test_how_much_may_be_locked(tmp_path: Path) -> None:
-    with world(tmp_path, Limits(locks=14, locks_of_client=7)) as served:
+    with world(tmp_path, Limits(locks=30, locks_of_client=7)) as served:
         served.file(b"disk")
         one, other = served.session(), served.session()
         state = opened(one)
@@ -281,6 +281,6 @@ def test_locks_as_a_model_has_them(served: World) -> None:
         for who, state in states.items():
             freed = sessions[who[0]].run(*on_disk(calls.unlock(state)))
             sessions[who[0]].run(calls.free_stateid(freed))
-        assert served.state.open_files.locks == 0
+        assert served.state.quotas.locks.count == 0
 
     run()

@@ -472,7 +472,7 @@ def test_a_forced_restore_makes_what_is_open_stale(served: World, session: Sessi
 def test_how_much_may_be_open(tmp_path: Path) -> None:
     with world(tmp_path, Limits(opens=5, opens_of_client=3)) as served:
         served.file(b"disk")
-        first, second = served.session(), served.session()
+        first, second = served.session(), served.session(address="127.0.0.2")
         for owner in (b"a", b"b", b"c"):
             first.run(*lab(), calls.open_name(b"disk", owner=owner))
         assert first.status(*lab(), calls.open_name(b"disk", owner=b"d")) == Status.DELAY
@@ -495,13 +495,35 @@ def test_what_is_not_exported_any_more_is_not_open(served: World, session: Sessi
     served.gateway.export("other")
     opened = session.run(*lab(), calls.open_name(b"disk")).stateid
     session.run(*at(b"disk"), calls.lock_new(opened, b"me", calls.WRITE_LOCK, 0, 10))
-    files, exports = served.state.open_files, served.gateway.exports
-    files.close_unexported({each.volume_id for each in exports.all()})
+    exports = served.gateway.exports
+    served.state.export({each.id for each in exports.all()})
     assert session.run(calls.test_stateids(opened)) == [Status.OK]
     left = [each for each in exports.all() if each.name == "other"]
     exports.replace(left, exports.changed_ns + 1)
-    files.close_unexported({each.volume_id for each in left})
+    served.state.export({each.id for each in left})
     assert session.run(calls.test_stateids(opened)) == [Status.BAD_STATEID]
+    served.check_nothing_open()
+
+
+def test_what_was_opened_in_the_export_of_a_snapshot_goes_with_that(
+    served: World, session: Session
+) -> None:
+    """Its volume is exported still, and what was opened by way of that is open."""
+    served.file(b"disk")
+    served.store.create_snapshot(served.lab, "monday")
+    served.gateway.export("lab@monday")
+    opening = calls.open_name(b"disk", READ)
+    there = session.run(calls.putrootfh(), calls.lookup(b"lab@monday"), opening).stateid
+    way = (*lab(), calls.lookup(b".snapshots"), calls.lookup(b"monday"))
+    other = served.session()
+    kept = other.run(*way, opening).stateid
+    exports = served.gateway.exports
+    left = [each for each in exports.all() if each.name == "lab"]
+    exports.replace(left, exports.changed_ns + 1)
+    served.state.export({each.id for each in left})
+    assert session.run(calls.test_stateids(there)) == [Status.BAD_STATEID]
+    assert other.run(calls.test_stateids(kept)) == [Status.OK]
+    other.run(*way, calls.lookup(b"disk"), calls.close(kept))
     served.check_nothing_open()
 
 

@@ -148,3 +148,28 @@ def test_an_owner_with_many_ranges_goes_at_once() -> None:
     assert ranges.forget(one) == 2000
     assert ranges.conflict(one, Range(0, END_MAX, False)) == (other, Range(1, 1, True))
     assert ranges.conflict(other, Range(0, END_MAX, True)) is None
+
+
+@pytest.mark.parametrize("shortened", [False, True])
+def test_many_ranges_in_the_middle_go_at_once(shortened: bool) -> None:
+    ranges, (one, other, third) = Ranges(), OWNERS
+    for n in range(2000):
+        ranges.put(one, Range(3 * n, 3 * n, n % 2 == 0))
+        ranges.put(other, Range(3 * n + 1, 3 * n + 1, n % 2 == 0))
+    if shortened:
+        assert ranges.shorten(one, 1500) == 1500
+        gone = range(500, 2000)
+    else:
+        assert ranges.clear(one, 3 * 300, 3 * 1500) == -1201
+        gone = range(300, 1501)
+    for n in range(2000):
+        for exclusive in (False, True):
+            there = n not in gone and (exclusive or n % 2 == 0)
+            wanted = Range(3 * n, 3 * n, exclusive)
+            assert (ranges.conflict(third, wanted) is not None) == there
+            wanted = Range(3 * n + 1, 3 * n + 1, exclusive)
+            assert (ranges.conflict(third, wanted) is not None) == (exclusive or n % 2 == 0)
+    assert ranges.shorten(one, 5000) == 2000 - len(gone)
+    assert ranges.held(one) == []
+    assert ranges.forget(other) == 2000
+    assert not ranges
