@@ -148,8 +148,8 @@ def test_who_waits_for_a_buffer_does_not_look(echo: Echo, monkeypatch: pytest.Mo
         held = [hosted.do(partial(buffers(hosted).of, each)) for each in others]
         taken = hosted.do(lambda: [buffers(hosted).take(each) for each in held])
         large = calls(range(1), bytes(300_000))
-        client.socket.sendall(large[: BUFFER_BYTES + 9])
         starved = counted(monkeypatch, Buffers, "given")
+        client.socket.sendall(large[: BUFFER_BYTES + 9])
         client.socket.sendall(large[BUFFER_BYTES + 9 : -1])
         until(hosted, lambda: bool(starved))
         turns = counted(monkeypatch, Connection, "_turn")
