@@ -143,6 +143,15 @@ class Core(ExtentMaps):
         found = [Cut(child.id, child.level, child.epoch) for child in children[0 : count[0]]]
         return status == lib.RMT_RECLAIMED, found
 
+    def hold(self, slab: int, slot: int, want: int) -> tuple[int, int, int]:
+        """(address, count, next slot): a run of at most ``want`` free slots at or after ``slot``.
+        They are in use until ``trim_give``; count 0: there is no free slot."""
+        at, count = ffi.new("uint32_t *", slot), ffi.new("uint64_t *")
+        status = lib.rmt_hold(self._core, slab, at, want, self._number, count)
+        if status:
+            self._again(status)
+        return self._number[0], count[0], at[0]
+
     def trim_take(self, slab: int, slot: int, run_min: int) -> tuple[int, int, int]:
         """(address, count, next slot): a run of at least ``run_min`` free slots that take space on
         disk, at or after ``slot``.  They are in use until ``trim_give``; count 0: no such run."""

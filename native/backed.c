@@ -5,7 +5,9 @@
  *
  * FIEMAP tells extents that are allocated and not written, too, and such as wait for the page cache
  * to be written. Where there is none (tmpfs) SEEK_DATA tells of what was written. A file system
- * that knows neither says that all of a file is data: then a write that fails says better.
+ * that knows neither says that all of a file is data: then a write that fails says better. One that
+ * writes again elsewhere (btrfs) needs no more only for what is allocated and not written; all need
+ * more for what another file shares.
  */
 #include "core.h"
 
@@ -48,6 +50,7 @@ static bool by_map(look *l, int fd, uint64_t size) {
     struct fiemap map;
     uint8_t bytes[sizeof(struct fiemap) + EXTENTS * sizeof(struct fiemap_extent)];
   } asked;
+  bool in_place = rmt_overwrites_in_place(fd);
   for (uint64_t at = 0; at < size;) {
     memset(&asked.map, 0, sizeof asked.map);
     asked.map.fm_start = at;
@@ -62,7 +65,9 @@ static bool by_map(look *l, int fd, uint64_t size) {
     for (uint32_t i = 0; i < count; i++) {
       const struct fiemap_extent *e = &asked.map.fm_extents[i];
       if (e->fe_logical + e->fe_length <= at) return false; /* it would not end */
-      see(l, e->fe_logical, at = e->fe_logical + e->fe_length);
+      at = e->fe_logical + e->fe_length;
+      bool own = !(e->fe_flags & FIEMAP_EXTENT_SHARED);
+      if (own && (in_place || e->fe_flags & FIEMAP_EXTENT_UNWRITTEN)) see(l, e->fe_logical, at);
       if (e->fe_flags & FIEMAP_EXTENT_LAST) return true;
     }
   }

@@ -162,6 +162,8 @@ void rmt_backed_first(rmt_core *core, int on); /* take free slots that are no ho
 int rmt_load_chunk(rmt_core *core, uint32_t slab, uint32_t chunk, const uint8_t *bits);
 int rmt_is_allocated(const rmt_core *core, uint64_t address);
 int rmt_is_shared(const rmt_core *core, uint64_t address);
+int rmt_hold(rmt_core *core, uint32_t slab, uint32_t *slot, uint64_t want, uint64_t *address,
+             uint64_t *count);
 int rmt_trim_take(rmt_core *core, uint32_t slab, uint32_t *slot, uint32_t run_min,
                   uint64_t *address, uint64_t *count);
 int rmt_trim_give(rmt_core *core, uint64_t address, uint64_t count, int punched);

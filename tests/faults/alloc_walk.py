@@ -209,6 +209,8 @@ class CoreDay:
         if count:
             self.core.trim_punch(address, count)
             self.core.trim_give(address, count, punched=True)
+        address, count, _ = self.core.hold(0, 0, 3)
+        self.core.trim_give(address, count, punched=False)
         self.core.learn_holes()
         self.core.backed_first(on=True)
         self.write("a", 0, [1, 2])
