@@ -7,13 +7,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from command import Ramet
 from engine_machine import EngineMachine
 from engine_walk import SYNCED, run
+from mounted import serve
 from small_disk import MKFS, OTHERS, cut_power, fill, small_disk
 
 from engine import ROOT_INO, Store, Volume, errors, fsck, reserve, slabs
 from engine.intent_log import LOG_FILE
 from engine.meta import Meta
+from engine.replay_room import ReplayRoom
 
 DEEP = os.environ.get("RAMET_FAULTS") == "deep"
 BLOCK = 4096
@@ -163,6 +166,70 @@ def test_the_power_goes_again_while_it_is_written_again(kind: str) -> None:
             lab.unlink(ROOT_INO, b"keep")
             again.commit()
             assert fsck.check(again, data=True).findings == []
+
+
+@pytest.mark.parametrize("kind", MKFS)
+def test_a_log_without_room_waits_for_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an earlier version has left it."""
+    monkeypatch.setattr(ReplayRoom, "take", lambda _self, _blocks: None)
+    rng = random.Random(kind)
+    with small_disk(kind) as disk:
+        path = disk / "store"
+        store, lab, ino = begun(path)
+        try:
+            write_synced(store, lab, ino, rng)
+            expected = lab.read(ino, 0, FILE_BLOCKS * BLOCK)
+        finally:
+            store.abandon()
+        cut_power(disk)
+        fill(disk)
+        log = (path / LOG_FILE).read_bytes()
+        for _ in range(2):
+            with pytest.raises(errors.NoSpace):
+                Store.open(path)
+            assert (path / LOG_FILE).read_bytes() == log
+        (disk / OTHERS).unlink()
+        sync(disk)
+        with Store.open(path) as again:
+            assert again.volume("lab").read(ino, 0, FILE_BLOCKS * BLOCK) == expected
+            assert fsck.check(again, data=True).findings == []
+
+
+@pytest.mark.parametrize("kind", MKFS)
+def test_the_daemon_starts(kind: str, tmp_path: Path) -> None:
+    """What was synced through a mount; the daemon dies, and so does the machine."""
+    root = tmp_path / "mnt"
+    root.mkdir()
+    with small_disk(kind) as disk:
+        ramet = Ramet(disk / "store")
+        ramet.run("init", ramet.store)
+        ramet.run("volume", "create", "lab")
+        mount = serve(ramet.store, root)
+        try:
+            (mount.lab / "keep").write_bytes(b"keep" * BLOCK)
+            expected = bytearray(os.urandom(2 << 20))
+            (mount.lab / "disk").write_bytes(expected)
+            with (mount.lab / "disk").open("rb+", buffering=0) as file:
+                os.fsync(file.fileno())
+                for n in range(100):
+                    file.seek(5 * n * BLOCK)
+                    expected[5 * n * BLOCK : (5 * n + 1) * BLOCK] = block = os.urandom(BLOCK)
+                    file.write(block)
+                    os.fsync(file.fileno())
+            assert (disk / "store" / LOG_FILE).exists()
+        finally:
+            mount.kill()
+        cut_power(disk)
+        fill(disk)
+        mount = serve(ramet.store, root)
+        try:
+            assert (mount.lab / "disk").read_bytes() == expected
+            (mount.lab / "keep").unlink()
+            subprocess.run(["sync", "-f", mount.lab], check=True)
+            assert ramet.json("status")["failed"] is None
+        finally:
+            mount.stop()
+        assert ramet.json("fsck", "--data")["clean"]
 
 
 class Powerless(EngineMachine):
