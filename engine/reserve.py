@@ -69,7 +69,8 @@ class Reserve:
         if not self.in_place:
             self._open_ballast(root / BALLAST)
         self._measure()
-        self._end = max(self._end, self._start)
+        if self.in_place:  # what is there: XFS does not allocate it again when it is full
+            self._end = native.backed_end(self._fd, self._start * self._page) // self._page
         self._gather()
 
     def _open_ballast(self, path: Path) -> None:

@@ -30,7 +30,8 @@ __all__ = [
     "BLOCK_BYTES", "EXTENT_FANOUT", "FETCH_BYTES_MAX", "HEADER_BYTES", "HOLE", "NODE_BYTES",
     "VISIT_NODES_MAX", "Cold", "Core", "CorruptBlock", "CorruptNode", "Cut", "Extent", "Fetchers",
     "Marks", "NativeError", "NeedSlab", "Note", "Owners", "ReadPlan", "SealedNodes", "Tree",
-    "WriteResult", "allocate", "begin_write_back", "buffer_of_c", "overwrites_in_place", "poll",
+    "WriteResult", "allocate", "backed_end", "begin_write_back", "buffer_of_c",
+    "overwrites_in_place", "poll",
 ]  # fmt: skip
 
 
@@ -64,6 +65,12 @@ def poll(fd: int, other: int, nanoseconds: int) -> int:
 def overwrites_in_place(fd: int) -> bool:
     """Whether the file system writes again in place; False where that takes new space (btrfs)."""
     return bool(lib.rmt_overwrites_in_place(fd))
+
+
+def backed_end(fd: int, offset: int) -> int:
+    """Where the space ends that a file has without a gap from a byte on, also past its end; the
+    byte itself when there is none, or the file system does not tell."""
+    return int(lib.rmt_backed_end(fd, offset))
 
 
 class Core(ExtentMaps):

@@ -45,24 +45,31 @@ static void see(look *l, uint64_t start, uint64_t end) {
   l->end = end;
 }
 
+typedef union {
+  struct fiemap map;
+  uint8_t bytes[sizeof(struct fiemap) + EXTENTS * sizeof(struct fiemap_extent)];
+} extents;
+
+/* Those from `at` on, as many as there is room for; -1: the file system does not tell. */
+static int ask(extents *asked, int fd, uint64_t at, uint64_t end) {
+  do {
+    memset(&asked->map, 0, sizeof asked->map);
+    asked->map.fm_start = at;
+    asked->map.fm_length = end - at;
+    asked->map.fm_extent_count = EXTENTS;
+    if (!ioctl(fd, FS_IOC_FIEMAP, &asked->map))
+      return asked->map.fm_mapped_extents > EXTENTS ? -1 : (int)asked->map.fm_mapped_extents;
+  } while (errno == EINTR);
+  return -1;
+}
+
 static bool by_map(look *l, int fd, uint64_t size) {
-  union {
-    struct fiemap map;
-    uint8_t bytes[sizeof(struct fiemap) + EXTENTS * sizeof(struct fiemap_extent)];
-  } asked;
+  extents asked;
   bool in_place = rmt_overwrites_in_place(fd);
   for (uint64_t at = 0; at < size;) {
-    memset(&asked.map, 0, sizeof asked.map);
-    asked.map.fm_start = at;
-    asked.map.fm_length = size - at;
-    asked.map.fm_extent_count = EXTENTS;
-    if (ioctl(fd, FS_IOC_FIEMAP, &asked.map)) {
-      if (errno == EINTR) continue;
-      return false;
-    }
-    uint32_t count = asked.map.fm_mapped_extents;
-    if (!count || count > EXTENTS) return !count;
-    for (uint32_t i = 0; i < count; i++) {
+    int count = ask(&asked, fd, at, size);
+    if (count <= 0) return !count;
+    for (int i = 0; i < count; i++) {
       const struct fiemap_extent *e = &asked.map.fm_extents[i];
       if (e->fe_logical + e->fe_length <= at) return false; /* it would not end */
       at = e->fe_logical + e->fe_length;
@@ -72,6 +79,20 @@ static bool by_map(look *l, int fd, uint64_t size) {
     }
   }
   return true;
+}
+
+uint64_t rmt_backed_end(int fd, uint64_t from) {
+  extents asked;
+  for (uint64_t at = from;;) {
+    int count = ask(&asked, fd, at, INT64_MAX);
+    for (int i = 0; i < count; i++) {
+      const struct fiemap_extent *e = &asked.map.fm_extents[i];
+      uint64_t end = e->fe_logical + e->fe_length;
+      if (e->fe_logical > at || end <= at || e->fe_flags & FIEMAP_EXTENT_SHARED) return at;
+      at = end;
+    }
+    if (count < (int)EXTENTS) return at;
+  }
 }
 
 static bool by_seeking(look *l, int fd, uint64_t size) {

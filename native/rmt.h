@@ -171,6 +171,8 @@ int rmt_trim_punch(const rmt_core *core, uint64_t address, uint64_t count, rmt_f
 
 /* backed.c */
 void rmt_learn_holes(rmt_core *core);
+/* Where the space ends that a file has from a byte on, also past its end; the byte itself: none. */
+uint64_t rmt_backed_end(int fd, uint64_t from);
 
 /* reclaim.c */
 uint64_t rmt_take_cuts(rmt_core *core, rmt_cut *out, uint64_t capacity);

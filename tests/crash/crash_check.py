@@ -8,6 +8,7 @@ nothing that is in use.
 import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -90,11 +91,19 @@ def fill(path: Path) -> None:
 def check_open(store: Store, history: History, others: Path) -> list[str]:
     """The same of an open store; leaves a volume of its own behind."""
     problems = findings(store, data=True) + history.verify(contents(store))
-    others.unlink(missing_ok=True)
-    if not problems:
+    if not problems and _has_room_again(others):
         _work(store)
         problems = findings(store, data=True)
     return problems
+
+
+def _has_room_again(others: Path) -> bool:
+    """A btrfs that was full once may have no room for a file's inode ever after."""
+    if not others.exists():
+        return True
+    others.unlink()
+    subprocess.run(["sync", "-f", others.parent], check=True)  # btrfs frees nothing before
+    return os.statvfs(others.parent).f_bavail > 0
 
 
 def findings(store: Store, *, data: bool) -> list[str]:

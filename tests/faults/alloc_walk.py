@@ -382,6 +382,7 @@ class CoreDay:
         native.begin_write_back(self.files[0])
         native.poll(self.files[0], -1, 0)
         native.allocate(self.files[0], 0, BLOCK, keep_size=True)
+        native.backed_end(self.files[0], 0)
         self.commit()
         self.write("c", 3, [901, 902])  # closed with dirty nodes, as a crash leaves it
         self.punch("c", 1, 12)

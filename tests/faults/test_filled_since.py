@@ -91,6 +91,11 @@ def test_what_was_synced_is_there(kind: str) -> None:
             assert fsck.check(again, data=True).findings == []
             lab.unlink(ROOT_INO, b"keep")
             again.commit()
+            assert again.pool.reserve.whole
+            lab.write(ino, 0, b"written on the full disk")
+            again.commit()
+            expected = lab.read(ino, 0, FILE_BLOCKS * BLOCK)
+            assert expected.startswith(b"written on")
             assert not (path / LOG_FILE).exists()
         (disk / OTHERS).unlink()
         sync(disk)
