@@ -94,7 +94,7 @@ class EngineRun:
     def _synced_writes(self) -> None:
         """Nothing but data changes, as a guest changes it: the intent log's part."""
         self._commit()
-        if self._rng.random() < 0.3:
+        if self._rng.random() < 0.6:
             self._punch_free()
         for _ in range(self._rng.choice([1, 4, 12])):
             for _ in range(self._rng.choice([1, 1, 3])):
