@@ -10,7 +10,7 @@
 # make asan                        every malloc of the C core fails once; its tests under ASan
 # make churn ROUNDS=300 SEED=1     does anything grow without bound?
 # make crash   cut the power of a running store: POINTS=500 SEED=1 FS=ext4 (xfs, btrfs, posix)
-# make crash-proof   the same with six mistakes put in, each of which has to be caught
+# make crash-proof   the same with ten mistakes put in, each of which has to be caught
 # make kill    kill -9 the daemon under load: ROUNDS=1000 SEED=1
 # make fsx OPS=100000 SEED=1       random operations on files of a mount, against copies in memory
 # make fuzz SECONDS=600            hostile bytes; what is found is kept in .cache/fuzz/findings

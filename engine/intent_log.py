@@ -25,6 +25,7 @@ from typing import NamedTuple
 import xxhash
 
 from engine import errors
+from engine.superblock import BLOCK_BYTES
 
 LOG_FILE = "intents"
 UNMADE = ".new"  # while it is made
@@ -73,16 +74,33 @@ class IntentLog:
         self._seed = seed
         self._region_bytes = region_bytes
         self._fd = -1
-        self._commit = self._number = self._before = self._used = 0
+        self._commit = self._number = self._before = self._used = self._blocks = 0
         self.wanted = False  # somebody has it made
         self.ready = False
 
     # --- writing
 
+    def take_share(self) -> int:
+        """Settle its size by what the host has free: how many blocks its records have at most.
+        NoLog."""
+        try:
+            host = os.statvfs(self._path.parent)
+        except OSError as error:
+            raise NoLog from error
+        while 2 * self._region_bytes > host.f_bavail * host.f_frsize // SPARE:
+            self._region_bytes //= 2
+            if self._region_bytes < REGION_BYTES_MIN:
+                raise NoLog
+        return 2 * self._blocks_max
+
+    @property
+    def _blocks_max(self) -> int:
+        """Of the records of a region."""
+        return self._region_bytes // BLOCK_BYTES
+
     def prepare(self) -> None:
         """Make the file, whole before it has its name.  NoLog."""
         try:
-            self._take_share()
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             self._fd = os.open(self._unmade, flags, 0o600)
             self._fill(2 * self._region_bytes)
@@ -92,13 +110,6 @@ class IntentLog:
             self.close(remove=True)
             raise NoLog from error
         self.ready = True
-
-    def _take_share(self) -> None:
-        host = os.statvfs(self._path.parent)
-        while 2 * self._region_bytes > host.f_bavail * host.f_frsize // SPARE:
-            self._region_bytes //= 2
-            if self._region_bytes < REGION_BYTES_MIN:
-                raise NoLog
 
     def _fill(self, size: int) -> None:
         """Its blocks are written, not only allocated: else each sync would change the host's own
@@ -110,17 +121,19 @@ class IntentLog:
     @property
     def crowded(self) -> bool:
         """Whether a commit should come soon: the next one's records have a region of their own."""
-        return self._used > self._region_bytes // 2
+        return max(self._used, self._blocks * BLOCK_BYTES) > self._region_bytes // 2
 
     def record(self, commit: int, writes: Sequence[Logged]) -> Record | None:
         """The next record, of writes that the commit of this number will have; None when there is
         no room.  Whoever asks has it written, before the next."""
         if commit != self._commit:
             self._before = self._number if commit == self._commit + 1 else 0
-            self._commit, self._number, self._used = commit, 0, 0
+            self._commit, self._number, self._used, self._blocks = commit, 0, 0, 0
         raw = self._encode(commit, writes)
-        if self._used + len(raw) > self._region_bytes:
+        blocks = self._blocks + sum(-(-len(write.data) // BLOCK_BYTES) for write in writes)
+        if self._used + len(raw) > self._region_bytes or blocks > self._blocks_max:
             return None
+        self._blocks = blocks
         at = commit % 2 * self._region_bytes + self._used
         self._used += len(raw)
         self._number += 1

@@ -59,6 +59,8 @@ class Reserve:
         self._start = 0  # in place: the first page that LMDB has not used yet; else 0
         self._end = 0  # the reserve is the pages from _start to here
         self._in_flight = 0
+        self._durable_end = 0  # what a crash leaves of it ends here
+        self._committing_end = 0  # the same once the commit under way is durable
         self._lent = False  # the ballast was cut for the commit under way
         self._unsupported = False  # nothing can be held: go by what is free
         self._lock = threading.Lock()
@@ -67,7 +69,8 @@ class Reserve:
         if not self.in_place:
             self._open_ballast(root / BALLAST)
         self._measure()
-        self._end = max(self._end, self._start)
+        if self.in_place:  # what is there: XFS does not allocate it again when it is full
+            self._end = native.backed_end(self._fd, self._start * self._page) // self._page
         self._gather()
 
     def _open_ballast(self, path: Path) -> None:
@@ -118,6 +121,12 @@ class Reserve:
         wanted = dirty_pages + self._in_flight + self.floor // 2
         return dirty_pages > 2 * COMMIT_PAGES and self.held < wanted and not self._take(wanted)
 
+    def outlasts_crash(self, dirty_pages: int) -> bool:
+        """Whether so many dirty pages could be stored after a crash, by whoever opens the store on
+        a disk that is full by then, and something be deleted after that."""
+        wanted = dirty_pages + self._in_flight + self.floor
+        return self._durable_end - self._start >= wanted or self._unsupported
+
     def _take(self, wanted: int) -> bool:
         """Hold so many pages; False when the disk has no room for them."""
         with self._lock:
@@ -154,6 +163,7 @@ class Reserve:
         self._in_flight = pages
         if self.in_place:
             self._take(pages)
+            self._committing_end = self._end  # LMDB syncs the file before its root page
 
     def lend(self) -> None:
         """It is about to be written: see that the disk has free what it takes."""
@@ -161,14 +171,22 @@ class Reserve:
             if self._ballast >= 0 and self._free() < self._in_flight + STEP_PAGES:
                 left = max(self._end - self._in_flight - COMMIT_PAGES, 0)
                 self._end = left // EXTENT_PAGES * EXTENT_PAGES
+                self._durable_end = min(self._durable_end, self._end)
+                self._committing_end = min(self._committing_end, self._end)
                 self._lent = True
                 with contextlib.suppress(OSError):  # then the commit finds out itself
                     os.ftruncate(self._ballast, self._end * self._page)
+        if self._ballast >= 0 and self._committing_end != self._end:
+            with contextlib.suppress(OSError):  # then it goes on doing without
+                end = self._end
+                os.fsync(self._ballast)
+                self._committing_end = end
 
     def end(self) -> None:
         """It is durable: count what it took, and be whole again if there is room."""
         self._in_flight = 0
         self._lent = False
+        self._durable_end = self._committing_end
         self._measure()
         self._end = max(self._end, self._start)
         self._take(self.floor)

@@ -7,9 +7,11 @@ from abc import abstractmethod
 
 from engine import errors
 from engine.commit import failure
-from engine.intent_log import IntentLog, NoLog, Record
+from engine.intent_log import IntentLog, Logged, NoLog, Record
 from engine.pool import Pool
+from engine.replay_room import ReplayRoom
 from engine.superblock import BLOCK_BYTES, INTENT_LOG
+from engine.volume import Volume
 from engine.volumes import Volumes
 
 
@@ -19,6 +21,7 @@ class Syncs(Volumes):
     def __init__(self, pool: Pool, log: IntentLog) -> None:
         super().__init__(pool)
         self.log = log
+        self._room = ReplayRoom(pool)
 
     @abstractmethod
     def commit(self) -> None:
@@ -40,13 +43,31 @@ class Syncs(Volumes):
         """Whether there is anything that neither a commit nor the log has made durable."""
         return bool(self.pool.intents.pending)
 
+    def want_log(self) -> None:
+        """Before the log is made: the slots that it needs.  NoLog: it is not made."""
+        self.log.wanted = True
+        self._room.take(self.log.take_share())
+
+    def make_log(self) -> None:
+        """After ``want_log``, on any thread; ``log_made`` follows.  NoLog."""
+        self._room.allocate()
+        self.log.prepare()
+
+    def log_made(self) -> None:
+        """Whether or not it could be: a commit that has the slots held comes before a record."""
+        if self.log.ready:
+            self.not_logged()
+        else:
+            self._room.give_back(punched=True)
+
     def intend(self) -> Record | None:
         """What was written and is not durable, as a record that makes it so once it is written
         (``log.write``, before the next is asked for); None when it takes a commit."""
-        if not (self.log.ready and self.loggable):
+        pool = self.pool
+        if not (self.log.ready and self.loggable and pool.reserve.outlasts_crash(pool.dirty_pages)):
             return None
         writes = []
-        for each in self.pool.intents.pending:
+        for each in pool.intents.pending:
             volume = self._volumes.get(each.volume_id)
             try:
                 write = None if volume is None else volume.logged(each)
@@ -55,13 +76,13 @@ class Syncs(Volumes):
             if write is None:
                 return None
             writes.append(write)
-        record = self.log.record(self.pool.state.commits + 1, writes)
+        record = self.log.record(pool.state.commits + 1, writes)
         if record is not None:
-            self.pool.intents.logged()
+            pool.intents.logged()
         return record
 
     def not_logged(self) -> None:
-        """A record was not written: the host has no room for it.  It takes a commit now."""
+        """A record was not written, the host has no room for it, or not yet: it takes a commit."""
         self.pool.intents.not_logged(self.pool.generation)
 
     def sync(self) -> None:
@@ -78,8 +99,7 @@ class Syncs(Volumes):
             return True
         try:
             if not self.log.wanted:
-                self.log.wanted = True
-                self.log.prepare()
+                self._make_log_here()
             record = self.intend()
             if record is not None:
                 self.log.write(record)
@@ -89,6 +109,13 @@ class Syncs(Volumes):
         except OSError as error:
             raise failure(error, self.pool) from error
         return record is not None
+
+    def _make_log_here(self) -> None:
+        try:
+            self.want_log()
+            self.make_log()
+        finally:
+            self.log_made()
 
     def write_again_synced(self) -> None:
         """What was synced since the last commit, when the store was not closed.
@@ -106,7 +133,7 @@ class Syncs(Volumes):
             if volume is None or volume.is_snapshot:
                 continue
             try:
-                volume.write_again(write)
+                self._write_again(volume, write)
             except errors.Corrupt:
                 whole = False
                 block = write.offset // BLOCK_BYTES
@@ -118,3 +145,10 @@ class Syncs(Volumes):
             self.commit()
         if not pool.read_only:
             self.log.close(remove=True)
+
+    def _write_again(self, volume: Volume, write: Logged) -> None:
+        try:
+            volume.write_again(write)
+        except errors.NoSpace:
+            self._room.punch_free()
+            volume.write_again(write)

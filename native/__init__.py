@@ -30,8 +30,8 @@ __all__ = [
     "BLOCK_BYTES", "EXTENT_FANOUT", "FETCH_BYTES_MAX", "HEADER_BYTES", "HOLE", "NODE_BYTES",
     "VISIT_NODES_MAX", "Cold", "Core", "CorruptBlock", "CorruptNode", "Cut", "Extent", "Fetchers",
     "Marks", "NativeError", "NeedSlab", "Note", "Owners", "Pieces", "ReadPlan", "SealedNodes",
-    "Tree", "WriteResult", "allocate", "begin_write_back", "buffer_of_c", "overwrites_in_place",
-    "poll",
+    "Tree", "WriteResult", "allocate", "backed_end", "begin_write_back", "buffer_of_c",
+    "overwrites_in_place", "poll",
 ]  # fmt: skip
 
 
@@ -65,6 +65,12 @@ def poll(fd: int, other: int, nanoseconds: int) -> int:
 def overwrites_in_place(fd: int) -> bool:
     """Whether the file system writes again in place; False where that takes new space (btrfs)."""
     return bool(lib.rmt_overwrites_in_place(fd))
+
+
+def backed_end(fd: int, offset: int) -> int:
+    """Where the space ends that a file has without a gap from a byte on, also past its end; the
+    byte itself when there is none, or the file system does not tell."""
+    return int(lib.rmt_backed_end(fd, offset))
 
 
 class Core(ExtentMaps):
@@ -143,6 +149,15 @@ class Core(ExtentMaps):
             self._again(status)
         found = [Cut(child.id, child.level, child.epoch) for child in children[0 : count[0]]]
         return status == lib.RMT_RECLAIMED, found
+
+    def hold(self, slab: int, slot: int, want: int) -> tuple[int, int, int]:
+        """(address, count, next slot): a run of at most ``want`` free slots at or after ``slot``.
+        They are in use until ``trim_give``; count 0: there is no free slot."""
+        at, count = ffi.new("uint32_t *", slot), ffi.new("uint64_t *")
+        status = lib.rmt_hold(self._core, slab, at, want, self._number, count)
+        if status:
+            self._again(status)
+        return self._number[0], count[0], at[0]
 
     def trim_take(self, slab: int, slot: int, run_min: int) -> tuple[int, int, int]:
         """(address, count, next slot): a run of at least ``run_min`` free slots that take space on

@@ -5,7 +5,9 @@
  *
  * FIEMAP tells extents that are allocated and not written, too, and such as wait for the page cache
  * to be written. Where there is none (tmpfs) SEEK_DATA tells of what was written. A file system
- * that knows neither says that all of a file is data: then a write that fails says better.
+ * that knows neither says that all of a file is data: then a write that fails says better. One that
+ * writes again elsewhere (btrfs) needs no more only for what is allocated and not written; all need
+ * more for what another file shares.
  */
 #include "core.h"
 
@@ -43,30 +45,54 @@ static void see(look *l, uint64_t start, uint64_t end) {
   l->end = end;
 }
 
+typedef union {
+  struct fiemap map;
+  uint8_t bytes[sizeof(struct fiemap) + EXTENTS * sizeof(struct fiemap_extent)];
+} extents;
+
+/* Those from `at` on, as many as there is room for; -1: the file system does not tell. */
+static int ask(extents *asked, int fd, uint64_t at, uint64_t end) {
+  do {
+    memset(&asked->map, 0, sizeof asked->map);
+    asked->map.fm_start = at;
+    asked->map.fm_length = end - at;
+    asked->map.fm_extent_count = EXTENTS;
+    if (!ioctl(fd, FS_IOC_FIEMAP, &asked->map))
+      return asked->map.fm_mapped_extents > EXTENTS ? -1 : (int)asked->map.fm_mapped_extents;
+  } while (errno == EINTR);
+  return -1;
+}
+
 static bool by_map(look *l, int fd, uint64_t size) {
-  union {
-    struct fiemap map;
-    uint8_t bytes[sizeof(struct fiemap) + EXTENTS * sizeof(struct fiemap_extent)];
-  } asked;
+  extents asked;
+  bool in_place = rmt_overwrites_in_place(fd);
   for (uint64_t at = 0; at < size;) {
-    memset(&asked.map, 0, sizeof asked.map);
-    asked.map.fm_start = at;
-    asked.map.fm_length = size - at;
-    asked.map.fm_extent_count = EXTENTS;
-    if (ioctl(fd, FS_IOC_FIEMAP, &asked.map)) {
-      if (errno == EINTR) continue;
-      return false;
-    }
-    uint32_t count = asked.map.fm_mapped_extents;
-    if (!count || count > EXTENTS) return !count;
-    for (uint32_t i = 0; i < count; i++) {
+    int count = ask(&asked, fd, at, size);
+    if (count <= 0) return !count;
+    for (int i = 0; i < count; i++) {
       const struct fiemap_extent *e = &asked.map.fm_extents[i];
       if (e->fe_logical + e->fe_length <= at) return false; /* it would not end */
-      see(l, e->fe_logical, at = e->fe_logical + e->fe_length);
+      at = e->fe_logical + e->fe_length;
+      bool own = !(e->fe_flags & FIEMAP_EXTENT_SHARED);
+      if (own && (in_place || e->fe_flags & FIEMAP_EXTENT_UNWRITTEN)) see(l, e->fe_logical, at);
       if (e->fe_flags & FIEMAP_EXTENT_LAST) return true;
     }
   }
   return true;
+}
+
+uint64_t rmt_backed_end(int fd, uint64_t from) {
+  extents asked;
+  for (uint64_t at = from;;) {
+    int count = ask(&asked, fd, at, INT64_MAX);
+    for (int i = 0; i < count; i++) {
+      const struct fiemap_extent *e = &asked.map.fm_extents[i];
+      uint64_t end = e->fe_logical + e->fe_length;
+      if (e->fe_logical > at || end <= at || e->fe_flags & FIEMAP_EXTENT_SHARED) return at;
+      at = end;
+    }
+    if (count < (int)EXTENTS) return at;
+  }
 }
 
 static bool by_seeking(look *l, int fd, uint64_t size) {

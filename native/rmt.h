@@ -168,6 +168,8 @@ void rmt_backed_first(rmt_core *core, int on); /* take free slots that are no ho
 int rmt_load_chunk(rmt_core *core, uint32_t slab, uint32_t chunk, const uint8_t *bits);
 int rmt_is_allocated(const rmt_core *core, uint64_t address);
 int rmt_is_shared(const rmt_core *core, uint64_t address);
+int rmt_hold(rmt_core *core, uint32_t slab, uint32_t *slot, uint64_t want, uint64_t *address,
+             uint64_t *count);
 int rmt_trim_take(rmt_core *core, uint32_t slab, uint32_t *slot, uint32_t run_min,
                   uint64_t *address, uint64_t *count);
 int rmt_trim_give(rmt_core *core, uint64_t address, uint64_t count, int punched);
@@ -175,6 +177,8 @@ int rmt_trim_punch(const rmt_core *core, uint64_t address, uint64_t count, rmt_f
 
 /* backed.c */
 void rmt_learn_holes(rmt_core *core);
+/* Where the space ends that a file has from a byte on, also past its end; the byte itself: none. */
+uint64_t rmt_backed_end(int fd, uint64_t from);
 
 /* reclaim.c */
 uint64_t rmt_take_cuts(rmt_core *core, rmt_cut *out, uint64_t capacity);

@@ -270,6 +270,26 @@ uint64_t rmt_release_freed(rmt_core *core, rmt_sealed *sealed) {
   return count;
 }
 
+/* The next run of free slots at or after `slot`, at most `want`, is in use until it is given back;
+ * none of it is taken for a hole any more. */
+int rmt_hold(rmt_core *core, uint32_t number, uint32_t *slot, uint64_t want, uint64_t *address,
+             uint64_t *count) {
+  if (number >= core->slab_count) return RMT_RANGE;
+  slab *s = &core->slabs[number];
+  uint32_t at = next_free(core, s, *slot, false);
+  *address = (uint64_t)number * core->slab_slots + at;
+  for (*count = 0; *count < want && at < core->slab_slots && !bit_get(s->busy, at); at++) {
+    if (bit_get(s->hole, at)) count_hole(core, s, -1);
+    bit_clear(s->hole, at);
+    bit_set(s->busy, at);
+    ++*count;
+  }
+  *slot = at;
+  s->free -= (uint32_t)*count;
+  core->state.busy += *count;
+  return RMT_OK;
+}
+
 /* The run of free slots at or after `slot` that are not holes; ends before the next other one. */
 static uint32_t next_backed(const rmt_core *core, const slab *s, uint32_t slot, uint32_t *end) {
   slot = *end = next_free(core, s, slot, true);

@@ -258,8 +258,7 @@ class Committer:
         if not store.unlogged:
             self._answer(self._taken(self._waiting))
         elif not log.wanted:
-            log.wanted = self._logging = True  # a commit does until it is there
-            self._logger.hand(log.prepare, self._prepared)
+            self._make_log()
         elif (record := store.intend()) is not None:
             waiting = self._taken(self._waiting)
             self._logging = True
@@ -267,10 +266,22 @@ class Committer:
                 partial(log.write, record), lambda problem: self._logged(waiting, problem)
             )
 
-    def _prepared(self, problem: Exception | None) -> None:
+    def _make_log(self) -> None:
+        """A commit does until it is there."""
+        assert self._logger is not None
+        try:
+            self._store.want_log()
+        except NoLog:
+            return
+        self._logging = True
+        self._logger.hand(self._store.make_log, self._made)
+
+    def _made(self, problem: Exception | None) -> None:
         """It is there, or cannot be made: then commits go on doing without."""
         self._logging = False
-        self._begin()
+        if self._writer is not None:  # else the store may be closed by now
+            self._store.log_made()
+            self._begin()
 
     def _logged(self, waiting: list[Told], problem: Exception | None) -> None:
         """The log's thread has done with a record."""

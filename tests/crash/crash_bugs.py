@@ -14,6 +14,7 @@ from typing import Any
 from engine import Store, meta
 from engine.commit import Commit
 from engine.intent_log import IntentLog, Logged, Record
+from engine.replay_room import ReplayRoom
 from engine.slabs import SlabPool
 from native import lib
 
@@ -111,6 +112,11 @@ def log_forgets_captured_writes() -> None:
     _replace(Store, "capture", forget)
 
 
+def log_without_room() -> None:
+    """No space is allocated for what the log's records have."""
+    _replace(ReplayRoom, "allocate", lambda _self: None)
+
+
 BUGS = {
     "no-slab-fdatasync": no_slab_fdatasync,
     "map-before-data": map_before_data,
@@ -121,4 +127,6 @@ BUGS = {
     "no-log-fdatasync": no_log_fdatasync,
     "log-of-the-last-commit": log_of_the_last_commit,
     "log-forgets-captured-writes": log_forgets_captured_writes,
+    "log-without-room": log_without_room,
 }
+ON_A_FULL_DISK = {"log-without-room"}

@@ -5,8 +5,10 @@ notes allow (crash_log.py); then the store has to do its work: a write, a commit
 nothing that is in use.
 """
 
+import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -22,15 +24,16 @@ PROBE = "probe"
 PROBE_BYTES = bytes(range(256)) * 200 + bytes(9000) + b"end"
 
 
-def check(store_path: Path, history: History) -> list[str]:
-    """All that is wrong; empty when nothing is.
+def check(store_path: Path, history: History, *, full: bool = False) -> list[str]:
+    """All that is wrong; empty when nothing is.  ``full``: somebody fills the disk before the
+    store is opened, and makes room again before it has to work.
 
     In a process of its own: damaged metadata may end it by a signal, and nothing of it stays.
     """
     output, into = os.pipe()
     child = os.fork()
     if not child:
-        _report(into, store_path, history)
+        _report(into, store_path, history, full=full)
     os.close(into)
     try:
         with os.fdopen(output, "rb") as answer:
@@ -43,10 +46,10 @@ def check(store_path: Path, history: History) -> list[str]:
     return msgspec.msgpack.decode(raw, type=list[str]) if raw else [f"the check died ({status})"]
 
 
-def _report(into: int, store_path: Path, history: History) -> NoReturn:
+def _report(into: int, store_path: Path, history: History, *, full: bool) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        problems = check_here(store_path, history)
+        problems = check_here(store_path, history, full=full)
     except BaseException as error:
         problems = [f"{type(error).__name__}: {error}"]
     with os.fdopen(into, "wb") as answer:
@@ -54,7 +57,10 @@ def _report(into: int, store_path: Path, history: History) -> NoReturn:
     os._exit(0)
 
 
-def check_here(store_path: Path, history: History) -> list[str]:
+def check_here(store_path: Path, history: History, *, full: bool = False) -> list[str]:
+    others = store_path.with_name("others")
+    if full:
+        fill(others)
     try:
         store = Store.open(store_path, cache_bytes=CACHE_BYTES)
     except errors.NoSuchStore as error:
@@ -62,18 +68,42 @@ def check_here(store_path: Path, history: History) -> list[str]:
     except errors.RametError as error:
         return [f"the store does not open: {error}"]
     try:
-        return check_open(store, history)
+        return check_open(store, history, others)
     finally:
         store.abandon()
 
 
-def check_open(store: Store, history: History) -> list[str]:
+def fill(path: Path) -> None:
+    """A file takes all the room there is, to the last block."""
+    size = 0
+    with path.open("wb", buffering=0) as file:
+        for step in (1 << 24, 1 << 20, 1 << 16, 1 << 12):
+            with contextlib.suppress(OSError):
+                while True:
+                    os.posix_fallocate(file.fileno(), size, step)
+                    size += step
+        file.seek(size)
+        with contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(1 << 12))
+
+
+def check_open(store: Store, history: History, others: Path) -> list[str]:
     """The same of an open store; leaves a volume of its own behind."""
     problems = findings(store, data=True) + history.verify(contents(store))
-    if not problems:
+    if not problems and _has_room_again(others):
         _work(store)
         problems = findings(store, data=True)
     return problems
+
+
+def _has_room_again(others: Path) -> bool:
+    """A btrfs that was full once may have no room for a file's inode ever after."""
+    if not others.exists():
+        return True
+    others.unlink()
+    subprocess.run(["sync", "-f", others.parent], check=True)  # btrfs frees nothing before
+    return os.statvfs(others.parent).f_bavail > 0
 
 
 def findings(store: Store, *, data: bool) -> list[str]:

@@ -52,12 +52,14 @@ class Figures:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run: on what, from which seed, with which mistake if any."""
+    """One run: on what, from which seed, with which mistake if any; ``full``: each cut finds the
+    disk full afterwards."""
 
     medium: Medium
     seed: str
     daemon: bool
     bug: str | None = None
+    full: bool = False
     steps: int = STEPS
 
 
@@ -119,7 +121,7 @@ def replay(
                 upto += 1
             try:
                 with cut(end, seed) as root:
-                    problems = check(root / "store", history)
+                    problems = check(root / "store", history, full=plan.full)
             except OSError as error:
                 problems = [f"host file system: {error}"]
             figures.points += 1
@@ -144,21 +146,22 @@ def one_run(plan: Plan, count: int, figures: Figures, keep: Path | None) -> None
 def crash(
     medium: str, points: int, seed: str, *, mode: str = "both", bug: str | None = None,
     per_run: int = POINTS_PER_RUN, keep: Path | None = None, first_failure: bool = False,
+    full: bool = False,
 ) -> Figures:  # fmt: skip
     """As many runs as it takes; with ``first_failure`` no more after the one that fails."""
     figures, run = Figures(), 0
     while figures.points < points and not (first_failure and figures.failures):
         daemon = mode == "daemon" or (mode == "both" and run % 4 == 3)
-        plan = Plan(MEDIA[medium], f"{seed}/{run}", daemon and medium != "posix", bug)
+        plan = Plan(MEDIA[medium], f"{seed}/{run}", daemon and medium != "posix", bug, full)
         one_run(plan, min(per_run, points - figures.points), figures, keep)
         run += 1
         print(figures.line(f"run {run}"), flush=True)
     return figures
 
 
-def again(medium: str, log: Path, cut: str) -> Figures:
+def again(medium: str, log: Path, cut: str, *, full: bool) -> Figures:
     """One cut of a log that was kept."""
-    figures, plan = Figures(), Plan(MEDIA[medium], log.name, daemon=False)
+    figures, plan = Figures(), Plan(MEDIA[medium], log.name, daemon=False, full=full)
     end, seed = map(int, cut.split(":"))
     with scratch() as directory:
         replay(plan, directory, log, plan.medium.records(log), [(end, seed)], figures)
@@ -180,16 +183,19 @@ def main() -> int:
     parser.add_argument("--bug", choices=sorted(crash_bugs.BUGS), help="see crash_bugs.py")
     parser.add_argument("--per-run", type=int, default=POINTS_PER_RUN)
     parser.add_argument("--first-failure", action="store_true", help="no run after a failed one")
+    parser.add_argument("--full", action="store_true", help="the disk is full after each cut")
     parser.add_argument("--keep", type=Path, help="copy the logs of failed runs here")
     parser.add_argument("--again", nargs=2, metavar=("LOG", "END:SEED"), help="one cut of a log")
     options = parser.parse_args()
     prepare()
     if options.again:
-        figures = again(options.fs, Path(options.again[0]).absolute(), options.again[1])
+        log, cut = options.again
+        figures = again(options.fs, Path(log).absolute(), cut, full=options.full)
     else:
         figures = crash(
             options.fs, options.points, options.seed, mode=options.mode, bug=options.bug,
             per_run=options.per_run, keep=options.keep, first_failure=options.first_failure,
+            full=options.full,
         )  # fmt: skip
     print(figures.line(f"crash {options.fs} seed {options.seed}"))
     return 1 if figures.failures else 0

@@ -7,6 +7,7 @@ client's fsync, so each is noted before it is asked for.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import subprocess
@@ -22,7 +23,8 @@ from crash_doors import DaemonDoor, EngineDoor
 from crash_log import Note, NotesFile, Sink
 from crash_model import GOLDEN, GOLDEN_FILES, TREE, Action, Workload, describe
 
-from engine import ROOT_INO, Store
+from engine import ROOT_INO, Store, slabs
+from engine.trim import Trim
 
 CACHE_BYTES = 8 << 20
 SLAB_SLOTS = 128  # 512 KiB: slabs fill, and freed slots are wanted soon
@@ -92,12 +94,22 @@ class EngineRun:
     def _synced_writes(self) -> None:
         """Nothing but data changes, as a guest changes it: the intent log's part."""
         self._commit()
+        if self._rng.random() < 0.6:
+            self._punch_free()
         for _ in range(self._rng.choice([1, 4, 12])):
             for _ in range(self._rng.choice([1, 1, 3])):
                 action = self._workload.write()
                 if action is not None:
                     action()
             self._sync()
+
+    def _punch_free(self) -> None:
+        """No free slot takes space on the host, but what the log holds."""
+        trim = Trim(self._store.pool, run_min=1)
+        while runs := trim.take():
+            with contextlib.suppress(OSError):  # the host's file system cannot
+                trim.punch(runs)
+            trim.give(runs, punched=True)
 
     def _sync(self) -> None:
         sequence = self._note_state()
@@ -272,6 +284,8 @@ def main() -> None:
     parser.add_argument("--bug", choices=sorted(crash_bugs.BUGS))
     options = parser.parse_args()
     rng, sink = random.Random(options.seed), NotesFile(options.notes)
+    if rng.random() < 0.5:
+        slabs.SPARE_BYTES = 1 << 60  # there is never room for a whole one: they are sparse
     if options.bug:
         crash_bugs.BUGS[options.bug]()
     init(options.store, rng, sink)

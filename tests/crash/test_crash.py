@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from crash_bugs import BUGS
+from crash_bugs import BUGS, ON_A_FULL_DISK
 
 SEEN_ON = dict.fromkeys(BUGS, "ext4") | {"no-slab-directory-fsync": "posix"}
 FIGURES = re.compile(r"(\d+) points, (\d+) acks, (\d+) flushes, (\d+) failures")
@@ -47,7 +47,15 @@ def test_no_cut_loses_what_was_acknowledged(medium: str, mode: str, points: int)
     assert acks > 0
 
 
+@pytest.mark.parametrize("medium", ["ext4", "xfs", "btrfs"])
+def test_nor_when_the_disk_has_been_filled_since(medium: str) -> None:
+    made, acks, failures = crash(medium, 40, "--mode", "engine", "--per-run", 20, "--full")
+    assert (made, failures) == (40, 0)
+    assert acks > 0
+
+
 @pytest.mark.parametrize("bug", sorted(BUGS))
 def test_the_harness_sees_a_mistake_in_the_protocol(bug: str) -> None:
-    options = ("--mode", "engine", "--per-run", 75, "--first-failure", "--bug", bug)
+    options = ["--mode", "engine", "--per-run", 75, "--first-failure", "--bug", bug]
+    options += ["--full"] if bug in ON_A_FULL_DISK else []
     assert crash(SEEN_ON[bug], 2000, *options)[2] > 0  # it ends with the first

@@ -84,9 +84,11 @@ def clone_blocks(
 
 
 class EngineMachine(RuleBasedStateMachine):
+    base: Path | None = None  # where its store is made
+
     def __init__(self) -> None:
         super().__init__()
-        self.path = Path(tempfile.mkdtemp(prefix="ramet-model-"))
+        self.path = Path(tempfile.mkdtemp(prefix="ramet-model-", dir=self.base))
         shutil.rmtree(self.path)
         Store.create(self.path, fanout=4, records_max=4, slab_slots=64)
         self.store = self.reopened()

@@ -6,6 +6,7 @@ A seed repeats a run.
 
 import inspect
 import random
+from collections.abc import Callable
 from typing import Any
 
 from engine_machine import BLOCK, FILE_BLOCKS, EngineMachine
@@ -89,10 +90,13 @@ def allowed(machine: EngineMachine, step: str) -> bool:
     return all(condition(machine) for condition in rule.preconditions)
 
 
-def run(seed: int, steps: int, weights: dict[str, int] = WEIGHTS) -> EngineMachine:
+def run(
+    seed: int, steps: int, weights: dict[str, int] = WEIGHTS,
+    make: Callable[[], EngineMachine] = EngineMachine,
+) -> EngineMachine:  # fmt: skip
     """Walk; AssertionError or Corrupt when the store and the model differ."""
     rng = random.Random(seed)
-    machine = EngineMachine()
+    machine = make()
     try:
         for _ in range(steps):
             step = rng.choices(list(weights), list(weights.values()))[0]

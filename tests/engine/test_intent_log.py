@@ -147,10 +147,11 @@ def test_a_host_without_room_has_no_log(tmp_path: Path, monkeypatch: pytest.Monk
     log = IntentLog(tmp_path, SEED, 16 * REGION)
     free[0] = 31 * REGION
     with pytest.raises(NoLog):
-        log.prepare()
+        log.take_share()
     assert not (tmp_path / LOG_FILE).exists()
     free[0] = 32 * REGION
     log = IntentLog(tmp_path, SEED, 16 * REGION)
+    assert log.take_share() == 2 * REGION // BLOCK
     log.prepare()
     assert (tmp_path / LOG_FILE).stat().st_size == 2 * REGION
     log.close(remove=True)

@@ -33,12 +33,16 @@ def opened(path: Path) -> Store:
     return Store.open(path, log_bytes=2 * REGION)
 
 
-def begun(path: Path) -> tuple[Store, Volume, int]:
-    """A store with one durable file."""
+def begun(path: Path, *, log: bool = True) -> tuple[Store, Volume, int]:
+    """A store with one durable file, and with a log if nobody else is to make it."""
     store = opened(path)
     lab = store.create_volume("lab")
     ino = lab.create(ROOT_INO, b"disk", 0o644, 0, 0).ino
     lab.write(ino, 0, b"old" * 4000)
+    if log:
+        store.want_log()
+        store.make_log()
+        store.log_made()
     store.commit()
     return store, lab, ino
 
@@ -65,6 +69,21 @@ def test_what_was_synced_is_there_after_a_crash_and_what_was_not_is_not(path: Pa
         assert inode.change >= stat.change - 1
         assert fsck.check(again, data=True).findings == []
     assert not (path / LOG_FILE).exists()
+
+
+def test_a_commit_has_the_slots_that_are_held_before_the_log_is_used(path: Path) -> None:
+    store, lab, ino = begun(path, log=False)
+    for commits in (2, 2):
+        lab.write(ino, 0, b"synced")
+        store.sync()
+        assert store.log.ready
+        assert store.pool.state.commits == commits
+        held = store.pool.core.pending_slots
+        assert held > 2 * REGION // BLOCK
+    store.abandon()
+    with opened(path) as again:
+        assert again.pool.core.free_slots >= held
+        assert content(again).startswith(b"synced")
 
 
 def test_it_is_written_again_once_only(path: Path) -> None:
@@ -226,7 +245,7 @@ def test_read_only_it_does_not_show_less_than_was_synced(path: Path) -> None:
 
 
 def test_a_store_that_has_the_feature_not_does_without(path: Path) -> None:
-    store, lab, ino = begun(path)
+    store, lab, ino = begun(path, log=False)
     object.__setattr__(store.pool.superblock, "incompat", 0)
     lab.write(ino, 0, b"a")
     store.sync()
@@ -367,14 +386,20 @@ def test_what_healed_a_block_takes_a_commit(path: Path) -> None:
     store.abandon()
 
 
+@pytest.mark.parametrize("nth", [1, 4, 5])  # of a slab with slots held, of the log, of its name
 def test_a_log_that_cannot_be_made_leaves_nothing(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
 ) -> None:
-    store, lab, ino = begun(path)
-    fds = len(os.listdir("/proc/self/fd"))
+    store, lab, ino = begun(path, log=False)
+    fds = len(os.listdir("/proc/self/fd")) - store.pool.state.slabs
+    fsync, calls = os.fsync, 0
 
     def fails(fd: int) -> None:
-        raise OSError(errno.EIO, "broken")
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise OSError(errno.EIO, "broken")
+        fsync(fd)
 
     monkeypatch.setattr(os, "fsync", fails)
     lab.write(ino, 0, b"a")
@@ -383,7 +408,8 @@ def test_a_log_that_cannot_be_made_leaves_nothing(
     assert store.pool.state.commits == 2
     assert store.failed is None
     assert not list(path.glob("intents*"))
-    assert len(os.listdir("/proc/self/fd")) == fds
+    assert len(os.listdir("/proc/self/fd")) - store.pool.state.slabs == fds
+    assert store.pool.core.pending_slots == 0
     lab.write(ino, 0, b"b")
     store.sync()
     assert store.pool.state.commits == 3

@@ -209,6 +209,8 @@ class CoreDay:
         if count:
             self.core.trim_punch(address, count)
             self.core.trim_give(address, count, punched=True)
+        address, count, _ = self.core.hold(0, 0, 3)
+        self.core.trim_give(address, count, punched=False)
         self.core.learn_holes()
         self.core.backed_first(on=True)
         self.write("a", 0, [1, 2])
@@ -380,6 +382,7 @@ class CoreDay:
         native.begin_write_back(self.files[0])
         native.poll(self.files[0], -1, 0)
         native.allocate(self.files[0], 0, BLOCK, keep_size=True)
+        native.backed_end(self.files[0], 0)
         self.commit()
         self.write("c", 3, [901, 902])  # closed with dirty nodes, as a crash leaves it
         self.punch("c", 1, 12)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import filecmp
 import os
 import subprocess
 import tempfile
@@ -40,7 +41,7 @@ def small_disk(kind: str) -> Iterator[Path]:
             file.truncate(SIZE_BYTES[kind])
         subprocess.run([*MKFS[kind], str(image)], check=True, stdout=subprocess.DEVNULL)
         root.mkdir()
-        subprocess.run(["mount", "-o", "loop", str(image), str(root)], check=True)
+        _mount(image, root)
         try:
             (root / OTHERS).touch()  # there is no room for its inode later
             with (root / "padding").open("wb") as padding:
@@ -48,6 +49,23 @@ def small_disk(kind: str) -> Iterator[Path]:
             yield root
         finally:
             subprocess.run(["umount", str(root)], check=True)
+
+
+def _mount(image: Path, root: Path) -> None:
+    subprocess.run(["mount", "-o", "loop", str(image), str(root)], check=True)
+
+
+def cut_power(root: Path) -> None:
+    """What the disk had been given by now is there, and nothing else; no file may be open."""
+    image = root.with_name("image")
+    kept = root.with_name("kept")
+    while True:  # until it is of one moment: nothing was written while it was copied
+        subprocess.run(["cp", "--sparse=always", str(image), str(kept)], check=True)
+        if filecmp.cmp(image, kept, shallow=False):
+            break
+    subprocess.run(["umount", str(root)], check=True)
+    kept.rename(image)
+    _mount(image, root)
 
 
 def fill(root: Path) -> int:
