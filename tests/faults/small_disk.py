@@ -6,6 +6,7 @@ import filecmp
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ MKFS = {
 OTHERS = "others"
 SIZE_BYTES = {"ext4": 100 << 20, "xfs": 300 << 20, "btrfs": 160 << 20}  # xfs: its least
 FREE_BYTES = 90 << 20
+DEADLINE_S = 60
 
 
 @contextlib.contextmanager
@@ -64,8 +66,19 @@ def cut_power(root: Path) -> None:
         if filecmp.cmp(image, kept, shallow=False):
             break
     subprocess.run(["umount", str(root)], check=True)
+    _until_gone(image)
     kept.rename(image)
     _mount(image, root)
+
+
+def _until_gone(image: Path) -> None:
+    """A mount namespace that was made meanwhile, anybody's, has what was mounted then; and XFS and
+    btrfs cannot be mounted beside their own copies."""
+    deadline = time.monotonic() + DEADLINE_S
+    ask = ["losetup", "--associated", str(image)]
+    while subprocess.run(ask, check=True, capture_output=True).stdout:
+        assert time.monotonic() < deadline, f"{image} is mounted somewhere"
+        time.sleep(0.01)
 
 
 def fill(root: Path) -> int:
