@@ -173,9 +173,15 @@ def test_a_cold_piece_ends_it(store: Store, lab: Volume) -> None:
     ranges = [(n * BLOCK + 5, 100) for n in range(9)]
     assert read(lab, ino, ranges) == 9
     for cold in (6, 3, 0):
-        drop(store, lab, ino, cold)
-        told, buffer, places = asked(ranges)
-        assert lab.read_pieces(ino, memoryview(told), 9, buffer) == cold
+        for _ in range(20):  # the host may drop a page as well
+            lab.read(ino, 0, 9 * BLOCK)
+            drop(store, lab, ino, cold)
+            told, buffer, places = asked(ranges)
+            count = lab.read_pieces(ino, memoryview(told), 9, buffer)
+            assert count <= cold
+            if count == cold:
+                break
+        assert count == cold
         assert set(buffer[places[cold] + 100 :]) == {UNTOUCHED}
     lab.read(ino, 0, 9 * BLOCK)
     assert read(lab, ino, ranges) == 9
