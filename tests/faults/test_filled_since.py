@@ -68,21 +68,26 @@ def write_synced(store: Store, lab: Volume, ino: int, rng: random.Random) -> int
     raise AssertionError("the log has no end")
 
 
+def fill_log(store: Store, lab: Volume, ino: int, rng: random.Random) -> bytes:
+    """As much as the log takes, beside a commit that was captured and never became durable; what
+    the file has then.  The store is dead."""
+    try:
+        count = write_synced(store, lab, ino, rng)
+        assert store.capture() is not None
+        count += write_synced(store, lab, ino, rng)
+        assert count > 100
+        return lab.read(ino, 0, FILE_BLOCKS * BLOCK)
+    finally:
+        store.abandon()
+
+
 @pytest.mark.parametrize("kind", MKFS)
 def test_what_was_synced_is_there(kind: str) -> None:
-    """As much as the log takes, beside a commit that was captured and never became durable."""
     rng = random.Random(kind)
     with small_disk(kind) as disk:
         path = disk / "store"
         store, lab, ino = begun(path)
-        try:
-            count = write_synced(store, lab, ino, rng)
-            assert store.capture() is not None
-            count += write_synced(store, lab, ino, rng)
-            assert count > 100
-            expected = lab.read(ino, 0, FILE_BLOCKS * BLOCK)
-        finally:
-            store.abandon()
+        expected = fill_log(store, lab, ino, rng)
         cut_power(disk)
         fill(disk)
         with Store.open(path) as again:
@@ -148,13 +153,7 @@ def test_the_power_goes_again_while_it_is_written_again(kind: str) -> None:
     with small_disk(kind) as disk:
         path = disk / "store"
         store, lab, ino = begun(path)
-        try:
-            write_synced(store, lab, ino, rng)
-            assert store.capture() is not None
-            write_synced(store, lab, ino, rng)
-            expected = lab.read(ino, 0, FILE_BLOCKS * BLOCK)
-        finally:
-            store.abandon()
+        expected = fill_log(store, lab, ino, rng)
         cut_power(disk)
         fill(disk)
         for _ in range(2):
