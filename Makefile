@@ -80,6 +80,7 @@ demo: setup
 BENCH_PACKAGES := lvm2 thin-provisioning-tools util-linux virtinst nfs-ganesha nfs-ganesha-vfs \
   rpcbind nfs-common iproute2
 MEASURE_PACKAGES := fio nfs-ganesha nfs-ganesha-vfs rpcbind util-linux iproute2 virtinst
+INSTALL = $(BENCH_PACKAGES)
 bench: INSTALL := $(BENCH_PACKAGES)
 measure: INSTALL := $(MEASURE_PACKAGES)
 

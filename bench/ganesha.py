@@ -6,6 +6,7 @@ end with the one that started them.
 """
 
 import contextlib
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,9 @@ LOG {{
 @contextlib.contextmanager
 def ganesha(folder: Path, path: Path, *, own_network: bool = True) -> Iterator[tuple[str, ...]]:
     """Export ``path``; yields the words before a command that is to reach it at 127.0.0.1."""
+    for program in ("ganesha.nfsd", "rpcbind", "showmount"):
+        if shutil.which(program) is None:
+            raise OSError(f"{program} is not installed: `make bench-packages` installs it")
     configuration, log, state = (folder / f"ganesha.{each}" for each in ("conf", "log", "state"))
     state.mkdir()
     configuration.write_text(
