@@ -12,8 +12,11 @@ back, as long as it is the only one that can run: another that is woken meanwhil
 the epoll, comes first.
 
 The window follows what happens, as that of QEMU's event loop does (``poll-max-ns``): a wait that
-would have fitted one twice as large doubles it, one longer than MOST_US halves it, down to none.
-An idle daemon sleeps, and so does one whose processor the clients need to go on.
+was longer than it doubles it, one longer than MOST_US halves it, down to none.  In a wait that was
+slept through is the waking, which a look would not have had; so one that is WAKE_US longer still
+doubles the window, until VAIN_MAX in a row show that what comes does come too late for any, which
+is tried again after RESTS of them.  An idle daemon sleeps, and so does one whose processor the
+clients need to go on.
 
 Passes on threads are told how long ago there was something to do (``engine.turns.busy``).
 """
@@ -27,6 +30,9 @@ import native
 from engine.turns import busy
 
 MOST_US = 50
+WAKE_US = 50
+VAIN_MAX = 8
+RESTS = 256
 LEAST_NS = 4_000
 _SECOND_NS = 1_000_000_000
 _MANY = 2
@@ -50,6 +56,7 @@ class Polling(trio.abc.Instrument):
     def __init__(self, most_us: int | None = None) -> None:
         self._most = (MOST_US if most_us is None else most_us) * 1000
         self._window = 0
+        self._vain = 0  # looks in a row that a little more would not have helped; below 0: rests
         self._began = 0  # of the wait that is under way; 0: none
         self._looked = False  # it has been looked already, by a task
         self._deadline = 0  # of the first timer
@@ -78,6 +85,7 @@ class Polling(trio.abc.Instrument):
             self._began, self._looked = began, True
         else:
             busy.at = perf_counter()
+            self._came()
         return ready == 1
 
     def before_run(self) -> None:
@@ -104,17 +112,27 @@ class Polling(trio.abc.Instrument):
             return
         self._began = now
         if self._window and native.poll(self._epoll, -1, min(self._window, left)):
-            self._began = 0  # nothing to learn
+            self._began = 0
+            self._came()
 
     def after_io_wait(self, timeout: float) -> None:
         busy.at = perf_counter()
         if self._began:
             self._learn(perf_counter_ns() - self._began)
 
+    def _came(self) -> None:
+        """What was looked for came within the window."""
+        self._vain = min(self._vain, 0)
+
     def _learn(self, waited_ns: int) -> None:
-        if waited_ns > self._most:
+        """From a wait that was slept through."""
+        if waited_ns > self._most + WAKE_US * 1000:
             self._window //= 2
             if self._window < LEAST_NS:
                 self._window = 0
+        elif waited_ns > self._most and (self._vain < 0 or self._window >= self._most):
+            self._vain += 1
+            if self._vain >= VAIN_MAX:
+                self._window, self._vain = 0, -RESTS
         elif waited_ns > self._window:
             self._window = min(self._most, max(LEAST_NS, 2 * self._window))

@@ -14,7 +14,7 @@ import trio.testing
 
 import native
 from service import polling
-from service.polling import LEAST_NS, MOST_US, Polling
+from service.polling import LEAST_NS, MOST_US, RESTS, VAIN_MAX, WAKE_US, Polling
 
 LONG_US = 500_000
 PATIENCE_S = 20
@@ -48,9 +48,32 @@ def test_the_window_follows_the_waits() -> None:
     assert learned(20_000, 20_000, 20_000) == 4 * LEAST_NS
     assert learned(*[20_000] * 20) == 8 * LEAST_NS  # 20 us fit: no need for more
     assert learned(*[most] * 20) == most
-    assert learned(*[most] * 20, most + 1) == most // 2
-    assert learned(*[most] * 20, *[most + 1] * 20) == 0
+    late = most + WAKE_US * 1000 + 1
+    assert learned(*[most] * 20, late) == most // 2
+    assert learned(*[most] * 20, *[late] * 20) == 0
     assert learned(*[20_000] * 5, 1_000_000_000, 1_000_000_000, 1_000_000_000, 1_000_000_000) == 0
+
+
+def test_a_wait_that_may_be_waking_alone_is_tried_for_a_while() -> None:
+    """Who comes within the window is waited for; who always comes later is not, for long."""
+    most = MOST_US * 1000
+    near = most + WAKE_US * 1000
+    grow = [near] * 5
+    assert learned(*grow) == most
+    assert learned(*grow, *[near] * (VAIN_MAX - 1)) == most
+    assert learned(*grow, *[near] * VAIN_MAX) == 0
+    rests = [near] * RESTS
+    assert learned(*grow, *[near] * VAIN_MAX, *rests) == 0
+    assert learned(*grow, *[near] * VAIN_MAX, *rests, *grow) == most
+    assert learned(*grow, *[near] * VAIN_MAX, 20_000) == LEAST_NS  # this one surely fits
+
+    found = Polling()
+    for each in (*grow, *[near] * (VAIN_MAX - 1)):
+        found._learn(each)
+    found._came()
+    for _ in range(VAIN_MAX - 1):
+        found._learn(near)
+    assert found.window_ns == most
 
 
 def test_poll_asks_until_ready_or_late() -> None:
