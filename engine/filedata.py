@@ -9,7 +9,7 @@ last block.
 import contextlib
 import errno
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import native
 from engine import errors
@@ -113,8 +113,9 @@ class FileData(Attributes):
         compared; then nothing is written.
         """
         self.check_writable()
-        intents = self.pool.intents
-        intents.look(self.pool.generation)
+        pool = self.pool
+        intents = pool.intents
+        intents.look(pool.generation)
         inode = self.file(ino)
         length = len(data)
         self._check_range(offset, length)
@@ -122,18 +123,18 @@ class FileData(Attributes):
             return 0
         if self.record.quota_bytes and not inode.orphan:
             self.check_quota(self._growth(inode, offset, length, wait=wait))
-        whole = data if isinstance(data, native.Pieces) else memoryview(data).cast("B")
         done = 0
         try:
-            while done < length:
-                done += self._write_part(inode, offset, whole, done, wait or done > 0)
+            for part in self._parts(offset, data):
+                self._write_part(inode, offset + done, part, wait or done > 0)
+                done += len(part)
         finally:
             if done:
                 inode.mtime_ns = inode.ctime_ns = now_ns()
                 self.touch(inode)
-                self.pool.notify(self.id, ino, "data")
+                pool.notify(self.id, ino, "data")
         if not inode.orphan:
-            intents.wrote(self.pool.generation, self.id, ino, offset, length)
+            intents.wrote(pool.generation, self.id, ino, offset, length)
         return length
 
     def logged(self, write: Written) -> Logged | None:
@@ -178,24 +179,30 @@ class FileData(Attributes):
         inode.change = max(inode.change, write.change)
         self.pool.state.next_change = max(self.pool.state.next_change, inode.change + 1)
 
-    def _write_part(
-        self, inode: Inode, offset: int, data: memoryview | native.Pieces, done: int, wait: bool
-    ) -> int:
-        """As much of what is left as is written whole or not at all; returns the bytes."""
-        self.pool.check_room()
-        offset += done
-        most = self.pool.core.call_bytes - offset % BLOCK_BYTES
-        if isinstance(data, memoryview):
-            part: memoryview | native.Pieces = data[done : done + most]
-        else:
+    def _parts(
+        self, offset: int, data: bytes | bytearray | memoryview | native.Pieces
+    ) -> Iterable[memoryview | native.Pieces]:
+        """What of a write is done whole or not at all, one after the other."""
+        head = offset % BLOCK_BYTES
+        most = self.pool.core.call_bytes
+        if isinstance(data, native.Pieces):
+            assert head == 0
             assert len(data) <= most
-            assert offset % BLOCK_BYTES == 0
-            part = data
-        end = offset + len(part)
-        self._write(inode, offset, part, wait=wait)
+            return (data,)
+        whole = memoryview(data).cast("B")
+        if head + len(whole) <= most:
+            return (whole,)
+        ends = range(most - head, len(whole) + most, most)
+        return [whole[max(end - most, 0) : end] for end in ends]
+
+    def _write_part(
+        self, inode: Inode, offset: int, data: memoryview | native.Pieces, wait: bool
+    ) -> None:
+        self.pool.check_room()
+        end = offset + len(data)
+        self._write(inode, offset, data, wait=wait)
         if end > inode.size:
             self._set_size(inode, end)
-        return len(part)
 
     def _growth(self, inode: Inode, offset: int, length: int, *, wait: bool = True) -> int:
         """How many blocks of a byte range are not mapped; all of them while that is no matter."""

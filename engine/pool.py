@@ -136,13 +136,12 @@ class Pool:
     @property
     def dirty_pages(self) -> int:
         """Pages of metadata that a commit now would write, at most."""
-        core, nodes = self.core, self.nodes
-        stored = core.dirty_nodes + core.dirty_chunks + len(nodes.dirty)
-        stored += INODE_NODES * self.dirty_inodes
-        return commit_pages(
-            stored=stored + len(self.puts) + len(self.deletes), dead_nodes=len(nodes.dead),
-            leaf_pages=self.reserve.leaf_pages,
+        nodes = self.nodes
+        stored = (
+            self.core.dirty_records + len(nodes.dirty) + INODE_NODES * self.dirty_inodes
+            + len(self.puts) + len(self.deletes)
         )  # fmt: skip
+        return commit_pages(stored, len(nodes.dead), self.reserve.leaf_pages)
 
     def check_room(self, pages: int = CALL_PAGES) -> None:
         """Before anything new is made: NoSpace when the commit of it might meet a full disk."""

@@ -37,14 +37,14 @@ EXTENT_PAGES = 256
 BALLAST = "ballast"
 
 
-def commit_pages(*, stored: int, dead_nodes: int, leaf_pages: int) -> int:
+def commit_pages(stored: int, dead_nodes: int, leaf_pages: int) -> int:
     """LMDB pages that a commit may write; asked before each write, so it is plain arithmetic.
 
     ``stored``, nodes, chunks and records, are an overflow page and an entry in a leaf each.
     Deleted nodes cost the leaf pages they stand in, of which there are ``leaf_pages``; one page in
     32 more is for branches and for the list of freed pages.
     """
-    pages = 2 * stored + min(dead_nodes, leaf_pages)
+    pages = 2 * stored + (dead_nodes if dead_nodes < leaf_pages else leaf_pages)
     return pages + pages // 32 + COMMIT_PAGES if pages else 0
 
 

@@ -69,7 +69,8 @@ class CachedNodes:
         self._state.next_id = next_node_id
         self._failure = ffi.new("rmt_failure *")
         self._written = ffi.new("rmt_written *")
-        self._source = ffi.new("rmt_source *")
+        self._pieces = ffi.new("rmt_source *")
+        self._whole = ffi.new("rmt_source *", {"piece": self._call_blocks})
         self._number = ffi.new("uint64_t *")
         self._children: tuple[Any, Any] | None = None
         self._sealed: list[SealedNodes] = []
@@ -156,9 +157,10 @@ class CachedNodes:
         return self._state.dirty  # type: ignore[no-any-return]
 
     @property
-    def dirty_chunks(self) -> int:
-        """Chunks of slots that the next seal will hold."""
-        return self._state.dirty_chunks  # type: ignore[no-any-return]
+    def dirty_records(self) -> int:
+        """Nodes, and chunks of slots, that the next seal will hold."""
+        state = self._state
+        return state.dirty + state.dirty_chunks  # type: ignore[no-any-return]
 
     @property
     def call_bytes(self) -> int:

@@ -28,7 +28,7 @@ class Extent(NamedTuple):
 
 
 class WriteResult(NamedTuple):
-    """Blocks of one write by what became of them."""
+    """Blocks that were written by what became of them."""
 
     new: int
     duplicate: int
@@ -204,43 +204,48 @@ class ExtentMaps(CachedNodes):
         addresses = ffi.new("uint64_t[]", list(slots))
         lib.rmt_warm(self._core, addresses, len(addresses))
 
+    @property
+    def written(self) -> WriteResult:
+        """By all writes of this core."""
+        found = self._written
+        return WriteResult(found.fresh, found.duplicate, found.zero)
+
     def write(
         self, tree: Tree, first_block: int, data: Buffer | Pieces, *, dedup: bool = True,
         wait: bool = True,
-    ) -> WriteResult:  # fmt: skip
+    ) -> None:  # fmt: skip
         """Write whole blocks.  NeedSlab, OSError, CorruptNode, Cold: nothing changed by that
         call of C.  Pieces are at most ``call_bytes`` together."""
-        source, core, c, failure, written = (
-            self._source, self._core, tree.c, self._failure, self._written,
-        )  # fmt: skip
         if isinstance(data, Pieces):
             view = ffi.from_buffer("uint8_t[]", data.buffer)
+            source = self._pieces
             source.piece, source.stride = data.size // BLOCK_BYTES, data.stride
             blocks = len(data) // BLOCK_BYTES
             assert blocks <= self._call_blocks, "Pieces are written in one call"
         else:
             view = ffi.from_buffer("uint8_t[]", data)
-            source.piece, source.stride = self._call_blocks, 0
+            source = self._whole
             blocks, rest = divmod(len(view), BLOCK_BYTES)
             assert not rest, "whole blocks only"
-        written.fresh = written.duplicate = written.zero = 0
+        source.data = view
         done = 0
         try:
             while done < blocks:
                 count = min(blocks - done, self._call_blocks)
-                source.data = view + done * BLOCK_BYTES if done else view
                 status = lib.rmt_write(
-                    core, c, first_block + done, count, source, dedup, wait or done > 0, written,
-                    failure,
+                    self._core, tree.c, first_block + done, count, source, dedup, wait,
+                    self._written, self._failure,
                 )  # fmt: skip
                 if status:
-                    self._again(status, wait=wait or done > 0)
+                    self._again(status, wait=wait)
                 else:
                     done += count
+                    wait = True
+                    if done < blocks:
+                        source.data = view + BLOCK_BYTES * done
         except BaseException:
             ffi.release(view)  # who keeps the error keeps this frame, and must not keep the buffer
             raise
-        return WriteResult(written.fresh, written.duplicate, written.zero)
 
     def punch(self, tree: Tree, first: int, count: int) -> None:
         """Unmap a range of blocks."""

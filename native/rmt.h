@@ -102,8 +102,9 @@ typedef struct {
   uint32_t level, pad;
 } rmt_cut;
 
+/* Blocks by what became of them; writes add theirs. */
 typedef struct {
-  uint32_t fresh, duplicate, zero, pad;
+  uint64_t fresh, duplicate, zero;
 } rmt_written;
 
 typedef struct {

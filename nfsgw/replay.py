@@ -31,8 +31,9 @@ from nfsgw.xdr import Part
 ENTRIES_MAX = 16_384
 BYTES_MAX = 4 << 20
 
-Key = tuple[bytes, int, tuple[int, int, int], int, int]
-"""Address, xid, (program, version, procedure), length, checksum."""
+Key = bytes
+"""xid, program, version, procedure, length, checksum; address."""
+_CALL = struct.Struct("=IIIIIQ")
 _NONE: Mapping[Key, bytes] = {}
 
 
@@ -55,7 +56,7 @@ class Crc32:
 
     @staticmethod
     def hash_pieces(data: memoryview, pieces: memoryview, count: int) -> list[int]:
-        told = islice(struct.iter_unpack("=QII", pieces), count)
+        told = islice(struct.iter_unpack("=QII", pieces.cast("B")), count)
         return [zlib.crc32(data[at : at + size]) for _, size, at in told]
 
 
@@ -97,35 +98,40 @@ class ReplayCache:
     def key(self, call: Call, record: memoryview) -> Key:
         what = call.program, call.version, call.procedure
         checksum = self._checksum.hash(record)
-        return call.peer.address.packed, call.xid, what, len(record), checksum
+        return _CALL.pack(call.xid, *what, len(record), checksum) + call.peer.address.packed
 
     def keys(
         self, address: bytes, xids: Sequence[int], what: tuple[int, int, int],
         received: memoryview, records: memoryview,
     ) -> list[Key]:  # fmt: skip
-        """Of calls of (program, version, procedure); ``records`` as ``hash_pieces`` has them."""
+        """Of calls of (program, version, procedure); ``records``: as ``hash_pieces`` has them, of
+        32-bit words."""
         count = len(xids)
-        sizes = records.cast("I")[2 : 4 * count : 4].tolist()
+        if count == 1:
+            size, at = records[2], records[3]
+            checksum = self._checksum.hash(received[at : at + size])
+            return [_CALL.pack(xids[0], *what, size, checksum) + address]
+        sizes = records[2 : 4 * count : 4].tolist()
         sums = self._checksum.hash_pieces(received, records, count)
         return [
-            (address, xid, what, size, checksum)
+            _CALL.pack(xid, *what, size, checksum) + address
             for xid, size, checksum in zip(xids, sizes, sums, strict=True)
         ]
 
     def new(self, keys: Sequence[Key]) -> int:
         """How many calls of an address, of which there is one, are nobody's duplicates from the
         first on."""
+        running, finished = self._running, self._answers(keys[0])
         met: set[Key] = set()
-        finished = self._answers(keys[0])
         for number, key in enumerate(keys):
-            if key in finished or key in self._running or key in met:
+            if key in finished or key in running or key in met:
                 return number
             met.add(key)
         return len(keys)
 
     def _answers(self, key: Key) -> Mapping[Key, bytes]:
         """Those of the calls of its address that have ended."""
-        found = self._finished.get(key[0])
+        found = self._finished.get(key[_CALL.size :])
         return _NONE if found is None else found.answers
 
     def find(self, key: Key) -> Entry | None:
@@ -156,9 +162,10 @@ class ReplayCache:
         self._more(mine, len(keys), sum(map(len, answers)))
 
     def _of(self, key: Key) -> Finished:
-        found = self._finished.get(key[0])
+        address = key[_CALL.size :]
+        found = self._finished.get(address)
         if found is None:
-            found = self._finished[key[0]] = Finished(key[0])
+            found = self._finished[address] = Finished(address)
         return found
 
     def _more(self, mine: Finished, entries: int, size: int) -> None:

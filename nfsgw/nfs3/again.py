@@ -13,7 +13,7 @@ still gives the right are looked at each time, and whatever is not as it was goe
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from engine.cold import Cold
@@ -38,6 +38,7 @@ _CREDENTIAL = struct.Struct(">I")  # how long it is,
 _CREDENTIAL_AT = 32  # which is said there
 _BARE_BYTES = 96  # up to the arguments that differ, but for the credential's body: our handle
 _READ_BYTES = 12  # offset, count
+_ALONE = ((0, 1),)
 _WRITE = PROGRAM, VERSION, int(Procedure.WRITE)
 _FAILURES = (Cold, *FAILURES)  # the long way tells them
 
@@ -71,8 +72,9 @@ class ShortWays:
         self._told = memoryview(ffi.buffer(self._pieces))
         self._offsets, self._words = self._told.cast("Q"), self._told.cast("I")
         self._records = ffi.new("nfs_piece[]", CALLS_MAX)
-        self._of_records = memoryview(ffi.buffer(self._records))
+        self._of_records = memoryview(ffi.buffer(self._records)).cast("I")
         self._total = ffi.new("uint32_t *")
+        self._answers = ffi.new("uint8_t[]", CALLS_MAX * lib.NFS_WRITE_ANSWER)
         self._gathered = bytearray(GATHERED_MAX)
 
     def read(self, received: memoryview, peer: Peer, replay: ReplayCache) -> Answered | None:
@@ -156,12 +158,15 @@ class ShortWays:
             pass
         return done
 
-    def _runs(self, place: Place, count: int) -> Iterator[tuple[int, int]]:
+    def _runs(self, place: Place, count: int) -> Iterable[tuple[int, int]]:
         """WRITEs that are one write: from the first to before the next.
 
         Their bytes follow each other in the file.  Whole blocks, as many in each, are taken from
         where they are; others are few enough to be copied.
         """
+        return _ALONE if count == 1 else self._runs_of_many(place, count)
+
+    def _runs_of_many(self, place: Place, count: int) -> Iterator[tuple[int, int]]:
         offsets = self._offsets[: 2 * count : 2].tolist()
         sizes = self._words[2 : 4 * count : 4].tolist()
         pieces_max = place.volume.pool.core.call_bytes
@@ -199,12 +204,12 @@ class ShortWays:
 
     def _written(self, place: Place, count: int, before: bytes) -> bytes:
         """The answers to WRITEs of one step; each but the first met what is now there."""
-        answers = bytearray(count * lib.NFS_WRITE_ANSWER)
+        between = pre_op(place.inode) if count > 1 else before
         lib.nfs_write_answers(
-            self._xids, self._pieces, count, before, pre_op(place.inode), post_op(place),
-            self._files.verifier.current(), ffi.from_buffer("uint8_t[]", answers),
+            self._xids, self._pieces, count, before, between, post_op(place),
+            self._files.verifier.current(), self._answers,
         )  # fmt: skip
-        return bytes(answers)
+        return ffi.buffer(self._answers, count * lib.NFS_WRITE_ANSWER)[:]  # type: ignore[no-any-return]
 
     @staticmethod
     def _end(received: memoryview) -> int:

@@ -80,7 +80,11 @@ def post_op(place: Place) -> bytes:
 
 def pre_op(inode: Inode) -> bytes:
     """pre_op_attr with attributes: what a client compares with what it has in its cache."""
-    return _PRE_OP.pack(1, inode.size, *wire_time(inode.mtime_ns), *wire_time(inode.ctime_ns))
+    mtime, ctime = inode.mtime_ns, inode.ctime_ns
+    try:
+        return _PRE_OP.pack(1, inode.size, *divmod(mtime, _SECOND_NS), *divmod(ctime, _SECOND_NS))
+    except struct.error:  # a time that cannot be said
+        return _PRE_OP.pack(1, inode.size, *wire_time(mtime), *wire_time(ctime))
 
 
 def read_time(args: Unpacker) -> tuple[int, int]:

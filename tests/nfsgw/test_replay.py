@@ -41,13 +41,18 @@ def test_records_of_a_step_are_known_as_single_ones_are(checksum: Checksum) -> N
         at += len(record)
     xids = list(range(7, 7 + len(records)))
     told += bytes(32)  # room that was not needed
-    assert cache.keys(ADDRESS.packed, xids, WHAT, received, memoryview(told)) == [
+    each = [
         cache.key(call(xid), memoryview(record)) for xid, record in zip(xids, records, strict=True)
     ]
+    places = memoryview(told).cast("I")
+    assert cache.keys(ADDRESS.packed, xids, WHAT, received, places) == each
+    for number, xid in enumerate(xids):
+        alone = places[4 * number :]
+        assert cache.keys(ADDRESS.packed, [xid], WHAT, received, alone) == each[number : number + 1]
 
 
 def keys(*xids: int, address: bytes = ADDRESS.packed) -> list[Key]:
-    return [(address, xid, WHAT, 0, 0) for xid in xids]
+    return [struct.pack("=IIIIIQ", xid, *WHAT, 0, 0) + address for xid in xids]
 
 
 def test_calls_up_to_the_first_duplicate_are_new() -> None:
