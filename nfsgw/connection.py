@@ -141,6 +141,7 @@ class Connection:
             finally:  # what was begun before a record that is none
                 self._await_notices()
                 self._flush()
+                self._common.dispatcher.settle()
             if more:
                 await trio.lowlevel.checkpoint()
                 self._reader.rest()

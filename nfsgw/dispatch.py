@@ -78,6 +78,10 @@ class Dispatcher:
         again = self._again.get(bytes(received[_BEGINS:_BEGAN]))
         return None if again is None else again(received, peer, self._replay)
 
+    def settle(self) -> None:
+        """After answers were sent: what is left to do of their calls."""
+        self._replay.settle()
+
     def start(self, record: memoryview, peer: Peer) -> list[Part] | Running | None:
         """The answer, or the call in progress; None: another has been told to answer this one.
 

@@ -92,6 +92,7 @@ class ReplayCache:
         self._entry_bytes = max(bytes_max // entries_max, 1)
         self._entries = self._bytes = 0
         self._running: dict[Key, Entry] = {}
+        self._ended: list[tuple[Sequence[Key], Sequence[bytes]]] = []  # see ``done``
         self._finished: OrderedDict[bytes, Finished] = OrderedDict()  # in the order of looks
         self._most = Finished(b"")  # has most, as far as was looked
 
@@ -121,6 +122,7 @@ class ReplayCache:
     def new(self, keys: Sequence[Key]) -> int:
         """How many calls of an address, of which there is one, are nobody's duplicates from the
         first on."""
+        self.settle()
         running, finished = self._running, self._answers(keys[0])
         met: set[Key] = set()
         for number, key in enumerate(keys):
@@ -136,6 +138,7 @@ class ReplayCache:
 
     def find(self, key: Key) -> Entry | None:
         """The entry of an equal call, in progress or finished."""
+        self.settle()
         entry = self._running.get(key)
         if entry is None and (answer := self._answers(key).get(key)) is not None:
             return Entry(key, None, [answer])
@@ -147,6 +150,7 @@ class ReplayCache:
 
     def finish(self, entry: Entry, answer: list[Part]) -> None:
         """The call has ended with this answer, an own copy of which is kept."""
+        self.settle()
         del self._running[entry.key]
         kept = b"".join(answer)
         entry.answer = [kept]
@@ -156,10 +160,17 @@ class ReplayCache:
 
     def done(self, keys: Sequence[Key], answers: Sequence[bytes]) -> None:
         """Calls of an address, one at least, that were carried out at once, and their answers,
-        without marks."""
-        mine = self._of(keys[0])
-        mine.answers.update(zip(keys, answers, strict=True))
-        self._more(mine, len(keys), sum(map(len, answers)))
+        without marks.  They get their entries before anything is looked up, at ``settle`` at the
+        latest."""
+        self._ended.append((keys, answers))
+
+    def settle(self) -> None:
+        """What ``done`` has left to do: while the client reads its answers, this takes no time."""
+        for keys, answers in self._ended:
+            mine = self._of(keys[0])
+            mine.answers.update(zip(keys, answers, strict=True))
+            self._more(mine, len(keys), sum(map(len, answers)))
+        self._ended.clear()
 
     def _of(self, key: Key) -> Finished:
         address = key[_CALL.size :]

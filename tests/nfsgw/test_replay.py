@@ -189,4 +189,6 @@ def test_of_an_address_whose_answers_are_gone_nothing_is_left() -> None:
     cache = ReplayCache(entries_max=9)
     for number in range(200):
         cache.done(keys(1, address=b"%d" % number), [b"answer"])
+        cache.settle()
     assert len(cache._finished) == 9
+    assert not cache._ended
