@@ -47,8 +47,10 @@ class Notice:
 class Gate:
     """``foreign`` encloses each change: the mount's kernel has to be told of it, which
     ``unsettled`` says is not done yet; ``watched`` says of a volume's inode whether there would be
-    anything to tell of it; ``full`` says that ``admit`` would wait.  ``durable``
-    raises StoreFailed, or NoSpace when the disk is full.
+    anything to tell of it; ``full`` says that ``admit`` would wait,
+    ``crowded`` that it would do so for another reason than a full disk, of which a write that is
+    not admitted is told by NoSpace.  ``durable`` raises StoreFailed, or NoSpace when the disk is
+    full.
     """
 
     store: Store
@@ -60,6 +62,7 @@ class Gate:
     unsettled: Callable[[], bool]
     on_thread: Callable[[Work], Awaitable[None]] = on_thread
     watched: Callable[[int, int], bool] = lambda volume_id, ino: False
+    crowded: Callable[[], bool] = lambda: False
 
     def driven(self, steps: Steps[T]) -> Generator[Wait, None, T]:
         """Engine steps to their end, each of their waits on a thread."""

@@ -124,6 +124,8 @@ class ReplayCache:
         first on."""
         self.settle()
         running, finished = self._running, self._answers(keys[0])
+        if len(keys) == 1:
+            return int(keys[0] not in finished and keys[0] not in running)
         met: set[Key] = set()
         for number, key in enumerate(keys):
             if key in finished or key in running or key in met:

@@ -129,9 +129,12 @@ class Committer:
 
     def full(self) -> bool:
         """Whether ``admit`` would wait."""
-        return self._store.failed is None and (
-            self._store.dirty_nodes > DIRTY_NODES_MAX or self._store.strained
-        )
+        return self._store.failed is None and (self.crowded() or self._store.strained)
+
+    def crowded(self) -> bool:
+        """Whether so much is dirty that a commit has to come first; how full the disk is, is
+        another question, which a write is asked anyway."""
+        return self._store.dirty_nodes > DIRTY_NODES_MAX
 
     @contextlib.asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:

@@ -337,6 +337,7 @@ class Daemon:
             lambda: self.invalidator is not None and self.invalidator.unsettled(),
             on_thread,
             lambda *inode: self.invalidator is not None and self.invalidator.watches(*inode),
+            committer.crowded,
         )  # fmt: skip
 
     async def _settled(self) -> None:

@@ -40,7 +40,7 @@ _BARE_BYTES = 96  # up to the arguments that differ, but for the credential's bo
 _READ_BYTES = 12  # offset, count
 _ALONE = ((0, 1),)
 _WRITE = PROGRAM, VERSION, int(Procedure.WRITE)
-_FAILURES = (Cold, *FAILURES)  # the long way tells them
+_FAILURES = (Cold, *FAILURES)  # the long way tells them, or waits until there is room
 
 assert (lib.NFS_POST_OP, lib.NFS_PRE_OP, lib.NFS_VERIFIER) == (
     POST_OP_BYTES, PRE_OP_BYTES, VERIFIER_BYTES,
@@ -111,7 +111,7 @@ class ShortWays:
         end = self._end(received)
         place = self._place(received[_FIRST:end], peer)
         gate = self._files.gate
-        if place is None or gate.full() or gate.unsettled() or not self._may_write(place):
+        if place is None or gate.crowded() or gate.unsettled() or not self._may_write(place):
             return None
         xids, records = self._xids, self._records
         count = lib.nfs_writes(

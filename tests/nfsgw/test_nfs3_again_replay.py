@@ -22,6 +22,8 @@ from nfs3_client import Nfs3Client, Users
 from pipelined import WRITE, Steps, burst, call, held, write_arguments
 from rpc_client import marked
 
+from engine.reserve import Reserve
+
 
 def test_duplicates_are_carried_out_once(
     world: Exported, user: Users, file: File, steps: Steps, engine: EngineWrites
@@ -128,4 +130,38 @@ def test_what_the_mount_has_to_be_told_goes_the_long_way(
     file.client.null()
     assert steps.of_these() == ([0, 0, 0] if behind or watched else [2, 0])
     mount.behind = False
+    assert file.contents() == A + B
+
+
+# --- what has to wait for a commit
+
+
+@pytest.mark.parametrize("why", ["much is dirty", "no room"])
+def test_what_a_commit_has_to_make_room_for_goes_the_long_way(
+    world: Exported, file: File, steps: Steps, engine: EngineWrites, why: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It is not refused there, but waits, and is carried out."""
+    waits: list[None] = []
+
+    async def admit() -> None:
+        waits.append(None)
+
+    def covers(reserve: Reserve, dirty_pages: int) -> bool:
+        return bool(waits)
+
+    full = (lambda: not waits) if why == "no room" else (lambda: False)
+    gate = dataclasses.replace(
+        world.files.gate, admit=admit, full=full, crowded=lambda: why == "much is dirty"
+    )
+    calls = following(file, 0, [A, B])
+    steps.of_these()
+    with monkeypatch.context() as patch:
+        patch.setattr(world.files, "gate", gate)
+        if why == "no room":
+            patch.setattr(Reserve, "covers", covers)
+        found = burst(world, file.client.rpc, calls)
+    assert [status_of(each) for each in found] == [0, 0]
+    assert steps.of_these() == [0, 0]
+    assert bool(waits) == (why == "no room")
     assert file.contents() == A + B
