@@ -139,7 +139,7 @@ def build(path: Path, blocks: int) -> None:
 
 def walk(path: Path, gib: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", PROGRAM, str(path), str(CACHE_BYTES), str(RANDOM_READS)],
+        [sys.executable, "-P", "-m", PROGRAM, str(path), str(CACHE_BYTES), str(RANDOM_READS)],
         check=True, stdout=subprocess.PIPE,
     )  # fmt: skip
     told = json.loads(done.stdout)

@@ -130,7 +130,7 @@ def copy(image: Image, target: Path) -> Iterator[tuple[str, float]]:
 
 def command(store: Path, *words: str | Path) -> dict[str, Any]:
     """A command of Ramet, whole."""
-    line = [sys.executable, "-m", "cli", "--store", store, "--json", *words]
+    line = [sys.executable, "-P", "-m", "cli", "--store", store, "--json", *words]
     done = subprocess.run(line, check=True, capture_output=True, text=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -171,7 +171,7 @@ def round_of(
             yield from imported(image, store, name, hundredths, 2 * seed, None)
         else:
             mountpoint = folder / "mount"
-            words = ["-m", "cli", "--store", str(store), "serve", "--mount", str(mountpoint)]
+            words = ["-P", "-m", "cli", "--store", str(store), "serve", "--mount", str(mountpoint)]
             with served(words, mountpoint):
                 pid = command(store, "status")["pid"]
                 yield from imported(image, store, name, hundredths, 2 * seed + 1, pid)

@@ -76,7 +76,7 @@ def ramet(folder: Path) -> Iterator[Place]:
     Store.create(store)
     with Store.open(store) as opened:
         opened.create_volume("lab")
-    command = ["-m", "cli", "--store", str(store), "serve", "--mount", str(mountpoint)]
+    command = ["-P", "-m", "cli", "--store", str(store), "serve", "--mount", str(mountpoint)]
     with served(command, mountpoint):
         yield Place(mountpoint / "lab", clone=copied)
 
@@ -91,7 +91,7 @@ def flat_file(folder: Path) -> Path:
 def bare(folder: Path) -> Iterator[Place]:
     """bench/passthrough.py: pyfuse3 and nothing else."""
     mountpoint = folder / "bare"
-    command = ["-m", "bench.passthrough", str(flat_file(folder)), str(mountpoint)]
+    command = ["-P", "-m", "bench.passthrough", str(flat_file(folder)), str(mountpoint)]
     with served(command, mountpoint):
         yield Place(None, mountpoint / "flat")
 

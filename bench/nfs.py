@@ -58,7 +58,7 @@ def daemon(folder: Path, name: str, *, mount: bool) -> Iterator[Path]:
         file = lab.create(1, b"file", 0o644, 0, 0)
         for mib in range(FILE_MIB):
             lab.write(file.ino, mib << 20, os.urandom(1 << 20))
-    words = ["-m", "cli", "--store", str(store), "serve"]
+    words = ["-P", "-m", "cli", "--store", str(store), "serve"]
     with served([*words, *(("--mount", str(mountpoint)) if mount else ())], mountpoint):
         yield mountpoint / "lab"
 
@@ -66,8 +66,8 @@ def daemon(folder: Path, name: str, *, mount: bool) -> Iterator[Path]:
 def export(folder: Path, name: str, address: str) -> str:
     rule = "--client", "127.0.0.0/8:root"
     subprocess.run(
-        [sys.executable, "-m", "cli", "--store", str(folder / name), "share", "nfs", "add", "lab",
-         "--listen", address, *rule],
+        [sys.executable, "-P", "-m", "cli", "--store", str(folder / name), "share", "nfs", "add",
+         "lab", "--listen", address, *rule],
         check=True, capture_output=True,
     )  # fmt: skip
     return f"nfs://{address}/lab/file"
@@ -96,7 +96,7 @@ def inside() -> None:
         stack.enter_context(daemon(folder, "alone", mount=False))
         lab = stack.enter_context(daemon(folder, "mounted", mount=True))
         stack.enter_context(
-            served(["-m", "bench.nfs_bare", BARE, str(FILE_MIB)], folder / "nowhere")
+            served(["-P", "-m", "bench.nfs_bare", BARE, str(FILE_MIB)], folder / "nowhere")
         )
         enter = stack.enter_context(ganesha(folder, lab))
         sides = {
@@ -118,7 +118,7 @@ def inside() -> None:
 def in_namespaces(module: str) -> None:
     """``python -m module in``, in namespaces of its own: nothing of it is to be seen outside."""
     script = (
-        f"ip link set lo up && mount -t tmpfs tmpfs /run && exec {sys.executable} -m {module} in"
+        f"ip link set lo up && mount -t tmpfs tmpfs /run && exec {sys.executable} -P -m {module} in"
     )
     subprocess.run(["unshare", "--net", "--mount", "sh", "-c", script], check=True)
 

@@ -145,7 +145,7 @@ def inside() -> None:
     with tempfile.TemporaryDirectory(prefix="ramet-bench-", dir=where) as name:
         folder = Path(name)
         store_with_aged_file(folder / "clones")
-        command = ["-m", "cli", "--store", str(folder / "clones"), "serve"]
+        command = ["-P", "-m", "cli", "--store", str(folder / "clones"), "serve"]
         with served(command, folder / "nowhere"):
             export(folder, "clones", f"127.0.0.1:{PORT}")
             with RpcClient(("127.0.0.1", PORT)) as connection:

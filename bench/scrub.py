@@ -27,7 +27,7 @@ BLOCK = 4096
 
 def ramet(store: Path, *words: object) -> None:
     subprocess.run(
-        [sys.executable, "-m", "cli", "--store", str(store), *map(str, words)],
+        [sys.executable, "-P", "-m", "cli", "--store", str(store), *map(str, words)],
         check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
@@ -67,7 +67,7 @@ def main() -> None:
         ramet(store, "init", store)
         ramet(store, "volume", "create", "lab")
         with contextlib.ExitStack() as stack:
-            command = ["-m", "cli", "--store", str(store), "serve", "--mount", str(mount)]
+            command = ["-P", "-m", "cli", "--store", str(store), "serve", "--mount", str(mount)]
             stack.enter_context(served(command, mount))
             ramet(store, "import", image, "lab:/image")
             fd = os.open(mount / "lab" / "image", os.O_RDWR | os.O_DIRECT)
@@ -75,7 +75,7 @@ def main() -> None:
             end = time.monotonic() + QUIET_S
             print(told("without a scrub", requests(fd, lambda: time.monotonic() > end)))
             scrub = subprocess.Popen(
-                [sys.executable, "-m", "cli", "--store", str(store), "--json", "scrub"],
+                [sys.executable, "-P", "-m", "cli", "--store", str(store), "--json", "scrub"],
                 stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
             )  # fmt: skip
             print(told("beside a scrub", requests(fd, lambda: scrub.poll() is not None)))

@@ -151,7 +151,7 @@ def main() -> None:
         Store.create(store)
         with Store.open(store) as opened:
             opened.create_volume("lab")
-        command = ["-m", "cli", "--store", str(store), "serve", "--mount", str(mount)]
+        command = ["-P", "-m", "cli", "--store", str(store), "serve", "--mount", str(mount)]
         stack.enter_context(served(command, mount))
         lab = mount / "lab"
         with (lab / "file").open("wb") as file:

@@ -29,7 +29,7 @@ SPACE = (
     "physical and metadata bytes of ramet df, and the files of the fingerprint index; slab files "
     "get space from the host a GiB at a time and give it back by trims in the background"
 )
-COMMAND = [sys.executable, "-m", "cli"]
+COMMAND = [sys.executable, "-P", "-m", "cli"]
 
 
 def index_bytes(store: Path) -> int:

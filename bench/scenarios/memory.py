@@ -44,8 +44,8 @@ class Memory(Scenario):
 
             def walk(peer: Peer, _: int, gib: int = gib) -> dict[str, float]:
                 done = subprocess.run(
-                    [sys.executable, "-m", PROGRAM, str(store_of(peer, gib)), str(CACHE_BYTES),
-                     str(reads)],
+                    [sys.executable, "-P", "-m", PROGRAM, str(store_of(peer, gib)),
+                     str(CACHE_BYTES), str(reads)],
                     check=True, capture_output=True,
                 )  # fmt: skip
                 told = json.loads(done.stdout)
