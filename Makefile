@@ -78,7 +78,7 @@ demo: setup
 
 # What can be compared with is in packages.txt already: btrfs-progs, fio, qemu-utils, xfsprogs.
 BENCH_PACKAGES := lvm2 thin-provisioning-tools util-linux virtinst nfs-ganesha nfs-ganesha-vfs \
-  rpcbind nfs-common iproute2
+  rpcbind nfs-common iproute2 valgrind
 MEASURE_PACKAGES := fio nfs-ganesha nfs-ganesha-vfs rpcbind util-linux iproute2 virtinst
 INSTALL = $(BENCH_PACKAGES)
 bench: INSTALL := $(BENCH_PACKAGES)
