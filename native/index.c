@@ -300,8 +300,7 @@ void rmt_index_figures(const rmt_core *core, rmt_index_stats *out) {
     for (uint32_t i = 0; i < p->run_count; i++) {
       const run *r = p->runs[i];
       out->memory_bytes += filter_bytes(r->groups, r->entries);
-      out->disk_bytes +=
-          run_pages(r->entries) * PAGE_BYTES + PAGE_BYTES + filter_bytes(r->groups, r->entries);
+      out->disk_bytes += r->file_bytes;
     }
     out->runs += p->run_count;
     out->frozen += p->frozen_count;

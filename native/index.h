@@ -26,12 +26,12 @@
 #define PAGE_HEADER 8u
 #define PAGE_ENTRIES ((PAGE_BYTES - PAGE_HEADER) / ENTRY_BYTES)
 
-/* Filter: groups of 64 buckets, of 60 entries on average; a tag of 10 bits an entry. */
+/* Filter: groups of 64 buckets, of 60 entries on average; a tag of a byte an entry. */
 #define GROUP_BUCKETS 64u
 #define GROUP_LOAD 60u
 #define GROUP_BITS 160u
 #define GROUP_ENTRIES (GROUP_BITS - GROUP_BUCKETS) /* a fuller group has no tags: read the file */
-#define TAG_BITS 10u
+#define TAG_BITS 8u
 #define FILTER_SLACK 8u /* bytes of memory behind it: tags are read several at a time */
 
 typedef struct {
@@ -56,9 +56,10 @@ typedef struct {
   uint32_t part, pins;
   bool gone;
   uint64_t low, high; /* the tables it is made of, by number */
-  uint64_t entries, groups;
+  uint64_t entries, groups, file_bytes;
   group *filter; /* groups + 1; the tags follow */
   uint8_t *tags;
+  uint64_t ends_at, ends_checksum; /* its keys' last bytes in the file; 0: it has none */
 } run;
 
 typedef struct {
@@ -98,12 +99,13 @@ void table_free(table *t);
 
 /* runs.c */
 size_t filter_bytes(uint64_t groups, uint64_t entries);
+uint64_t ends_bytes(uint64_t entries);
 uint64_t run_pages(uint64_t entries);
 uint64_t page_checksum(uint64_t seed, uint64_t number, const uint8_t *page);
 void run_free(run *r);
 /* The run that a file holds, filter and all, or NULL: none that is whole. Takes the descriptor. */
 run *run_load(uint64_t seed, int fd, int *status);
-int run_write_tail(uint64_t seed, const run *r, uint64_t at, uint64_t *written);
+int run_write_tail(uint64_t seed, run *r, const uint8_t *ends, uint64_t *written);
 int read_whole(int fd, uint8_t *out, size_t length, uint64_t at);
 int write_whole(int fd, const uint8_t *data, size_t length, uint64_t at);
 

@@ -34,8 +34,8 @@ struct rmt_index_job {
   uint32_t part, source_count;
   run *made;
   uint64_t entries_max, buckets, bucket, written, dropped;
-  uint8_t *pages;
-  uint32_t buffered; /* entries */
+  uint8_t *pages, *ends; /* ends: each key's last byte */
+  uint32_t buffered;     /* entries */
   int error;
   bool finished;
 };
@@ -162,19 +162,12 @@ static void close_buckets(rmt_index_job *job, uint64_t until) {
   }
 }
 
-static void put_tag(uint8_t *tags, uint64_t i, uint32_t tag) {
-  uint64_t bit = i * TAG_BITS;
-  uint32_t word;
-  memcpy(&word, tags + bit / 8, sizeof word);
-  word |= tag << (bit & 7);
-  memcpy(tags + bit / 8, &word, sizeof word);
-}
-
 static int put(rmt_index_job *job, fingerprint f) {
   run *r = job->made;
   uint64_t rest, bucket = scale(f.key, job->buckets, &rest);
   close_buckets(job, bucket);
-  put_tag(r->tags, r->entries, (uint32_t)(rest >> (64 - TAG_BITS)));
+  r->tags[r->entries] = (uint8_t)(rest >> (64 - TAG_BITS));
+  job->ends[r->entries] = (uint8_t)f.key;
   uint32_t page = job->buffered / PAGE_ENTRIES, at = job->buffered % PAGE_ENTRIES;
   entry_put(job->pages + page * PAGE_BYTES + PAGE_HEADER + at * ENTRY_BYTES, f);
   r->entries++;
@@ -188,8 +181,7 @@ static int finish(rmt_index_job *job) {
   int status = job->buffered ? flush_pages(job) : RMT_OK;
   if (status != RMT_OK) return status;
   if (r->entries) {
-    uint64_t at = run_pages(r->entries) * PAGE_BYTES;
-    job->error = run_write_tail(job->core->seed, r, at, &job->written);
+    job->error = run_write_tail(job->core->seed, r, job->ends, &job->written);
     /* What it is made of goes when it is there: then a power loss must not take both. */
     if (!job->error && job->sources[0].run && fdatasync(r->fd)) job->error = errno;
     if (job->error) return RMT_IO;
@@ -249,6 +241,7 @@ void rmt_index_job_free(rmt_index_job *job) {
   }
   run_free(job->made);
   free(job->pages);
+  free(job->ends);
   free(job);
 }
 
@@ -258,7 +251,8 @@ static bool prepare(rmt_index_job *job) {
   job->buckets = r->groups * GROUP_BUCKETS;
   r->filter = calloc(filter_bytes(r->groups, job->entries_max) + FILTER_SLACK, 1);
   job->pages = calloc(BUFFER_PAGES, PAGE_BYTES);
-  if (!r->filter || !job->pages) return false;
+  job->ends = calloc(ends_bytes(job->entries_max), 1);
+  if (!r->filter || !job->pages || !job->ends) return false;
   r->tags = (uint8_t *)(r->filter + r->groups + 1);
   for (uint32_t i = 0; i < job->source_count; i++) {
     source *s = &job->sources[i];

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from run_files import resealed
+from run_files import MAGIC, MAGIC_OLD, aged, ends_at, entries_of, entry_at, resealed
 
 from engine import ROOT_INO, Store, Volume, fingerprints
 from engine.fsck import check_path
@@ -163,9 +163,8 @@ def test_entries_that_name_other_blocks_are_not_believed(path: Path) -> None:
         write(store.volume("lab"), b"a", contents(0, BLOCKS))
     for file in files(path):
         raw = bytearray(file.read_bytes())
-        (entries,) = struct.unpack_from("<Q", raw, len(raw) - 4096 + 32)
-        for i in range(entries):
-            at = i // 314 * 4096 + 8 + i % 314 * 13 + 8
+        for i in range(entries_of(raw)):
+            at = entry_at(i) + 8
             raw[at : at + 5] = (1 + i % BLOCKS).to_bytes(5, "little")
         file.write_bytes(resealed(bytes(raw), seed))
     with opened(path) as store:
@@ -174,6 +173,55 @@ def test_entries_that_name_other_blocks_are_not_believed(path: Path) -> None:
         assert store.fingerprints.figures().damaged == 0
         assert lab.read(lab.resolve("/b").ino, 0, BLOCKS * BLOCK) == contents(0, BLOCKS)
     assert check_path(path, data=True).findings == []
+
+
+def test_runs_of_earlier_versions_are_read(path: Path) -> None:
+    with opened(path) as store:
+        seed = store.pool.superblock.hash_seed
+        write(store.volume("lab"), b"a", contents(0, BLOCKS))
+    for file in files(path):
+        file.write_bytes(aged(file.read_bytes(), seed))
+    assert check_path(path, data=True).findings == []
+    with opened(path) as store:
+        lab = store.volume("lab")
+        assert write(lab, b"b", contents(0, BLOCKS)) == 0
+        assert write(lab, b"c", contents(BLOCKS, BLOCKS)) == BLOCKS
+        assert store.fingerprints.figures().misled < BLOCKS // 2, "filters that refuse nothing"
+        store.fingerprints.settle()
+        assert write(lab, b"d", contents(0, 2 * BLOCKS)) == 0
+    assert check_path(path, data=True).findings == []
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_ends_that_are_not_the_keys_are_found(path: Path, sealed: bool) -> None:
+    """By the key or, in what follows the last, by the checksum."""
+    with opened(path) as store:
+        seed = store.pool.superblock.hash_seed
+        write(store.volume("lab"), b"a", contents(0, BLOCKS))
+    for file in files(path):
+        raw = bytearray(file.read_bytes())
+        raw[ends_at(raw) + (0 if sealed else entries_of(raw))] ^= 1
+        file.write_bytes(resealed(bytes(raw), seed) if sealed else raw)
+    assert {finding.check for finding in check_path(path).findings} == {"F17"}
+    repair(path)
+    assert check_path(path, data=True).findings == []
+
+
+def test_a_footer_of_neither_version_is_no_run(path: Path) -> None:
+    """Nor one whose layout is the other's, every checksum right."""
+    with opened(path) as store:
+        seed = store.pool.superblock.hash_seed
+        write(store.volume("lab"), b"a", contents(0, BLOCKS))
+    first, second, third = files(path)[:3]
+    for file, raw in (
+        (first, resealed(first.read_bytes(), seed, magic=MAGIC + (1 << 56))),
+        (second, resealed(second.read_bytes(), seed, magic=MAGIC_OLD)),
+        (third, resealed(aged(third.read_bytes(), seed), seed, magic=MAGIC)),
+    ):
+        file.write_bytes(raw)
+    assert len(check_path(path).findings) == 3
+    with opened(path):
+        assert not {first, second, third} & set(files(path))
 
 
 @pytest.mark.parametrize("cut", [1, 4096])
