@@ -1,7 +1,8 @@
-"""The typed door to the fingerprint index's runs: ``runs.c`` and ``merge.c``.
+"""The typed door to the fingerprint index's runs: ``runs.c``, ``merge.c`` and ``front.c``.
 
-A ``Job`` makes one run: ``begin`` and ``install`` belong to the engine thread, ``step`` may run on
-any one thread, without the GIL.  ``close`` it in any case, before its core.
+A ``Job`` makes one run, a ``FrontJob`` a partition's front: ``begin`` and ``install`` belong to the
+engine thread, ``step`` may run on any one thread, without the GIL.  ``close`` it in any case,
+before its core.
 """
 
 import os
@@ -37,6 +38,14 @@ class IndexFigures:
     misled: int
     damaged: int
     forgotten: int
+    front_bytes: int  # of memory_bytes
+
+
+class Front(NamedTuple):
+    """How many keys it was made for, and has."""
+
+    room: int
+    held: int
 
 
 class Job:
@@ -76,6 +85,42 @@ class Job:
         if self._job is not None:
             lib.rmt_index_job_free(self._job)
             self._job = None
+
+
+class FrontJob:
+    """A front in the making."""
+
+    def __init__(self, core: Core, pointer: Any) -> None:
+        self._core = core
+        self._job = pointer
+
+    def step(self, entries: int) -> bool:
+        """So many entries more, or some more than that; True at the end."""
+        return bool(lib.rmt_index_front_step(self._job, entries) == lib.RMT_DONE)
+
+    def install(self) -> bool:
+        """Have it asked from now on.  False: things are as they were; a run cannot be read (which
+        keeps ``begin_front`` from it), or the runs are others by now."""
+        return bool(lib.rmt_index_front_install(self._core.pointer, self._job) == lib.RMT_OK)
+
+    def close(self) -> None:
+        if self._job is not None:
+            lib.rmt_index_front_free(self._job)
+            self._job = None
+
+
+def begin_front(core: Core, part: int, room: int) -> FrontJob | None:
+    """A job that makes a partition's front anew, for so many keys.  A run that is installed
+    meanwhile makes it useless.  None: a run has no keys' ends, or no memory."""
+    job = lib.rmt_index_front_begin(core.pointer, part, room)
+    return None if job == ffi.NULL else FrontJob(core, job)
+
+
+def front(core: Core, part: int) -> Front | None:
+    """A partition's front, if there is one."""
+    figures = ffi.new("uint64_t[2]")
+    found = lib.rmt_index_front_at(core.pointer, part, figures) == lib.RMT_OK
+    return Front(*figures) if found else None
 
 
 def begin(core: Core, part: int, fd: int, *, first: int = 0, count: int = 0) -> Job | None:

@@ -4,10 +4,11 @@
  *
  * Keys are spread evenly, so a key's first bits choose one of PARTS partitions, each an index of
  * its own; and what follows them gives its place: in a table (order-preserving hash, so that a
- * table is all but sorted), and in a run's filter.
+ * table is all but sorted), in a run's filter, and in the front of all runs.
  *
  * The engine thread owns everything here. A job's step may run on a thread beside it: it reads
- * tables that are frozen and runs, which nobody changes; both are pinned until the job is freed.
+ * tables that are frozen and runs, which nobody changes, and adds to a front, which only gains
+ * bits; all are pinned until the job is freed.
  */
 #ifndef RMT_INDEX_H
 #define RMT_INDEX_H
@@ -62,8 +63,11 @@ typedef struct {
   uint64_t ends_at, ends_checksum; /* its keys' last bytes in the file; 0: it has none */
 } run;
 
+typedef struct front front;
+
 typedef struct {
   table *active, *frozen[FROZEN_MAX];
+  front *front;        /* asked before the runs, if there is one; front.c */
   run *runs[RUNS_MAX]; /* oldest first, as the frozen tables */
   uint32_t frozen_count, run_count, made;
 } part;
@@ -108,6 +112,17 @@ run *run_load(uint64_t seed, int fd, int *status);
 int run_write_tail(uint64_t seed, run *r, const uint8_t *ends, uint64_t *written);
 int read_whole(int fd, uint8_t *out, size_t length, uint64_t at);
 int write_whole(int fd, const uint8_t *data, size_t length, uint64_t at);
+
+/* front.c */
+bool front_may_have(const front *f, uint64_t key); /* whether any run may */
+void front_prefetch(const front *f, uint64_t key);
+void front_put(front *f, uint64_t key); /* any thread */
+uint64_t front_bytes(const front *f);
+front *front_pin(front *f); /* or NULL */
+void front_unpin(front *f);
+void front_drop(part *p);
+/* A run has joined the partition; its keys are in this front, which had not so many of them. */
+void front_joined(part *p, const front *with, uint64_t entries);
 
 /* Whether filter_bmi2.c has anything: Clang ignores its pragma. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)

@@ -33,6 +33,7 @@ struct rmt_index_job {
   source sources[RUNS_MAX];
   uint32_t part, source_count;
   run *made;
+  front *front; /* gets all that is written */
   uint64_t entries_max, buckets, bucket, written, dropped;
   uint8_t *pages, *ends; /* ends: each key's last byte */
   uint32_t buffered;     /* entries */
@@ -168,6 +169,7 @@ static int put(rmt_index_job *job, fingerprint f) {
   close_buckets(job, bucket);
   r->tags[r->entries] = (uint8_t)(rest >> (64 - TAG_BITS));
   job->ends[r->entries] = (uint8_t)f.key;
+  if (job->front) front_put(job->front, f.key);
   uint32_t page = job->buffered / PAGE_ENTRIES, at = job->buffered % PAGE_ENTRIES;
   entry_put(job->pages + page * PAGE_BYTES + PAGE_HEADER + at * ENTRY_BYTES, f);
   r->entries++;
@@ -240,6 +242,7 @@ void rmt_index_job_free(rmt_index_job *job) {
     free(s->pages);
   }
   run_free(job->made);
+  front_unpin(job->front);
   free(job->pages);
   free(job->ends);
   free(job);
@@ -276,6 +279,7 @@ rmt_index_job *rmt_index_begin(rmt_core *core, uint32_t number, uint32_t first, 
   job->core = core;
   job->made = made;
   job->part = number;
+  job->front = front_pin(p->front);
   if (!count && p->frozen_count && p->run_count < RUNS_MAX) {
     job->sources[job->source_count++].table = p->frozen[0];
     made->low = made->high = p->frozen[0]->number;
@@ -329,11 +333,13 @@ int rmt_index_install(rmt_core *core, rmt_index_job *job) {
     p->frozen_count--;
     core->state.index_frozen--;
     if (made) p->runs[p->run_count++] = made;
+    if (made) front_joined(p, job->front, entries);
     index->run_entries += entries;
   } else {
     uint32_t at = 0;
     while (p->runs[at] != job->sources[job->source_count - 1].run) at++;
     replace_runs(p, at, job->source_count, made);
+    if (made) front_joined(p, job->front, 0);
     index->run_entries += entries - taken;
   }
   core->state.index_used += entries - taken;

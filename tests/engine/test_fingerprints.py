@@ -16,6 +16,8 @@ from run_files import MAGIC, MAGIC_OLD, aged, ends_at, entries_of, entry_at, res
 from engine import ROOT_INO, Store, Volume, fingerprints
 from engine.fsck import check_path
 from engine.repair import repair
+from native import fingerprints as fronts
+from native.fingerprints import Front
 
 BLOCK = 4096
 INDEX_SLOTS = 256
@@ -39,6 +41,7 @@ def opened(path: Path) -> Store:
 def few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprints, "RUNS_KEPT", 4)
     monkeypatch.setattr(fingerprints, "MERGED_MIN", 3)
+    monkeypatch.setattr(fingerprints, "FRONT_ENTRIES_MIN", 8)
 
 
 @pytest.fixture
@@ -67,6 +70,12 @@ def write(volume: Volume, name: bytes, data: bytes) -> int:
 
 def run_count(store: Store) -> int:
     return store.fingerprints.figures().runs
+
+
+def front(store: Store, part: int) -> Front:
+    found = fronts.front(store.pool.core, part)
+    assert found is not None
+    return found
 
 
 def files(path: Path) -> list[Path]:
@@ -222,6 +231,96 @@ def test_a_footer_of_neither_version_is_no_run(path: Path) -> None:
     assert len(check_path(path).findings) == 3
     with opened(path):
         assert not {first, second, third} & set(files(path))
+
+
+def test_fronts_are_made_when_a_store_is_opened_and_grow_with_it(path: Path) -> None:
+    with opened(path) as store:
+        write(store.volume("lab"), b"a", contents(0, BLOCKS))
+        store.fingerprints.settle()
+        rooms = [front(store, part).room for part in range(16)]
+        write(store.volume("lab"), b"b", contents(BLOCKS, BLOCKS))
+        store.fingerprints.settle()
+        for part in range(16):
+            entries = sum(run.entries for run in store.fingerprints.runs(part))
+            assert entries <= front(store, part).held <= front(store, part).room
+            assert front(store, part).room > rooms[part]
+    with opened(path) as store:
+        store.fingerprints.settle()
+        assert all(front(store, part).held > 0 for part in range(16))
+
+
+def test_few_entries_have_no_front(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprints, "FRONT_ENTRIES_MIN", BLOCKS)
+    write(store.volume("lab"), b"a", contents(0, BLOCKS))
+    store.fingerprints.settle()
+    assert store.fingerprints.figures().front_bytes == 0
+
+
+def test_a_front_forgets_what_a_merge_has_left_out(store: Store) -> None:
+    lab = store.volume("lab")
+    write(lab, b"x", contents(0, 3 * BLOCKS))
+    store.fingerprints.settle()
+    lab.unlink(ROOT_INO, b"x")
+    store.commit()
+    store.reclaim()
+    store.commit()
+    write(lab, b"y", contents(4 * BLOCKS, BLOCKS))
+    store.fingerprints.freeze(1)
+    store.fingerprints.settle()
+    for part in range(16):
+        entries = sum(run.entries for run in store.fingerprints.runs(part))
+        assert front(store, part).held <= 1.25 * entries
+
+
+def test_a_front_is_made_beside_no_other_job_of_its_partition(store: Store) -> None:
+    index = store.fingerprints
+    index.beside = True
+    write(store.volume("lab"), b"a", contents(0, BLOCKS))
+    begun = [index.begin(), index.begin()]
+    busy = {making.part for making in begun if making is not None}
+    assert len(busy) == 2
+    index.fail(None, OSError("over"))
+    index.beside, index.paused = False, None
+    while (making := index.begin()) is not None:
+        assert making.part not in busy
+        assert making.step(1000)
+        index.finish(making)
+    made = set()
+    while (making := index.begin(merge=True)) is not None:
+        assert (making.kind, making.part in busy) == ("front", False)
+        made.add(making.part)
+    assert len(made | busy) == 16
+    assert index.due, "what is busy is not looked at again"
+    write(store.volume("lab"), b"b", contents(BLOCKS, BLOCKS))
+    assert index.begin() is None, "a run would make a front useless"
+    index.drop_jobs()
+
+
+def test_a_run_without_its_ends_has_no_front_until_it_is_merged(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprints, "RUNS_KEPT", 1000)
+    with opened(path) as store:
+        seed = store.pool.superblock.hash_seed
+        write(store.volume("lab"), b"a", contents(0, BLOCKS))
+    old, damaged = (next(f for f in files(path) if f.name[0] == part) for part in "05")
+    old.write_bytes(aged(old.read_bytes(), seed))
+    raw = bytearray(damaged.read_bytes())
+    raw[ends_at(raw)] ^= 1
+    damaged.write_bytes(raw)
+    with opened(path) as store:
+        store.fingerprints.settle()
+        lab, core = store.volume("lab"), store.pool.core
+        assert [fronts.front(core, part) is None for part in (0, 1, 5)] == [True, False, True]
+        assert write(lab, b"b", contents(0, BLOCKS)) == 0
+        assert store.fingerprints.paused is None
+        monkeypatch.setattr(fingerprints, "RUNS_KEPT", 4)
+        write(lab, b"c", contents(BLOCKS, 2 * BLOCKS))
+        store.fingerprints.settle()
+        assert not {old, damaged} & set(files(path)), "they were not merged"
+        assert all(front(store, part).held for part in range(16))
+        assert write(lab, b"d", contents(0, 3 * BLOCKS)) == 0
+    assert check_path(path, data=True).findings == []
 
 
 @pytest.mark.parametrize("cut", [1, 4096])

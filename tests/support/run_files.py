@@ -37,6 +37,12 @@ def entry_at(i: int) -> int:
     return i // PAGE_ENTRIES * PAGE + 8 + i % PAGE_ENTRIES * 13
 
 
+def entry_of(raw: bytes, i: int) -> tuple[int, int]:
+    """(key, address) of the i-th entry."""
+    key, address = ENTRY.unpack_from(raw, entry_at(i))
+    return key, int.from_bytes(address, "little") - 1
+
+
 def ends_at(raw: bytes) -> int:
     """Where the keys' last bytes are."""
     return len(raw) - PAGE - _whole(entries_of(raw))
@@ -75,7 +81,7 @@ def aged(raw: bytes, seed: int) -> bytes:
     pages = -(-entries // PAGE_ENTRIES) * PAGE
     tags = 0
     for i in range(entries):
-        key, _ = ENTRY.unpack_from(raw, entry_at(i))
+        key, _ = entry_of(raw, i)
         rest = (key << 4 & MASK) * GROUP_BUCKETS * groups & MASK
         tags |= rest >> 54 << 10 * i
     filter_ = raw[pages : pages + (groups + 1) * GROUP_BYTES]
