@@ -34,7 +34,7 @@ RUNS_KEPT = 20  # of a partition; more are merged. Each is an open file
 MERGED_MIN = 8
 STALE_SHARE = 1.5  # entries for each one that was of use at the last look: then look again
 STALE_MIN = 64
-FRONT_ENTRIES_MIN = 1 << 16  # of a partition; fewer have filters that fit a CPU's cache
+FRONT_ENTRIES_MIN = 1 << 15  # of a partition; fewer are in two or three runs, as soon asked
 FRONT_GROWTH = (
     1.125,
     1.25,
@@ -103,6 +103,7 @@ class Fingerprints:
         self._core = core
         self._making: list[Making] = []
         self._settled = [0] * PARTS  # entries that were of use at the last whole merge
+        self._old: set[int] = set()  # partitions with runs of which no front can be made
         self._turning: Making | None = None
         self._wanted = False  # a merge may be due
         self.paused: str | None = None  # why no more runs are made
@@ -127,6 +128,7 @@ class Fingerprints:
             for file in self.directory.glob("*.new"):
                 _remove(file)
         self._settled = [sum(r.entries for r in self.runs(part)) for part in range(PARTS)]
+        self._old = {part for part in range(PARTS) if fingerprints.bars_front(self._core, part)}
         self._wanted = True
         with contextlib.suppress(OSError):
             self._load_recent(read_only=read_only)
@@ -243,10 +245,13 @@ class Fingerprints:
         return making
 
     def _window(self, part: int) -> tuple[int, int] | None:
-        """Which runs of a partition to merge: neighbours, cheapest for each run that goes."""
+        """Which runs of a partition to merge: all, for stale entries or to have a front; else of
+        too many neighbours, cheapest for each run that goes."""
         sizes = [run.entries for run in self.runs(part)]
         live = max(self._core.allocated_slots // PARTS, self._settled[part])
         if len(sizes) > 1 and sum(sizes) > STALE_SHARE * live + STALE_MIN:
+            return 0, len(sizes)
+        if part in self._old and sum(sizes) >= FRONT_ENTRIES_MIN:
             return 0, len(sizes)
         if len(sizes) <= RUNS_KEPT:
             return None
@@ -299,6 +304,8 @@ class Fingerprints:
         for source in making.sources:
             if source[:2] != span[:2] or not span.entries:
                 _remove(self.directory / run_name(making.part, source))
+        if not fingerprints.bars_front(self._core, making.part):
+            self._old.discard(making.part)
         left = self.runs(making.part)
         if making.sources and len(left) <= 1:
             self._settled[making.part] = sum(run.entries for run in left)

@@ -5,7 +5,9 @@ engine thread, ``step`` may run on any one thread, without the GIL.  ``close`` i
 before its core.
 """
 
+import itertools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -140,13 +142,22 @@ def open_run(core: Core, part: int, fd: int, low: int, high: int) -> bool:
     return bool(lib.rmt_index_open_run(core.pointer, fd, part, low, high) == lib.RMT_OK)
 
 
+def _runs(core: Core, part: int) -> Iterator[list[int]]:
+    figures = ffi.new("uint64_t[4]")
+    for i in itertools.count():
+        if lib.rmt_index_run_at(core.pointer, part, i, figures) != lib.RMT_OK:
+            return
+        yield list(figures)
+
+
 def runs(core: Core, part: int) -> list[RunSpan]:
     """A partition's runs, oldest first."""
-    found: list[RunSpan] = []
-    figures = ffi.new("uint64_t[3]")
-    while lib.rmt_index_run_at(core.pointer, part, len(found), figures) == lib.RMT_OK:
-        found.append(RunSpan(*figures))
-    return found
+    return [RunSpan(*figures[:3]) for figures in _runs(core, part)]
+
+
+def bars_front(core: Core, part: int) -> bool:
+    """Whether a run has no keys' ends; until it is merged ``begin_front`` gives nothing."""
+    return not all(figures[3] for figures in _runs(core, part))
 
 
 def clear(core: Core) -> None:

@@ -19,8 +19,8 @@
 #include <xxhash.h>
 
 #define BLOCK_WORDS 4u
-#define BLOCK_PLACES 32u /* as many distances */
-#define ROOM_BITS_TENTHS 26u
+#define BLOCK_PLACES 32u   /* as many distances */
+#define BLOCK_KEYS 102u    /* of a full one: two and a half bits each */
 #define PORTION (1u << 16) /* entries: whole pages of ends */
 #define FRACTION 24u
 
@@ -118,7 +118,7 @@ void front_joined(part *p, const front *with, uint64_t entries) {
 }
 
 static front *front_new(uint64_t room) {
-  uint64_t blocks = room * ROOM_BITS_TENTHS / 10 / (64 * BLOCK_WORDS) + 1, line = 8 * BLOCK_WORDS;
+  uint64_t blocks = room / BLOCK_KEYS + 1, line = 8 * BLOCK_WORDS;
   front *f = calloc(1, sizeof *f);
   if (!f) return NULL;
   f->memory = calloc(blocks + 1, line);

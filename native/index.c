@@ -298,6 +298,7 @@ int rmt_index_run_at(const rmt_core *core, uint32_t number, uint32_t i, uint64_t
   figures[0] = r->low;
   figures[1] = r->high;
   figures[2] = r->entries;
+  figures[3] = r->ends_at != 0;
   return RMT_OK;
 }
 

@@ -240,6 +240,7 @@ void rmt_index_figures(const rmt_core *core, rmt_index_stats *out);
 int rmt_index_freeze(rmt_core *core, uint32_t part, uint64_t entries_min);
 /* The newest run, in the file of this name. Takes the descriptor; RMT_RANGE: not whole. */
 int rmt_index_open_run(rmt_core *core, int fd, uint32_t part, uint64_t low, uint64_t high);
+/* Low, high, entries; whether a front can be made of it. */
 int rmt_index_run_at(const rmt_core *core, uint32_t part, uint32_t i, uint64_t *figures);
 /* For measurements: made-up keys of the addresses [first, ...), and how many of them are found. */
 void rmt_index_synthetic_inserts(rmt_core *core, uint64_t first, uint64_t count);
