@@ -272,27 +272,29 @@ def test_a_front_forgets_what_a_merge_has_left_out(store: Store) -> None:
         assert front(store, part).held <= 1.25 * entries
 
 
-def test_a_front_is_made_beside_no_other_job_of_its_partition(store: Store) -> None:
+def test_a_front_is_made_beside_no_other_job_of_its_partition(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It, or what the other makes, would be of no use."""
     index = store.fingerprints
-    index.beside = True
+    monkeypatch.setattr(fingerprints, "FRONT_ENTRIES_MIN", BLOCKS)
     write(store.volume("lab"), b"a", contents(0, BLOCKS))
-    begun = [index.begin(), index.begin()]
-    busy = {making.part for making in begun if making is not None}
+    index.settle()
+    monkeypatch.setattr(fingerprints, "FRONT_ENTRIES_MIN", 8)
+    index.beside = True
+    index.freeze(1)
+    busy = {making.part for making in (index.begin(), index.begin()) if making is not None}
     assert len(busy) == 2
-    index.fail(None, OSError("over"))
-    index.beside, index.paused = False, None
-    while (making := index.begin()) is not None:
-        assert making.part not in busy
-        assert making.step(1000)
-        index.finish(making)
-    made = set()
+    monkeypatch.setattr(fingerprints, "RUNS_KEPT", 1)
+    monkeypatch.setattr(fingerprints, "MERGED_MIN", 2)
+    assert min(len(index.runs(part)) for part in range(16)) > 1, "merges are not due"
+    begun = []
     while (making := index.begin(merge=True)) is not None:
-        assert (making.kind, making.part in busy) == ("front", False)
-        made.add(making.part)
-    assert len(made | busy) == 16
-    assert index.due, "what is busy is not looked at again"
-    write(store.volume("lab"), b"b", contents(BLOCKS, BLOCKS))
-    assert index.begin() is None, "a run would make a front useless"
+        begun.append((making.kind, making.part))
+    expected = [("merge" if part in busy else "front", part) for part in range(16)]
+    assert sorted(begun, key=lambda each: each[1]) == expected
+    assert store.pool.core.index_frozen > 2
+    assert index.begin() is None, "a run beside a front"
     index.drop_jobs()
 
 
