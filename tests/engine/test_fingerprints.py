@@ -298,6 +298,30 @@ def test_a_front_is_made_beside_no_other_job_of_its_partition(
     index.drop_jobs()
 
 
+def test_a_front_is_not_begun_beside_a_merge(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = store.fingerprints
+    monkeypatch.setattr(fingerprints, "FRONT_ENTRIES_MIN", BLOCKS)
+    write(store.volume("lab"), b"a", contents(0, BLOCKS))
+    index.settle()
+    index.beside = True
+    monkeypatch.setattr(fingerprints, "RUNS_KEPT", 1)
+    monkeypatch.setattr(fingerprints, "MERGED_MIN", 2)
+    merge = index.begin(merge=True)
+    assert merge is not None
+    assert merge.kind == "merge"
+    monkeypatch.setattr(fingerprints, "FRONT_ENTRIES_MIN", 8)
+    for _ in range(15):
+        front = index.begin(merge=True)
+        assert front is not None
+        assert front.kind == "front"
+        assert front.part != merge.part
+    assert index.begin(merge=True) is None
+    assert merge.step(1000)
+    index.finish(merge)
+    assert index.begin(merge=True) is not None, "what was busy is not looked at again"
+    index.drop_jobs()
+
+
 def test_runs_of_earlier_versions_are_written_anew_to_have_a_front(path: Path) -> None:
     with opened(path) as store:
         seed = store.pool.superblock.hash_seed
