@@ -21,7 +21,7 @@
 #define BLOCK_WORDS 4u
 #define BLOCK_PLACES 32u   /* as many distances */
 #define BLOCK_KEYS 102u    /* of a full one: two and a half bits each */
-#define PORTION (1u << 16) /* entries: whole pages of ends */
+#define PORTION (1u << 14) /* entries at least in a step: whole pages of ends */
 #define FRACTION 24u
 
 struct front {
