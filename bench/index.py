@@ -73,7 +73,8 @@ def line(index: Fingerprints, core: native.Core, gib: int, insert: Cost, blocks:
         f"{gib:>5} GiB  insert {insert} ns  miss {miss} ns  hit {hit} ns  "
         f"reads/miss {(between.page_reads - before.page_reads) / LOOKUPS:.4f}  "
         f"written {index.written_bytes / blocks:.1f}, on disk {files / blocks:.1f} B/block  "
-        f"memory {between.memory_bytes / blocks:.2f} B/block ({between.memory_bytes >> 20} MiB)  "
+        f"memory {between.memory_bytes / blocks:.2f} B/block ({between.memory_bytes >> 20} MiB, "
+        f"fronts {between.front_bytes >> 20})  "
         f"runs a partition {between.runs / fingerprints.PARTS:.1f}  forgotten {between.forgotten}",
         flush=True,
     )

@@ -1,4 +1,5 @@
-"""The fingerprint index's files: which runs there are, and when which new ones are made.
+"""The fingerprint index's files: which runs there are, and when which new ones are made; and when
+the front of a partition's runs is, which is in memory only.
 
 What is in memory and what a run is, is C's (native/index.h); here are names, order and policy.
 docs/FORMAT.md tells why the index is made so.  Everything in it is derived and may be lost:
@@ -6,6 +7,8 @@ docs/FORMAT.md tells why the index is made so.  Everything in it is derived and 
 - a run is written as ``.new`` and gets its name when it is whole; its name says which tables are in
   it, so that one made of others is known, and those others are removed, also after a crash;
 - a write that fails ends the job and pauses the index: it keeps what it has, and forgets;
+- a front is made beside no other job of its partition, which would make it useless; one that
+  cannot be made leaves the old one, or none, and lookups ask all runs;
 - nothing here is part of a commit, and nothing is synced.
 
 Who drives: beside a daemon a task (service/indexer.py), whose thread does the steps; else each
@@ -17,10 +20,11 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import native
 from native import fingerprints
-from native.fingerprints import PARTS, IndexFigures, Job, RunSpan
+from native.fingerprints import PARTS, FrontJob, IndexFigures, Job, RunSpan
 
 RECENT_FILE = "fingerprints"
 RECENT_BYTES_MAX = 1 << 30
@@ -30,6 +34,13 @@ RUNS_KEPT = 20  # of a partition; more are merged. Each is an open file
 MERGED_MIN = 8
 STALE_SHARE = 1.5  # entries for each one that was of use at the last look: then look again
 STALE_MIN = 64
+FRONT_ENTRIES_MIN = 1 << 15  # of a partition; fewer are in two or three runs, as soon asked
+FRONT_GROWTH = (
+    1.125,
+    1.25,
+)  # room for so many times its entries: the first partition's, the last's
+FRONT_STALE_SHARE = 1.25  # keys in it for each entry: then forget some
+FRONT_SPEED = 16  # its entries in the time of one of a run
 TURN_ENTRIES = 64  # a turn's least work
 TURN_SHARE = 8  # entries of work for each new block
 
@@ -57,16 +68,31 @@ def _remove(file: Path) -> None:
 
 
 class Making:
-    """A run in the making, and what it replaces."""
+    """A run in the making, and what it replaces; or a front, which is no file."""
 
-    def __init__(self, part: int, job: Job, file: Path, sources: list[RunSpan]) -> None:
+    def __init__(
+        self,
+        kind: Literal["table", "merge", "front"],
+        part: int,
+        job: Job | FrontJob,
+        sources: list[RunSpan],
+        file: Path | None = None,
+    ) -> None:
+        self.kind = kind
         self.part = part
         self.job = job
-        self.file = file
         self.sources = sources
+        self.file = file
 
     def step(self, entries: int) -> bool:
-        return self.job.step(entries)
+        return self.job.step(entries * FRONT_SPEED if self.kind == "front" else entries)
+
+    @property
+    def work(self) -> int:
+        """How many entries' work it was; at its end."""
+        if isinstance(self.job, FrontJob):
+            return sum(run.entries for run in self.sources) // FRONT_SPEED
+        return self.job.span.entries
 
 
 class Fingerprints:
@@ -77,6 +103,7 @@ class Fingerprints:
         self._core = core
         self._making: list[Making] = []
         self._settled = [0] * PARTS  # entries that were of use at the last whole merge
+        self._old: set[int] = set()  # partitions with runs of which no front can be made
         self._turning: Making | None = None
         self._wanted = False  # a merge may be due
         self.paused: str | None = None  # why no more runs are made
@@ -101,6 +128,7 @@ class Fingerprints:
             for file in self.directory.glob("*.new"):
                 _remove(file)
         self._settled = [sum(r.entries for r in self.runs(part)) for part in range(PARTS)]
+        self._old = {part for part in range(PARTS) if fingerprints.bars_front(self._core, part)}
         self._wanted = True
         with contextlib.suppress(OSError):
             self._load_recent(read_only=read_only)
@@ -172,27 +200,58 @@ class Fingerprints:
             fingerprints.freeze(self._core, part, entries_min)
 
     def begin(self, *, merge: bool = False) -> Making | None:
-        """Engine thread: the next run to make, a table's or (``merge``) of others."""
+        """Engine thread: the next run to make of a table; or (``merge``) the next front to make, or
+        run to make of others."""
         if self.paused is not None:
             return None
-        busy = {making.part for making in self._making if bool(making.sources) == merge}
-        if merge:
-            for part in range(PARTS):
-                window = None if part in busy else self._window(part)
-                if window is not None:
-                    return self._make(part, *window)
-            self._wanted = bool(busy)
-        elif self._core.index_frozen:
-            for part in range(PARTS):
-                if part not in busy and (making := self._make(part, 0, 0)):
-                    return making
+        if not merge:
+            if self._core.index_frozen:
+                for part in self._parts_without("table", "front"):
+                    if making := self._make(part, 0, 0):
+                        return making
+            return None
+        for part in self._parts_without("table", "merge", "front"):
+            if making := self._make_front(part):
+                return making
+        for part in self._parts_without("merge", "front"):
+            window = self._window(part)
+            if window is not None:
+                return self._make(part, *window)
+        self._wanted = any(making.kind != "table" for making in self._making)
         return None
 
+    def _parts_without(self, *kinds: str) -> list[int]:
+        """Partitions of which none of these is in the making."""
+        busy = {making.part for making in self._making if making.kind in kinds}
+        return [part for part in range(PARTS) if part not in busy]
+
+    def _make_front(self, part: int) -> Making | None:
+        """If there is none and should be, or it has too many keys: for its room, or stale ones."""
+        sources = self.runs(part)
+        entries = sum(run.entries for run in sources)
+        front, floor = fingerprints.front(self._core, part), max(entries, FRONT_ENTRIES_MIN)
+        if front is None and entries < FRONT_ENTRIES_MIN:
+            return None
+        if front is not None and front.held <= min(front.room, FRONT_STALE_SHARE * floor):
+            return None
+        # Not all alike, or all would be due at one moment.
+        least, most = FRONT_GROWTH
+        growth = least + (most - least) * part / (PARTS - 1)
+        job = fingerprints.begin_front(self._core, part, int(floor * growth) + 1)
+        if job is None:
+            return None
+        making = Making("front", part, job, sources)
+        self._making.append(making)
+        return making
+
     def _window(self, part: int) -> tuple[int, int] | None:
-        """Which runs of a partition to merge: neighbours, cheapest for each run that goes."""
+        """Which runs of a partition to merge: all, for stale entries or to have a front; else of
+        too many neighbours, cheapest for each run that goes."""
         sizes = [run.entries for run in self.runs(part)]
         live = max(self._core.allocated_slots // PARTS, self._settled[part])
         if len(sizes) > 1 and sum(sizes) > STALE_SHARE * live + STALE_MIN:
+            return 0, len(sizes)
+        if part in self._old and sum(sizes) >= FRONT_ENTRIES_MIN:
             return 0, len(sizes)
         if len(sizes) <= RUNS_KEPT:
             return None
@@ -205,7 +264,8 @@ class Fingerprints:
         return at, count
 
     def _make(self, part: int, first: int, count: int) -> Making | None:
-        file = self.directory / f"{part:x}-{'merge' if count else 'table'}.new"
+        kind: Literal["table", "merge"] = "merge" if count else "table"
+        file = self.directory / f"{part:x}-{kind}.new"
         try:
             fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -216,12 +276,17 @@ class Fingerprints:
             os.close(fd)
             _remove(file)
             return None
-        making = Making(part, job, file, self.runs(part)[first : first + count])
+        making = Making(kind, part, job, self.runs(part)[first : first + count], file)
         self._making.append(making)
         return making
 
     def finish(self, making: Making) -> None:
         """Engine thread, at its end: the run answers from now on; those it replaces are gone."""
+        if isinstance(making.job, FrontJob) or making.file is None:
+            making.job.install()
+            self._end(making)
+            self._wanted = True
+            return
         span = making.job.span
         try:
             if span.entries:
@@ -239,6 +304,8 @@ class Fingerprints:
         for source in making.sources:
             if source[:2] != span[:2] or not span.entries:
                 _remove(self.directory / run_name(making.part, source))
+        if not fingerprints.bars_front(self._core, making.part):
+            self._old.discard(making.part)
         left = self.runs(making.part)
         if making.sources and len(left) <= 1:
             self._settled[making.part] = sum(run.entries for run in left)
@@ -248,7 +315,7 @@ class Fingerprints:
         self._end(making)
 
     def fail(self, making: Making | None, error: Exception) -> None:
-        """It cannot be written: the index goes on with what it has, until the store is reopened."""
+        """A run cannot be written: the index keeps what it has, until the store is reopened."""
         self.paused = str(error) or type(error).__name__
         if making is not None:
             self._end(making)
@@ -261,7 +328,8 @@ class Fingerprints:
         if self._turning is making:
             self._turning = None
         making.job.close()
-        _remove(making.file)
+        if making.file is not None:
+            _remove(making.file)
 
     def drive(self) -> None:
         """The caller does the work from now on; what a turn has begun, it begins anew."""
@@ -284,7 +352,7 @@ class Fingerprints:
                     making = self._turning = self.begin() or self.begin(merge=True)
                 if making is None or not making.step(work):
                     return
-                work -= max(making.job.span.entries, TURN_ENTRIES)
+                work -= max(making.work, TURN_ENTRIES)
                 self.finish(making)
             except (OSError, MemoryError) as error:
                 self.fail(making, error)

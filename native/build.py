@@ -12,9 +12,9 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 SOURCES = (
-    "audit.c", "backed.c", "cache.c", "fetchers.c", "filter.c", "filter_bmi2.c", "gc.c", "hash.c",
-    "hash_avx2.c", "host.c", "index.c", "io.c", "map.c", "merge.c", "owners.c", "reclaim.c",
-    "runs.c", "slots.c", "writes.c",
+    "audit.c", "backed.c", "cache.c", "fetchers.c", "filter.c", "filter_bmi2.c", "front.c", "gc.c",
+    "hash.c", "hash_avx2.c", "host.c", "index.c", "io.c", "map.c", "merge.c", "owners.c",
+    "reclaim.c", "runs.c", "slots.c", "writes.c",
 )  # fmt: skip
 SANITIZE = [
     "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer",

@@ -6,7 +6,7 @@
  * that has no branch that depends on the key. The processor is then busy with several filters at
  * once, and does not wait for the memory of one after the other.
  */
-#define TAGS_AT_ONCE 5u /* in 64 bits from any bit of a byte on */
+#define TAGS_AT_ONCE 7u
 
 static inline uint64_t eight_bytes(const void *at) {
   uint64_t word;
@@ -14,16 +14,10 @@ static inline uint64_t eight_bytes(const void *at) {
   return word;
 }
 
-static inline uint32_t tag_at(const uint8_t *tags, uint64_t i) {
-  uint64_t bit = i * TAG_BITS;
-  return (uint32_t)(eight_bytes(tags + bit / 8) >> (bit & 7)) & ((1u << TAG_BITS) - 1);
-}
-
 /* Whether one of the n tags from the i-th on, TAGS_AT_ONCE at most, is this. */
 static inline bool has_tag(const uint8_t *tags, uint64_t i, uint64_t n, uint32_t tag) {
-  const uint64_t each = 1ull | 1ull << 10 | 1ull << 20 | 1ull << 30 | 1ull << 40;
-  uint64_t bit = i * TAG_BITS;
-  uint64_t differ = (eight_bytes(tags + bit / 8) >> (bit & 7)) ^ tag * each;
+  const uint64_t each = 0x0101010101010101u;
+  uint64_t differ = eight_bytes(tags + i) ^ tag * each;
   uint64_t zero = (differ - each) & ~differ & each << (TAG_BITS - 1);
   return zero & ((1ull << n * TAG_BITS) - 1);
 }
@@ -62,8 +56,8 @@ static inline bool may_have(const run *r, uint64_t key, uint64_t *from, uint64_t
   if (!bucket_of_run(r, key, &tag, from, to)) return true;
   uint64_t n = *to - *from, end;
   if (n <= TAGS_AT_ONCE && !has_tag(r->tags, *from, n, tag)) return false;
-  while (*from < *to && tag_at(r->tags, *from) != tag) ++*from;
-  for (end = *from; end < *to && tag_at(r->tags, end) == tag;) end++;
+  while (*from < *to && r->tags[*from] != tag) ++*from;
+  for (end = *from; end < *to && r->tags[end] == tag;) end++;
   *to = end;
   return *from < *to;
 }

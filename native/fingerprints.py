@@ -1,10 +1,13 @@
-"""The typed door to the fingerprint index's runs: ``runs.c`` and ``merge.c``.
+"""The typed door to the fingerprint index's runs: ``runs.c``, ``merge.c`` and ``front.c``.
 
-A ``Job`` makes one run: ``begin`` and ``install`` belong to the engine thread, ``step`` may run on
-any one thread, without the GIL.  ``close`` it in any case, before its core.
+A ``Job`` makes one run, a ``FrontJob`` a partition's front: ``begin`` and ``install`` belong to the
+engine thread, ``step`` may run on any one thread, without the GIL.  ``close`` it in any case,
+before its core.
 """
 
+import itertools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,6 +40,14 @@ class IndexFigures:
     misled: int
     damaged: int
     forgotten: int
+    front_bytes: int  # of memory_bytes
+
+
+class Front(NamedTuple):
+    """How many keys it was made for, and has."""
+
+    room: int
+    held: int
 
 
 class Job:
@@ -78,6 +89,42 @@ class Job:
             self._job = None
 
 
+class FrontJob:
+    """A front in the making."""
+
+    def __init__(self, core: Core, pointer: Any) -> None:
+        self._core = core
+        self._job = pointer
+
+    def step(self, entries: int) -> bool:
+        """So many entries more, or some more than that; True at the end."""
+        return bool(lib.rmt_index_front_step(self._job, entries) == lib.RMT_DONE)
+
+    def install(self) -> bool:
+        """Have it asked from now on.  False: things are as they were; a run cannot be read (which
+        keeps ``begin_front`` from it), or the runs are others by now."""
+        return bool(lib.rmt_index_front_install(self._core.pointer, self._job) == lib.RMT_OK)
+
+    def close(self) -> None:
+        if self._job is not None:
+            lib.rmt_index_front_free(self._job)
+            self._job = None
+
+
+def begin_front(core: Core, part: int, room: int) -> FrontJob | None:
+    """A job that makes a partition's front anew, for so many keys.  A run that is installed
+    meanwhile makes it useless.  None: a run has no keys' ends, or no memory."""
+    job = lib.rmt_index_front_begin(core.pointer, part, room)
+    return None if job == ffi.NULL else FrontJob(core, job)
+
+
+def front(core: Core, part: int) -> Front | None:
+    """A partition's front, if there is one."""
+    figures = ffi.new("uint64_t[2]")
+    found = lib.rmt_index_front_at(core.pointer, part, figures) == lib.RMT_OK
+    return Front(*figures) if found else None
+
+
 def begin(core: Core, part: int, fd: int, *, first: int = 0, count: int = 0) -> Job | None:
     """A job that writes a partition's oldest frozen table (no ``count``), or so many of its runs,
     to an empty file; it takes the descriptor.  None: nothing to do, or no memory."""
@@ -95,13 +142,22 @@ def open_run(core: Core, part: int, fd: int, low: int, high: int) -> bool:
     return bool(lib.rmt_index_open_run(core.pointer, fd, part, low, high) == lib.RMT_OK)
 
 
+def _runs(core: Core, part: int) -> Iterator[list[int]]:
+    figures = ffi.new("uint64_t[4]")
+    for i in itertools.count():
+        if lib.rmt_index_run_at(core.pointer, part, i, figures) != lib.RMT_OK:
+            return
+        yield list(figures)
+
+
 def runs(core: Core, part: int) -> list[RunSpan]:
     """A partition's runs, oldest first."""
-    found: list[RunSpan] = []
-    figures = ffi.new("uint64_t[3]")
-    while lib.rmt_index_run_at(core.pointer, part, len(found), figures) == lib.RMT_OK:
-        found.append(RunSpan(*figures))
-    return found
+    return [RunSpan(*figures[:3]) for figures in _runs(core, part)]
+
+
+def bars_front(core: Core, part: int) -> bool:
+    """Whether a run has no keys' ends; until it is merged ``begin_front`` gives nothing."""
+    return not all(figures[3] for figures in _runs(core, part))
 
 
 def clear(core: Core) -> None:

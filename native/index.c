@@ -1,8 +1,8 @@
 /*
  * The fingerprint index: fingerprint -> address. New entries go into tables in memory; a full table
  * is frozen, and written as a sorted run by a job (merge.c); a lookup asks tables and runs, newest
- * first, and runs by way of their filters. What it answers may be stale; the writer compares bytes
- * before it believes anything.
+ * first, and runs by way of their front (front.c) and their filters. What it answers may be stale;
+ * the writer compares bytes before it believes anything.
  *
  * The tables' sizes follow the index: MEMORY_SHARE entries of runs for one slot. First tables are
  * limited to different parts of their size, or all partitions would freeze at one moment.
@@ -115,6 +115,22 @@ static int run_find(const rmt_core *core, const run *r, uint64_t key, bool wait,
   return RMT_INDEX_ABSENT;
 }
 
+static void prefetch_groups(const part *p, uint64_t key) {
+  uint64_t rest;
+  for (uint32_t i = 0; i < p->run_count; i++) {
+    const run *r = p->runs[i];
+    __builtin_prefetch(&r->filter[scale(key, r->groups * GROUP_BUCKETS, &rest) / GROUP_BUCKETS]);
+  }
+}
+
+/* All of them, or none: the front refuses the key. */
+static uint32_t runs_to_ask(const part *p, uint64_t key) {
+  if (!p->front) return p->run_count;
+  if (!front_may_have(p->front, key)) return 0;
+  prefetch_groups(p, key);
+  return p->run_count;
+}
+
 int rmt_index_find(const rmt_core *core, uint64_t key, int wait, rmt_index_answer *answer) {
   const part *p = &core->index->parts[key_part(key)];
   uint64_t stale = UINT64_MAX;
@@ -128,7 +144,7 @@ int rmt_index_find(const rmt_core *core, uint64_t key, int wait, rmt_index_answe
     if (rmt_is_allocated(core, answer->address)) return RMT_INDEX_FOUND;
     stale = answer->address;
   }
-  for (uint32_t i = p->run_count; i-- > 0;) {
+  for (uint32_t i = runs_to_ask(p, key); i-- > 0;) {
     int status = run_find(core, p->runs[i], key, wait, answer);
     if (status != RMT_INDEX_ABSENT) return status;
   }
@@ -147,10 +163,10 @@ void index_prefetch(const rmt_core *core, uint64_t key) {
   const part *p = &core->index->parts[key_part(key)];
   uint64_t rest;
   __builtin_prefetch(p->active->entries + scale(key, p->active->slots, &rest) * ENTRY_BYTES);
-  for (uint32_t i = 0; i < p->run_count; i++) {
-    const run *r = p->runs[i];
-    __builtin_prefetch(&r->filter[scale(key, r->groups * GROUP_BUCKETS, &rest) / GROUP_BUCKETS]);
-  }
+  if (p->front)
+    front_prefetch(p->front, key);
+  else
+    prefetch_groups(p, key);
 }
 
 static uint64_t table_export(const table *t, uint64_t *out, uint64_t count, uint64_t capacity) {
@@ -229,6 +245,7 @@ void rmt_index_clear(rmt_core *core) {
     for (uint32_t i = 0; i < p->frozen_count; i++) drop_table(p->frozen[i]);
     for (uint32_t i = 0; i < p->run_count; i++) drop_run(p->runs[i]);
     p->frozen_count = p->run_count = 0;
+    front_drop(p);
     if (p->active) {
       memset(p->active->entries, 0, (p->active->slots + PROBES_MAX) * ENTRY_BYTES);
       p->active->used = 0;
@@ -268,6 +285,7 @@ int rmt_index_open_run(rmt_core *core, int fd, uint32_t number, uint64_t low, ui
   }
   part *p = &index->parts[number];
   p->runs[p->run_count++] = r;
+  front_drop(p);
   index->run_entries += r->entries;
   core->state.index_used += r->entries;
   if (r->high > index->number) index->number = r->high;
@@ -280,6 +298,7 @@ int rmt_index_run_at(const rmt_core *core, uint32_t number, uint32_t i, uint64_t
   figures[0] = r->low;
   figures[1] = r->high;
   figures[2] = r->entries;
+  figures[3] = r->ends_at != 0;
   return RMT_OK;
 }
 
@@ -300,10 +319,11 @@ void rmt_index_figures(const rmt_core *core, rmt_index_stats *out) {
     for (uint32_t i = 0; i < p->run_count; i++) {
       const run *r = p->runs[i];
       out->memory_bytes += filter_bytes(r->groups, r->entries);
-      out->disk_bytes +=
-          run_pages(r->entries) * PAGE_BYTES + PAGE_BYTES + filter_bytes(r->groups, r->entries);
+      out->disk_bytes += r->file_bytes;
     }
+    if (p->front) out->front_bytes += front_bytes(p->front);
     out->runs += p->run_count;
     out->frozen += p->frozen_count;
   }
+  out->memory_bytes += out->front_bytes;
 }

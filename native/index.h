@@ -4,10 +4,11 @@
  *
  * Keys are spread evenly, so a key's first bits choose one of PARTS partitions, each an index of
  * its own; and what follows them gives its place: in a table (order-preserving hash, so that a
- * table is all but sorted), and in a run's filter.
+ * table is all but sorted), in a run's filter, and in the front of all runs.
  *
  * The engine thread owns everything here. A job's step may run on a thread beside it: it reads
- * tables that are frozen and runs, which nobody changes; both are pinned until the job is freed.
+ * tables that are frozen and runs, which nobody changes, and adds to a front, which only gains
+ * bits; all are pinned until the job is freed.
  */
 #ifndef RMT_INDEX_H
 #define RMT_INDEX_H
@@ -26,12 +27,12 @@
 #define PAGE_HEADER 8u
 #define PAGE_ENTRIES ((PAGE_BYTES - PAGE_HEADER) / ENTRY_BYTES)
 
-/* Filter: groups of 64 buckets, of 60 entries on average; a tag of 10 bits an entry. */
+/* Filter: groups of 64 buckets, of 60 entries on average; a tag of a byte an entry. */
 #define GROUP_BUCKETS 64u
 #define GROUP_LOAD 60u
 #define GROUP_BITS 160u
 #define GROUP_ENTRIES (GROUP_BITS - GROUP_BUCKETS) /* a fuller group has no tags: read the file */
-#define TAG_BITS 10u
+#define TAG_BITS 8u
 #define FILTER_SLACK 8u /* bytes of memory behind it: tags are read several at a time */
 
 typedef struct {
@@ -56,13 +57,17 @@ typedef struct {
   uint32_t part, pins;
   bool gone;
   uint64_t low, high; /* the tables it is made of, by number */
-  uint64_t entries, groups;
+  uint64_t entries, groups, file_bytes;
   group *filter; /* groups + 1; the tags follow */
   uint8_t *tags;
+  uint64_t ends_at, ends_checksum; /* its keys' last bytes in the file; 0: it has none */
 } run;
+
+typedef struct front front;
 
 typedef struct {
   table *active, *frozen[FROZEN_MAX];
+  front *front;        /* asked before the runs, if there is one; front.c */
   run *runs[RUNS_MAX]; /* oldest first, as the frozen tables */
   uint32_t frozen_count, run_count, made;
 } part;
@@ -98,14 +103,26 @@ void table_free(table *t);
 
 /* runs.c */
 size_t filter_bytes(uint64_t groups, uint64_t entries);
+uint64_t ends_bytes(uint64_t entries);
 uint64_t run_pages(uint64_t entries);
 uint64_t page_checksum(uint64_t seed, uint64_t number, const uint8_t *page);
 void run_free(run *r);
 /* The run that a file holds, filter and all, or NULL: none that is whole. Takes the descriptor. */
 run *run_load(uint64_t seed, int fd, int *status);
-int run_write_tail(uint64_t seed, const run *r, uint64_t at, uint64_t *written);
+int run_write_tail(uint64_t seed, run *r, const uint8_t *ends, uint64_t *written);
 int read_whole(int fd, uint8_t *out, size_t length, uint64_t at);
 int write_whole(int fd, const uint8_t *data, size_t length, uint64_t at);
+
+/* front.c */
+bool front_may_have(const front *f, uint64_t key); /* whether any run may */
+void front_prefetch(const front *f, uint64_t key);
+void front_put(front *f, uint64_t key); /* any thread */
+uint64_t front_bytes(const front *f);
+front *front_pin(front *f); /* or NULL */
+void front_unpin(front *f);
+void front_drop(part *p);
+/* A run has joined the partition; its keys are in this front, which had not so many of them. */
+void front_joined(part *p, const front *with, uint64_t entries);
 
 /* Whether filter_bmi2.c has anything: Clang ignores its pragma. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)

@@ -33,9 +33,10 @@ struct rmt_index_job {
   source sources[RUNS_MAX];
   uint32_t part, source_count;
   run *made;
+  front *front; /* gets all that is written */
   uint64_t entries_max, buckets, bucket, written, dropped;
-  uint8_t *pages;
-  uint32_t buffered; /* entries */
+  uint8_t *pages, *ends; /* ends: each key's last byte */
+  uint32_t buffered;     /* entries */
   int error;
   bool finished;
 };
@@ -162,19 +163,13 @@ static void close_buckets(rmt_index_job *job, uint64_t until) {
   }
 }
 
-static void put_tag(uint8_t *tags, uint64_t i, uint32_t tag) {
-  uint64_t bit = i * TAG_BITS;
-  uint32_t word;
-  memcpy(&word, tags + bit / 8, sizeof word);
-  word |= tag << (bit & 7);
-  memcpy(tags + bit / 8, &word, sizeof word);
-}
-
 static int put(rmt_index_job *job, fingerprint f) {
   run *r = job->made;
   uint64_t rest, bucket = scale(f.key, job->buckets, &rest);
   close_buckets(job, bucket);
-  put_tag(r->tags, r->entries, (uint32_t)(rest >> (64 - TAG_BITS)));
+  r->tags[r->entries] = (uint8_t)(rest >> (64 - TAG_BITS));
+  job->ends[r->entries] = (uint8_t)f.key;
+  if (job->front) front_put(job->front, f.key);
   uint32_t page = job->buffered / PAGE_ENTRIES, at = job->buffered % PAGE_ENTRIES;
   entry_put(job->pages + page * PAGE_BYTES + PAGE_HEADER + at * ENTRY_BYTES, f);
   r->entries++;
@@ -188,8 +183,7 @@ static int finish(rmt_index_job *job) {
   int status = job->buffered ? flush_pages(job) : RMT_OK;
   if (status != RMT_OK) return status;
   if (r->entries) {
-    uint64_t at = run_pages(r->entries) * PAGE_BYTES;
-    job->error = run_write_tail(job->core->seed, r, at, &job->written);
+    job->error = run_write_tail(job->core->seed, r, job->ends, &job->written);
     /* What it is made of goes when it is there: then a power loss must not take both. */
     if (!job->error && job->sources[0].run && fdatasync(r->fd)) job->error = errno;
     if (job->error) return RMT_IO;
@@ -248,7 +242,9 @@ void rmt_index_job_free(rmt_index_job *job) {
     free(s->pages);
   }
   run_free(job->made);
+  front_unpin(job->front);
   free(job->pages);
+  free(job->ends);
   free(job);
 }
 
@@ -258,7 +254,8 @@ static bool prepare(rmt_index_job *job) {
   job->buckets = r->groups * GROUP_BUCKETS;
   r->filter = calloc(filter_bytes(r->groups, job->entries_max) + FILTER_SLACK, 1);
   job->pages = calloc(BUFFER_PAGES, PAGE_BYTES);
-  if (!r->filter || !job->pages) return false;
+  job->ends = calloc(ends_bytes(job->entries_max), 1);
+  if (!r->filter || !job->pages || !job->ends) return false;
   r->tags = (uint8_t *)(r->filter + r->groups + 1);
   for (uint32_t i = 0; i < job->source_count; i++) {
     source *s = &job->sources[i];
@@ -282,6 +279,7 @@ rmt_index_job *rmt_index_begin(rmt_core *core, uint32_t number, uint32_t first, 
   job->core = core;
   job->made = made;
   job->part = number;
+  job->front = front_pin(p->front);
   if (!count && p->frozen_count && p->run_count < RUNS_MAX) {
     job->sources[job->source_count++].table = p->frozen[0];
     made->low = made->high = p->frozen[0]->number;
@@ -335,11 +333,13 @@ int rmt_index_install(rmt_core *core, rmt_index_job *job) {
     p->frozen_count--;
     core->state.index_frozen--;
     if (made) p->runs[p->run_count++] = made;
+    if (made) front_joined(p, job->front, entries);
     index->run_entries += entries;
   } else {
     uint32_t at = 0;
     while (p->runs[at] != job->sources[job->source_count - 1].run) at++;
     replace_runs(p, at, job->source_count, made);
+    if (made) front_joined(p, job->front, 0);
     index->run_entries += entries - taken;
   }
   core->state.index_used += entries - taken;

@@ -61,6 +61,7 @@ typedef struct rmt_sealed rmt_sealed;
 typedef struct rmt_marks rmt_marks;
 typedef struct rmt_owners rmt_owners;
 typedef struct rmt_index_job rmt_index_job;
+typedef struct rmt_index_front_job rmt_index_front_job;
 typedef struct rmt_fetchers rmt_fetchers;
 
 typedef struct {
@@ -224,8 +225,8 @@ typedef struct {
 } rmt_index_answer;
 typedef struct {
   uint64_t entries, run_entries, runs, frozen, memory_bytes, disk_bytes;
-  uint64_t lookups, page_reads, misled; /* misled: a page was read, and had no such key */
-  uint64_t damaged, forgotten;
+  uint64_t lookups, page_reads, misled;     /* misled: a page was read, and had no such key */
+  uint64_t damaged, forgotten, front_bytes; /* front_bytes: a part of memory_bytes */
 } rmt_index_stats;
 void rmt_index_insert(rmt_core *core, uint64_t key, uint64_t address);
 int rmt_index_lookup(const rmt_core *core, uint64_t key, uint64_t *address);
@@ -240,6 +241,7 @@ void rmt_index_figures(const rmt_core *core, rmt_index_stats *out);
 int rmt_index_freeze(rmt_core *core, uint32_t part, uint64_t entries_min);
 /* The newest run, in the file of this name. Takes the descriptor; RMT_RANGE: not whole. */
 int rmt_index_open_run(rmt_core *core, int fd, uint32_t part, uint64_t low, uint64_t high);
+/* Low, high, entries; whether a front can be made of it. */
 int rmt_index_run_at(const rmt_core *core, uint32_t part, uint32_t i, uint64_t *figures);
 /* For measurements: made-up keys of the addresses [first, ...), and how many of them are found. */
 void rmt_index_synthetic_inserts(rmt_core *core, uint64_t first, uint64_t count);
@@ -257,6 +259,16 @@ void rmt_index_job_figures(const rmt_index_job *job, uint64_t *figures);
 /* Its run takes the place of what it was made of, unless the index was cleared meanwhile. */
 int rmt_index_install(rmt_core *core, rmt_index_job *job);
 void rmt_index_job_free(rmt_index_job *job); /* closes fd, if there is no run that has it */
+
+/* front.c: a filter before those of a partition's runs; threads and life as a job of merge.c */
+/* Make one with room for so many keys; NULL: a run's keys cannot be had, or no memory. */
+rmt_index_front_job *rmt_index_front_begin(rmt_core *core, uint32_t part, uint64_t room);
+int rmt_index_front_step(rmt_index_front_job *job, uint64_t entries); /* RMT_DONE at its end */
+/* It is asked from now on; RMT_UNKNOWN: a run cannot be read, or other runs are there by now. */
+int rmt_index_front_install(rmt_core *core, rmt_index_front_job *job);
+void rmt_index_front_free(rmt_index_front_job *job);
+/* Keys it was made for, and has; RMT_RANGE: the partition has none. */
+int rmt_index_front_at(const rmt_core *core, uint32_t part, uint64_t *figures);
 
 /* host.c */
 int rmt_allocate(int fd, uint64_t offset, uint64_t length, int keep_size); /* 0 or an errno */

@@ -1,8 +1,8 @@
-"""The fingerprint index beside a load: tables that are full are written, runs are merged.
+"""The fingerprint index beside a load: full tables are written, runs are merged, fronts are made.
 
 Two tasks, each with a thread of its own, so that a long merge does not keep tables waiting.  A
 thread's step takes some ten milliseconds and does not hold the interpreter; what the loop does of a
-run, begin and finish, is a rename and some pointers.  Merges rest between steps: they have time.
+run, begin and finish, is a rename and some pointers.  Merges and fronts rest between steps.
 
 A table that is not full is written as well when it is FLUSH_S old: what a killed daemon forgets is
 at most that, or the tables' size.
@@ -20,7 +20,7 @@ IDLE_S = 0.1
 FLUSH_S = 600
 FLUSH_ENTRIES_MIN = 1024  # of one partition
 STEP_ENTRIES = 1 << 17
-REST_SHARE = 0.5  # of a merge's step
+REST_SHARE = 0.5  # of a merge's or a front's step
 
 
 class Indexer:

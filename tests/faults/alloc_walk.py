@@ -293,17 +293,27 @@ class CoreDay:
             file = Path(scratch) / "both"
             span = self.made(part, file, 0, 2)
             assert fingerprints.runs(self.core, part) == [span]
+            self.front(part)
             fingerprints.clear(self.core)
             while not fingerprints.open_run(self.core, part, opened(file), span.low, span.high):
                 assert ALLOCATIONS.failed
             if fingerprints.check_run(9, file, SLOTS) is None:
                 assert ALLOCATIONS.failed
+            self.front(part)
         for each in entries:
             fingerprints.cold_page(self.core, each)
             assert self.core.index_lookup(each) == address
         fingerprints.synthetic_inserts(self.core, address, 1)
         assert fingerprints.synthetic_lookups(self.core, address, 1) == 1
         assert fingerprints.figures(self.core).runs == 1
+
+    def front(self, part: int) -> None:
+        while (job := fingerprints.begin_front(self.core, part, 100)) is None:
+            assert ALLOCATIONS.failed
+        assert job.step(1 << 10)
+        assert job.install()
+        job.close()
+        assert fingerprints.front(self.core, part) == (100, 8)
 
     def made(self, part: int, file: Path, first: int, count: int) -> fingerprints.RunSpan:
         """A run in a file, installed."""

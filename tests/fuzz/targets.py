@@ -101,13 +101,17 @@ def index_file(data: bytes) -> None:
 
 
 def index_run(data: bytes) -> None:
-    """A run as it is, and with its checksums made right: looked into, checked, merged."""
+    """A run as it is, and with checksums made right: checked, looked into, merged, with a front."""
     for raw in (data, resealed(data, SEED)):
         fd = os.memfd_create("run")
         os.write(fd, raw)
         fingerprints.check_run(SEED, f"/proc/self/fd/{fd}", 64)
         span = struct.unpack_from("<3Q", raw, len(raw) - 4096 + 8) if len(raw) >= 4096 else (0,) * 3
         if fingerprints.open_run(_core, span[0] & 15, fd, *span[1:]):
+            if front := fingerprints.begin_front(_core, span[0] & 15, 100):
+                front.step(1 << 20)
+                front.install()
+                front.close()
             for key in (0, 1 << 60, 1 << 63, (1 << 64) - 1, *(n << 52 for n in range(0, 4096, 64))):
                 _core.index_lookup(key)
             out = os.memfd_create("merged")

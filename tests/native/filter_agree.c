@@ -49,7 +49,7 @@ static bool slowly(const run *r, uint64_t key, uint64_t *from, uint64_t *to) {
   }
   bool any = false;
   for (; at < GROUP_BITS && !bit_of(g, at) && entry < g[1].rank; at++, entry++) {
-    bool is = tag_at(r->tags, entry) == tag;
+    bool is = r->tags[entry] == tag;
     if (is && !any) *from = entry;
     if (is) *to = entry + 1;
     if (any && !is) break;
@@ -81,7 +81,7 @@ static void make(run *r, uint32_t load, bool sound) {
   r->filter[GROUPS].rank = rank;
   r->entries = rank;
   uint64_t few = random_word() % 3; /* equal tags in a bucket, often */
-  for (uint64_t i = 0; i < (rank * TAG_BITS + 7) / 8; i++)
+  for (uint64_t i = 0; i < rank; i++)
     r->tags[i] = few ? (uint8_t)random_word() : (uint8_t)(random_word() & 1 ? 0xff : 0);
 }
 
@@ -92,7 +92,7 @@ static uint64_t key_of(const run *r) {
   uint64_t range = r->groups * GROUP_BUCKETS, bucket = scale(key, range, &rest);
   const group *g = &r->filter[bucket / GROUP_BUCKETS];
   if (g[1].rank <= g[0].rank) return key;
-  uint64_t tag = tag_at(r->tags, g[0].rank + random_word() % (g[1].rank - g[0].rank));
+  uint64_t tag = r->tags[g[0].rank + random_word() % (g[1].rank - g[0].rank)];
   __extension__ unsigned __int128 product =
       (__extension__(unsigned __int128) bucket << 64) | tag << (64 - TAG_BITS) | 1ull << 40;
   return (uint64_t)(product / range + 1) >> PARTS_BITS;
@@ -104,8 +104,7 @@ int main(int count, char **words) {
   unsigned found = 0, fast = FILTER_BMI2 && __builtin_cpu_supports("bmi2");
   for (unsigned world = 0; world < 4000; world++) {
     run r = {.groups = GROUPS};
-    size_t tags = (ENTRIES_MAX * TAG_BITS + 7) / 8 + 4;
-    r.filter = calloc(1, (GROUPS + 1) * sizeof(group) + tags + FILTER_SLACK);
+    r.filter = calloc(1, (GROUPS + 1) * sizeof(group) + ENTRIES_MAX + FILTER_SLACK);
     if (!r.filter) return 1;
     r.tags = (uint8_t *)(r.filter + GROUPS + 1);
     make(&r, (uint32_t)(random_word() % 90), world % 3 != 0);

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from engine import ROOT_INO, Store, fingerprints
+from native import fingerprints as fronts
 from service.indexer import Indexer
 
 BLOCK = 4096
@@ -24,6 +25,7 @@ def test_tables_are_written_and_merged_beside_the_load(
 ) -> None:
     monkeypatch.setattr(fingerprints, "RUNS_KEPT", 2)
     monkeypatch.setattr(fingerprints, "MERGED_MIN", 2)
+    monkeypatch.setattr(fingerprints, "FRONT_ENTRIES_MIN", 8)
     Store.create(tmp_path / "store", fanout=16, slab_slots=8192)
     with Store.open(tmp_path / "store", index_slots=256) as store:
         lab, index = store.create_volume("lab"), store.fingerprints
@@ -47,6 +49,9 @@ def test_tables_are_written_and_merged_beside_the_load(
         assert not index.beside
         assert index.figures().forgotten == 0
         assert max(len(index.runs(part)) for part in range(16)) <= 2
+        held = [front.held for part in range(16) if (front := fronts.front(store.pool.core, part))]
+        assert len(held) == 16
+        assert sum(held) >= index.figures().run_entries
         before = store.pool.core.allocated_slots
         lab.write(lab.create(ROOT_INO, b"g", 0o644, 0, 0).ino, 0, contents())
         assert store.pool.core.allocated_slots == before
