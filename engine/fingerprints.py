@@ -29,16 +29,14 @@ from native.fingerprints import PARTS, FrontJob, IndexFigures, Job, RunSpan
 RECENT_FILE = "fingerprints"
 RECENT_BYTES_MAX = 1 << 30
 IMPORT_BYTES = 1 << 16
+Kind = Literal["table", "merge", "front"]
 RUN_NAME = re.compile(r"([0-9a-f])-([0-9a-f]{16})-([0-9a-f]{16})\.run")
 RUNS_KEPT = 20  # of a partition; more are merged. Each is an open file
 MERGED_MIN = 8
 STALE_SHARE = 1.5  # entries for each one that was of use at the last look: then look again
 STALE_MIN = 64
 FRONT_ENTRIES_MIN = 1 << 15  # of a partition; fewer are in two or three runs, as soon asked
-FRONT_GROWTH = (
-    1.125,
-    1.25,
-)  # room for so many times its entries: the first partition's, the last's
+FRONT_GROWTH = 1.125, 1.25  # its entries that it has room for: of the first partition's, the last's
 FRONT_STALE_SHARE = 1.25  # keys in it for each entry: then forget some
 FRONT_SPEED = 16  # its entries in the time of one of a run
 TURN_ENTRIES = 64  # a turn's least work
@@ -71,13 +69,9 @@ class Making:
     """A run in the making, and what it replaces; or a front, which is no file."""
 
     def __init__(
-        self,
-        kind: Literal["table", "merge", "front"],
-        part: int,
-        job: Job | FrontJob,
-        sources: list[RunSpan],
+        self, kind: Kind, part: int, job: Job | FrontJob, sources: list[RunSpan],
         file: Path | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.kind = kind
         self.part = part
         self.job = job
@@ -264,7 +258,7 @@ class Fingerprints:
         return at, count
 
     def _make(self, part: int, first: int, count: int) -> Making | None:
-        kind: Literal["table", "merge"] = "merge" if count else "table"
+        kind: Kind = "merge" if count else "table"
         file = self.directory / f"{part:x}-{kind}.new"
         try:
             fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
