@@ -77,6 +77,7 @@ class Making:
         self.job = job
         self.sources = sources
         self.file = file
+        self.optional = False  # the index is as good without it, where there is no room for it
 
     def step(self, entries: int) -> bool:
         return self.job.step(entries * FRONT_SPEED if self.kind == "front" else entries)
@@ -97,7 +98,8 @@ class Fingerprints:
         self._core = core
         self._making: list[Making] = []
         self._settled = [0] * PARTS  # entries that were of use at the last whole merge
-        self._old: set[int] = set()  # partitions with runs of which no front can be made
+        self._old: set[int] = set()  # partitions to write anew: of their runs no front can be made
+        self._barred: set[int] = set()  # those for ends that could not be had
         self._turning: Making | None = None
         self._wanted = False  # a merge may be due
         self.paused: str | None = None  # why no more runs are made
@@ -140,7 +142,7 @@ class Fingerprints:
                     break
                 self._core.index_import(raw)
                 if not read_only:
-                    self.turn(len(raw) // 16)
+                    self.turn(len(raw) // 16, tables_only=True)
 
     def save(self) -> None:
         """At a clean close: the tables.  Whole or not at all; a full disk goes first."""
@@ -209,8 +211,11 @@ class Fingerprints:
                 return making
         for part in self._parts_without("merge", "front"):
             window = self._window(part)
-            if window is not None:
-                return self._make(part, *window)
+            if window is not None and (making := self._make(part, *window)):
+                return making
+        for part in self._parts_without("merge", "front"):
+            if part in self._old and (making := self._make_anew(part)):
+                return making
         self._wanted = any(making.kind != "table" for making in self._making)
         return None
 
@@ -239,13 +244,11 @@ class Fingerprints:
         return making
 
     def _window(self, part: int) -> tuple[int, int] | None:
-        """Which runs of a partition to merge: all, for stale entries or to have a front; else of
-        too many neighbours, cheapest for each run that goes."""
+        """Which runs of a partition to merge: all, for stale entries; else of too many neighbours,
+        cheapest for each run that goes."""
         sizes = [run.entries for run in self.runs(part)]
         live = max(self._core.allocated_slots // PARTS, self._settled[part])
         if len(sizes) > 1 and sum(sizes) > STALE_SHARE * live + STALE_MIN:
-            return 0, len(sizes)
-        if part in self._old and sum(sizes) >= FRONT_ENTRIES_MIN:
             return 0, len(sizes)
         if len(sizes) <= RUNS_KEPT:
             return None
@@ -256,6 +259,18 @@ class Fingerprints:
         ]
         _, at, count = min(windows)
         return at, count
+
+    def _make_anew(self, part: int) -> Making | None:
+        """All runs of a partition that bar a front, as one that does not."""
+        sizes = [run.entries for run in self.runs(part)]
+        if sum(sizes) < FRONT_ENTRIES_MIN:
+            return None
+        making = self._make(part, 0, len(sizes))
+        if making is None:  # no memory: it has to be without
+            self._old.discard(part)
+        else:
+            making.optional = True
+        return making
 
     def _make(self, part: int, first: int, count: int) -> Making | None:
         kind: Kind = "merge" if count else "table"
@@ -277,7 +292,8 @@ class Fingerprints:
     def finish(self, making: Making) -> None:
         """Engine thread, at its end: the run answers from now on; those it replaces are gone."""
         if isinstance(making.job, FrontJob) or making.file is None:
-            making.job.install()
+            if not making.job.install() and fingerprints.bars_front(self._core, making.part):
+                self._bar(making.part)
             self._end(making)
             self._wanted = True
             return
@@ -305,12 +321,22 @@ class Fingerprints:
             self._settled[making.part] = sum(run.entries for run in left)
         self._wanted = True
 
+    def _bar(self, part: int) -> None:
+        """Ends of a run cannot be had: it is written anew, once, or a bad disk would have it so for
+        ever."""
+        if part not in self._barred:
+            self._barred.add(part)
+            self._old.add(part)
+
     def give_up(self, making: Making) -> None:
         self._end(making)
 
     def fail(self, making: Making | None, error: Exception) -> None:
         """A run cannot be written: the index keeps what it has, until the store is reopened."""
-        self.paused = str(error) or type(error).__name__
+        if making is not None and making.optional:
+            self._old.discard(making.part)
+        else:
+            self.paused = str(error) or type(error).__name__
         if making is not None:
             self._end(making)
 
@@ -331,10 +357,10 @@ class Fingerprints:
         if self._turning is not None:
             self.give_up(self._turning)
 
-    def turn(self, blocks: int) -> None:
+    def turn(self, blocks: int, *, tables_only: bool = False) -> None:
         """Engine thread, after a write of so many new blocks: the work that they have made.
 
-        Whatever fails here is no failure of the write.
+        Whatever fails here is no failure of the write.  ``tables_only``: all else can wait.
         """
         if self.beside or not (self._turning or self.due):
             return
@@ -343,7 +369,9 @@ class Fingerprints:
             making = self._turning
             try:
                 if making is None:
-                    making = self._turning = self.begin() or self.begin(merge=True)
+                    making = self._turning = self.begin() or (
+                        None if tables_only else self.begin(merge=True)
+                    )
                 if making is None or not making.step(work):
                     return
                 work -= max(making.work, TURN_ENTRIES)

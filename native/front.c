@@ -15,6 +15,8 @@
  */
 #include "index.h"
 
+#include <fcntl.h>
+
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -23,6 +25,7 @@
 #define BLOCK_KEYS 102u    /* of a full one: two and a half bits each */
 #define PORTION (1u << 14) /* entries at least in a step: whole pages of ends */
 #define FRACTION 24u
+#define AHEAD (1u << 20) /* bytes, whole portions */
 
 struct front {
   uint64_t places, room, held; /* keys: it was made for; put into it */
@@ -165,6 +168,9 @@ static bool put_portion(rmt_index_front_job *job, const run *r) {
   uint64_t left = r->entries - job->at, count = left < PORTION ? left : PORTION, from = job->at;
   uint64_t to = from + count, bytes = ends_bytes(count);
   if (!from && XXH3_64bits_reset_withSeed(job->sum, job->core->seed) != XXH_OK) return false;
+  /* Runs are opened for reads of single pages: without this each portion waits for the disk. */
+  if (from % AHEAD == 0)
+    posix_fadvise(r->fd, (off_t)(r->ends_at + from), 2 * AHEAD, POSIX_FADV_WILLNEED);
   if (read_whole(r->fd, job->ends, bytes, r->ends_at + from)) return false;
   XXH3_64bits_update(job->sum, job->ends, bytes);
   while (r->filter[job->group].rank < to) {

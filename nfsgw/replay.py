@@ -168,11 +168,11 @@ class ReplayCache:
 
     def settle(self) -> None:
         """What ``done`` has left to do: while the client reads its answers, this takes no time."""
-        for keys, answers in self._ended:
+        while self._ended:
+            keys, answers = self._ended.pop(0)
             mine = self._of(keys[0])
             mine.answers.update(zip(keys, answers, strict=True))
             self._more(mine, len(keys), sum(map(len, answers)))
-        self._ended.clear()
 
     def _of(self, key: Key) -> Finished:
         address = key[_CALL.size :]

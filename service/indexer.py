@@ -79,4 +79,5 @@ class Indexer:
 
     def _fail(self, making: Making | None, error: Exception) -> None:
         self._index.fail(making, error)
-        log(f"fingerprint index: {self._index.paused}; it goes on with what it has")
+        if self._index.paused is not None:
+            log(f"fingerprint index: {self._index.paused}; it goes on with what it has")

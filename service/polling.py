@@ -14,9 +14,9 @@ the epoll, comes first.
 The window follows what happens, as that of QEMU's event loop does (``poll-max-ns``): a wait that
 was longer than it doubles it, one longer than MOST_US halves it, down to none.  In a wait that was
 slept through is the waking, which a look would not have had; so one that is WAKE_US longer still
-doubles the window, until VAIN_MAX in a row show that what comes does come too late for any, which
-is tried again after RESTS of them.  An idle daemon sleeps, and so does one whose processor the
-clients need to go on.
+doubles the window, until VAIN_MAX, with none between that came in time, show that what comes does
+come too late for any, which is tried again after RESTS of them.  An idle daemon sleeps, and so does
+one whose processor the clients need to go on.
 
 Passes on threads are told how long ago there was something to do (``engine.turns.busy``).
 """
@@ -56,7 +56,7 @@ class Polling(trio.abc.Instrument):
     def __init__(self, most_us: int | None = None) -> None:
         self._most = (MOST_US if most_us is None else most_us) * 1000
         self._window = 0
-        self._vain = 0  # looks in a row that a little more would not have helped; below 0: rests
+        self._vain = 0  # looks since one that helped which came a little late; below 0: rests
         self._began = 0  # of the wait that is under way; 0: none
         self._looked = False  # it has been looked already, by a task
         self._deadline = 0  # of the first timer

@@ -245,6 +245,7 @@ def test_fronts_are_made_when_a_store_is_opened_and_grow_with_it(path: Path) -> 
             assert entries <= front(store, part).held <= front(store, part).room
             assert front(store, part).room > rooms[part]
     with opened(path) as store:
+        assert store.fingerprints.figures().front_bytes == 0, "opening takes the time of fronts"
         store.fingerprints.settle()
         assert all(front(store, part).held > 0 for part in range(16))
 
@@ -337,10 +338,41 @@ def test_runs_of_earlier_versions_are_written_anew_to_have_a_front(path: Path) -
     assert check_path(path, data=True).findings == []
 
 
-def test_a_run_whose_ends_are_damaged_has_no_front_until_it_is_merged(
+def test_an_old_run_that_there_is_no_room_to_write_anew_stops_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not written anew for that: a bad disk would have it so for ever."""
+    with opened(path) as store:
+        seed = store.pool.superblock.hash_seed
+        write(store.volume("lab"), b"a", contents(0, BLOCKS))
+        store.fingerprints.settle()
+    old = next(file for file in files(path) if file.name[0] == "0")
+    old.write_bytes(aged(old.read_bytes(), seed))
+    monkeypatch.setattr(fingerprints, "RUNS_KEPT", 1000)
+    step, tried = fingerprints.Making.step, []
+
+    def full(making: fingerprints.Making, entries: int) -> bool:
+        if making.kind != "merge":
+            return step(making, entries)
+        tried.append(making.part)
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(fingerprints.Making, "step", full)
+    with opened(path) as store:
+        store.fingerprints.settle()
+        assert tried == [0]
+        assert store.fingerprints.paused is None
+        write(store.volume("lab"), b"b", contents(BLOCKS, BLOCKS))
+        store.fingerprints.freeze(1)
+        store.fingerprints.settle()
+        assert store.pool.core.index_frozen == 0
+        assert fronts.front(store.pool.core, 0) is None
+        assert write(store.volume("lab"), b"c", contents(0, 2 * BLOCKS)) == 0
+
+
+def test_a_run_whose_ends_are_damaged_is_written_anew_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad disk would have it so for ever."""
     monkeypatch.setattr(fingerprints, "RUNS_KEPT", 1000)
     with opened(path) as store:
         write(store.volume("lab"), b"a", contents(0, BLOCKS))
@@ -349,18 +381,27 @@ def test_a_run_whose_ends_are_damaged_has_no_front_until_it_is_merged(
     raw[ends_at(raw)] ^= 1
     damaged.write_bytes(raw)
     with opened(path) as store:
-        store.fingerprints.settle()
-        lab, core = store.volume("lab"), store.pool.core
-        assert [part for part in range(16) if fronts.front(core, part) is None] == [5]
-        assert fronts.bars_front(core, 5)
-        assert write(lab, b"b", contents(0, BLOCKS)) == 0
-        assert store.fingerprints.paused is None
-        monkeypatch.setattr(fingerprints, "RUNS_KEPT", 4)
-        write(lab, b"c", contents(BLOCKS, 2 * BLOCKS))
-        store.fingerprints.settle()
-        assert damaged not in files(path), "it was not merged"
+        index, core = store.fingerprints, store.pool.core
+        index.settle()
+        assert index.paused is None
+        assert not fronts.bars_front(core, 5)
         assert all(front(store, part).held for part in range(16))
-        assert write(lab, b"d", contents(0, 3 * BLOCKS)) == 0
+        assert write(store.volume("lab"), b"b", contents(0, BLOCKS)) == 0
+
+        install = fronts.FrontJob.install
+        monkeypatch.setattr(fronts.FrontJob, "install", lambda job: install(job) and False)
+        monkeypatch.setattr(fronts, "bars_front", lambda core, part: part == 5)
+        monkeypatch.setattr(fingerprints, "FRONT_STALE_SHARE", 0)  # all are due
+        begun = [index.begin(merge=True) for _ in range(16)]
+        assert {making.kind for making in begun if making is not None} == {"front"}
+        for making in begun:
+            assert making is not None
+            while not making.step(BLOCKS):
+                pass
+            index.finish(making)
+        monkeypatch.setattr(fingerprints, "FRONT_STALE_SHARE", 1000)
+        assert index.begin(merge=True) is None
+        monkeypatch.undo()
     assert check_path(path, data=True).findings == []
 
 

@@ -290,7 +290,9 @@ def content_flipped(case: Case, _: Surgery) -> None:
     slab, slot = divmod(case.slot, 64)
     with case.file(slab).open("r+b") as file:
         file.seek(slot * BLOCK + 9)
-        file.write(b"?")
+        was = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([was ^ 1]))
 
 
 @breaks("F11")

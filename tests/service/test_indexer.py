@@ -75,9 +75,7 @@ def write(store: Store, name: bytes) -> None:
         lab.write(ino, at, data[at : at + 64 * BLOCK])
 
 
-def test_what_the_opening_has_begun_is_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_turn_has_begun_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A merge half-way in a turn would keep its partition from all others, for good."""
     path = tmp_path / "store"
     Store.create(path, fanout=16, slab_slots=8192)
@@ -90,6 +88,8 @@ def test_what_the_opening_has_begun_is_finished(
         patch.setattr(fingerprints, "TURN_ENTRIES", 1)
         patch.setattr(fingerprints, "TURN_SHARE", 0)
         store = Store.open(path, index_slots=1 << 14)  # no table is full: a merge is due first
+        assert not list((path / "index").glob("*.new")), "opening takes the time of a merge"
+        store.fingerprints.turn(0)
     with store:
         assert list((path / "index").glob("*-merge.new")), "no merge was begun"
         trio.run(until_nothing_is_due, store)
