@@ -323,13 +323,18 @@ def test_a_front_is_not_begun_beside_a_merge(store: Store, monkeypatch: pytest.M
     index.drop_jobs()
 
 
-def test_runs_of_earlier_versions_are_written_anew_to_have_a_front(path: Path) -> None:
+def age_a_run(path: Path) -> None:
+    """The first partition of a store has one of an earlier version."""
     with opened(path) as store:
         seed = store.pool.superblock.hash_seed
         write(store.volume("lab"), b"a", contents(0, BLOCKS))
         store.fingerprints.settle()
     old = next(file for file in files(path) if file.name[0] == "0")
     old.write_bytes(aged(old.read_bytes(), seed))
+
+
+def test_runs_of_earlier_versions_are_written_anew_to_have_a_front(path: Path) -> None:
+    age_a_run(path)
     with opened(path) as store:
         store.fingerprints.settle()
         assert front(store, 0).held > 0
@@ -341,12 +346,7 @@ def test_runs_of_earlier_versions_are_written_anew_to_have_a_front(path: Path) -
 def test_an_old_run_that_there_is_no_room_to_write_anew_stops_nothing(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with opened(path) as store:
-        seed = store.pool.superblock.hash_seed
-        write(store.volume("lab"), b"a", contents(0, BLOCKS))
-        store.fingerprints.settle()
-    old = next(file for file in files(path) if file.name[0] == "0")
-    old.write_bytes(aged(old.read_bytes(), seed))
+    age_a_run(path)
     monkeypatch.setattr(fingerprints, "RUNS_KEPT", 1000)
     step, tried = fingerprints.Making.step, []
 
