@@ -197,7 +197,7 @@ class Fingerprints:
 
     def begin(self, *, merge: bool = False) -> Making | None:
         """Engine thread: the next run to make of a table; or (``merge``) the next front to make, or
-        run to make of others."""
+        run to make of others.  OSError: its file cannot be made; tell ``fail``."""
         if self.paused is not None:
             return None
         if not merge:
@@ -265,8 +265,10 @@ class Fingerprints:
         sizes = [run.entries for run in self.runs(part)]
         if sum(sizes) < FRONT_ENTRIES_MIN:
             return None
-        making = self._make(part, 0, len(sizes))
-        if making is None:  # no memory: it has to be without
+        making = None
+        with contextlib.suppress(OSError):
+            making = self._make(part, 0, len(sizes))
+        if making is None:  # no memory, or no room: it has to be without
             self._old.discard(part)
         else:
             making.optional = True
@@ -275,11 +277,7 @@ class Fingerprints:
     def _make(self, part: int, first: int, count: int) -> Making | None:
         kind: Kind = "merge" if count else "table"
         file = self.directory / f"{part:x}-{kind}.new"
-        try:
-            fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            self.paused = str(error)
-            return None
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         job = fingerprints.begin(self._core, part, fd, first=first, count=count)
         if job is None:
             os.close(fd)
