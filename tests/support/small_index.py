@@ -33,6 +33,13 @@ def write(volume: Volume, name: bytes, data: bytes) -> int:
     return volume.pool.core.allocated_slots - before
 
 
+def with_a_file(path: Path) -> int:
+    """BLOCKS blocks in a store, which is closed then; its hash seed."""
+    with opened(path) as store:
+        write(store.volume("lab"), b"a", contents(0, BLOCKS))
+        return store.pool.superblock.hash_seed
+
+
 def run_count(store: Store) -> int:
     return store.fingerprints.figures().runs
 

@@ -17,6 +17,7 @@ from small_index import (
     files,
     opened,
     run_count,
+    with_a_file,
     write,
 )
 
@@ -112,9 +113,7 @@ def test_a_damaged_page_is_noticed_and_forgotten(path: Path) -> None:
 
 def test_entries_that_name_other_blocks_are_not_believed(path: Path) -> None:
     """Whole runs, every checksum right, and each address another block's."""
-    with opened(path) as store:
-        seed = store.pool.superblock.hash_seed
-        write(store.volume("lab"), b"a", contents(0, BLOCKS))
+    seed = with_a_file(path)
     for file in files(path):
         raw = bytearray(file.read_bytes())
         for i in range(entries_of(raw)):
@@ -255,9 +254,7 @@ def test_random_days(path: Path) -> None:
 
 
 def test_hostile_runs_harm_nothing(path: Path, tmp_path: Path) -> None:
-    with opened(path) as store:
-        seed = store.pool.superblock.hash_seed
-        write(store.volume("lab"), b"a", contents(0, BLOCKS))
+    seed = with_a_file(path)
     good = {file: file.read_bytes() for file in files(path)}
     rng = random.Random(3)
     for _ in range(12):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from run_files import MAGIC, MAGIC_OLD, aged, ends_at, entries_of, resealed
-from small_index import BLOCKS, contents, files, front, opened, write
+from small_index import BLOCKS, contents, files, front, opened, with_a_file, write
 
 from engine import ROOT_INO, Store, fingerprints
 from engine.fsck import check_path
@@ -14,9 +14,7 @@ from native import fingerprints as fronts
 
 
 def test_runs_of_earlier_versions_are_read(path: Path) -> None:
-    with opened(path) as store:
-        seed = store.pool.superblock.hash_seed
-        write(store.volume("lab"), b"a", contents(0, BLOCKS))
+    seed = with_a_file(path)
     for file in files(path):
         file.write_bytes(aged(file.read_bytes(), seed))
     assert check_path(path, data=True).findings == []
@@ -33,9 +31,7 @@ def test_runs_of_earlier_versions_are_read(path: Path) -> None:
 @pytest.mark.parametrize("sealed", [True, False])
 def test_ends_that_are_not_the_keys_are_found(path: Path, sealed: bool) -> None:
     """By the key or, in what follows the last, by the checksum."""
-    with opened(path) as store:
-        seed = store.pool.superblock.hash_seed
-        write(store.volume("lab"), b"a", contents(0, BLOCKS))
+    seed = with_a_file(path)
     for file in files(path):
         raw = bytearray(file.read_bytes())
         raw[ends_at(raw) + (0 if sealed else entries_of(raw))] ^= 1
@@ -47,9 +43,7 @@ def test_ends_that_are_not_the_keys_are_found(path: Path, sealed: bool) -> None:
 
 def test_a_footer_of_neither_version_is_no_run(path: Path) -> None:
     """Nor one whose layout is the other's, every checksum right."""
-    with opened(path) as store:
-        seed = store.pool.superblock.hash_seed
-        write(store.volume("lab"), b"a", contents(0, BLOCKS))
+    seed = with_a_file(path)
     first, second, third = files(path)[:3]
     bad = {
         first: resealed(first.read_bytes(), seed, magic=MAGIC + (1 << 56)),
