@@ -21,11 +21,11 @@ from bench.ganesha import ganesha
 from bench.mounts import served
 from engine import Store
 
-ROUNDS = 3
+ROUNDS = 5
 FILE_MIB = 256
 OURS, BARE, MOUNTED = "127.0.0.2", "127.0.0.3", "127.0.0.4"
 #        bytes, requests of a run
-SIZES = ((4096, 20_000), (65_536, 6_000), (1 << 20, 600))
+SIZES = ((4096, 40_000), (65_536, 16_000), (1 << 20, 1_000))
 DEPTHS = (1, 16)
 SMALL = 4096
 OF_GANESHA, OF_BARE = 1.5, 0.8

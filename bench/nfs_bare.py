@@ -6,6 +6,7 @@ MIB``: at ports 111 and 2049 of an address; says ``ready``.
 """
 
 import contextlib
+import os
 import struct
 import sys
 from collections.abc import Callable
@@ -30,7 +31,7 @@ class Bare:
     """One connection's calls, answered from memory."""
 
     def __init__(self, mib: int) -> None:
-        self.memory = memoryview(bytearray(mib << 20))
+        self.memory = memoryview(bytearray(os.urandom(mib << 20)))
         file, root = attributes(mib << 20), attributes(0, directory=True)
         there = b"\0\0\0\1"
         self.file = there + file

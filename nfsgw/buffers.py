@@ -9,7 +9,7 @@ reference to it, and CPython counts these.
 import sys
 
 LARGE_BYTES = 1 << 15
-BUFFER_BYTES = 1 << 20
+BUFFER_BYTES = (1 << 20) + (16 << 10)  # the largest read, or many, with the heads of their answers
 BUFFERS_MAX = 16
 _FREE = 3  # references: the list's, the loop variable's, getrefcount's own
 

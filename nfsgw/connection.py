@@ -16,7 +16,7 @@ import contextlib
 import ipaddress
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -181,12 +181,13 @@ class Connection:
         now = perf_counter()
         end = now + TURN_S
         served = 0
+        reader = self._reader
         while True:
-            if self._full:
+            if (self._out_bytes or self._in_flight) and self._full:
                 return served, True
             answered = self._again()
             if not answered:
-                record = self._reader.next()
+                record = reader.next()
                 if record is None:
                     return served, False
                 self._begin(record)
@@ -194,19 +195,26 @@ class Connection:
             self._deadline = None
             self.active_s = now
             served += answered
+            if not reader.partial:
+                return served, False
             if perf_counter() > end:
                 return served, True
 
     def _again(self) -> int:
         """Answer what need not be read as calls; how many these were (rpc.Again)."""
-        answered = self._common.dispatcher.again(self._reader.ahead, self)
+        reader = self._reader
+        answered = self._common.dispatcher.again(reader.ahead, self)
         if answered is None:
             return 0
-        self._reader.skip(answered.taken)
-        self._put(answered.answer)
+        taken, calls, answer = answered
+        reader.skip(taken)
+        if not self._out and not reader.partial:
+            self._send_alone(answer)
+            return calls
+        self._queue((answer,), len(answer))
         if self._out_bytes >= SEND_BYTES:
             self._flush()
-        return answered.calls
+        return calls
 
     def _begin(self, record: Record) -> None:
         try:
@@ -318,10 +326,24 @@ class Connection:
         self._flush()
 
     def _put(self, answer: list[Part]) -> None:
-        if self.closed:
+        if not self.closed:
+            parts = marked(answer)
+            self._queue(parts, sum(map(len, parts)))
+
+    def _send_alone(self, answer: Part) -> None:
+        """Send one that nothing waits before and nothing comes after; what the socket does not take
+        now, ``_flush`` does."""
+        try:
+            sent = self._socket.send(answer)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._hang_up()
             return
-        parts = marked(answer)
-        size = sum(map(len, parts))
+        if sent < len(answer):
+            self._queue((memoryview(answer)[sent:],), len(answer) - sent)
+
+    def _queue(self, parts: Iterable[Part], size: int) -> None:
         self._out.extend(parts)
         self._out_bytes += size
         self._outgoing.add(size)

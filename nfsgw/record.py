@@ -310,14 +310,8 @@ class RecordReader:
         self._buffers.wake()  # it may have been told of one and not have taken it
 
 
-class Marked(list[Part]):
-    """An answer that is one fragment already, with its mark."""
-
-
 def marked(parts: Iterable[Part]) -> list[Part]:
     """An answer as one fragment: small parts joined, large ones as they are."""
-    if isinstance(parts, Marked):
-        return parts
     found: list[Part] = []
     small: list[Part] = [b""]
     length = 0

@@ -86,11 +86,11 @@ class Call:
 
 class Answered(NamedTuple):
     """Calls that were carried out from what a connection has received: ``taken`` bytes of it,
-    record marks included."""
+    record marks included.  ``answer``: to all of them, marks included."""
 
     taken: int
     calls: int
-    answer: list[Part]
+    answer: Part
 
 
 Again = Callable[[memoryview, Peer, "ReplayCache"], Answered | None]

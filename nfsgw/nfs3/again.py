@@ -14,23 +14,22 @@ still gives the right are looked at each time, and whatever is not as it was goe
 
 import struct
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from engine.cold import Cold
 from engine.superblock import BLOCK_BYTES
 from native import Pieces
 from nfsgw._again import ffi, lib
+from nfsgw.buffers import BUFFER_BYTES
 from nfsgw.files import READ_BYTES_MAX, Files, Place
 from nfsgw.nfs3.attributes import POST_OP_BYTES, PRE_OP_BYTES, post_op, pre_op
 from nfsgw.nfs3.protocol import FAILURES, IO_BYTES_MAX, PROGRAM, VERSION, Procedure
-from nfsgw.record import Marked
 from nfsgw.replay import ReplayCache
 from nfsgw.rpc import AUTH_BYTES_MAX, Answered, Call, Peer
 from nfsgw.verifier import VERIFIER_BYTES
 
 KNOWN_MAX = 64  # files of a connection
 CALLS_MAX = 64  # in one step
-READ_STEP_BYTES_MAX = 320 << 10  # of answers: four times 64 KiB, sent before more is read
+READ_STEP_BYTES_MAX = BUFFER_BYTES  # of answers
 WRITE_STEP_BYTES_MAX = 1 << 20  # of data
 GATHERED_MAX = 256 << 10  # bytes of WRITEs that are copied together, where blocks are cut
 _FIRST = 8  # of a record that is compared; the mark and the xid are before it
@@ -47,11 +46,27 @@ assert (lib.NFS_POST_OP, lib.NFS_PRE_OP, lib.NFS_VERIFIER) == (
 )  # fmt: skip
 
 
-class Known(NamedTuple):
+class Known:
     """What the beginning of a call means, as long as the exports are these."""
 
-    changed_ns: int
-    place: Place
+    __slots__ = ("_attributes", "_now", "changed_ns", "place")
+
+    def __init__(self, changed_ns: int, place: Place) -> None:
+        self.changed_ns = changed_ns
+        self.place = place
+        self._now: tuple[int, ...] = ()
+        self._attributes = b""
+
+    def attributes(self) -> bytes:
+        """post_op_attr of a file; it is put together again when something of it has changed."""
+        inode = self.place.inode
+        now = (
+            inode.size, inode.mtime_ns, inode.ctime_ns, inode.atime_ns, inode.blocks, inode.mode,
+            inode.nlink, inode.uid, inode.gid,
+        )  # fmt: skip
+        if now != self._now:
+            self._now, self._attributes = now, post_op(self.place)
+        return self._attributes
 
 
 def remember(files: Files, call: Call, beginning: memoryview, place: Place) -> None:
@@ -80,9 +95,10 @@ class ShortWays:
     def read(self, received: memoryview, peer: Peer, replay: ReplayCache) -> Answered | None:
         """An Again."""
         end = self._end(received)
-        place = self._place(received[_FIRST:end], peer)
-        if place is None:
+        known = self._known(received[_FIRST:end], peer)
+        if known is None:
             return None
+        place = known.place
         inode, volume = place.inode, place.volume
         xids, pieces, total = self._xids, self._pieces, self._total
         try:
@@ -101,17 +117,19 @@ class ShortWays:
         if not count:
             return None
         length = lib.nfs_read_answers(
-            xids, pieces, count, post_op(place), size,
+            xids, pieces, count, known.attributes(), size,
             ffi.from_buffer("uint8_t[]", out, require_writable=True),
         )  # fmt: skip
-        return Answered(count * (end + _READ_BYTES), count, Marked((out[:length],)))
+        return Answered(count * (end + _READ_BYTES), count, out[:length])
 
     def write(self, received: memoryview, peer: Peer, replay: ReplayCache) -> Answered | None:
         """An Again."""
         end = self._end(received)
-        place = self._place(received[_FIRST:end], peer)
-        gate = self._files.gate
-        if place is None or gate.crowded() or gate.unsettled() or not self._may_write(place):
+        known = self._known(received[_FIRST:end], peer)
+        if known is None:
+            return None
+        place, gate = known.place, self._files.gate
+        if gate.crowded() or gate.unsettled() or not self._may_write(place):
             return None
         xids, records = self._xids, self._records
         count = lib.nfs_writes(
@@ -133,7 +151,7 @@ class ShortWays:
             keys[:count], [answers[at + 4 : at + size] for at in range(0, len(answers), size)]
         )
         last = records[count - 1]
-        return Answered(last.at + last.size, count, Marked((answers,)))
+        return Answered(last.at + last.size, count, answers)
 
     def _may_write(self, place: Place) -> bool:
         """And nobody has to be told of it before it is answered."""
@@ -220,7 +238,7 @@ class ShortWays:
             return 0
         return _BARE_BYTES + length if length <= AUTH_BYTES_MAX else 0
 
-    def _place(self, beginning: memoryview, peer: Peer) -> Place | None:
+    def _known(self, beginning: memoryview, peer: Peer) -> Known | None:
         """What is known of a call that begins so, if it still is so."""
         known: Known | None = peer.memo.get(bytes(beginning))
         if known is None or known.changed_ns != self._files.exports.changed_ns:
@@ -232,4 +250,4 @@ class ShortWays:
                 return None
         except _FAILURES:
             return None
-        return place
+        return known

@@ -18,7 +18,7 @@ from rpc_server import Hosted, hosting
 
 from nfsgw.connection import Connection
 from nfsgw.gate import Outcome
-from nfsgw.record import BUFFER_BYTES, LARGE_BUFFERS_MAX, LAST, Buffers, Marked
+from nfsgw.record import BUFFER_BYTES, LARGE_BUFFERS_MAX, LAST, Buffers
 from nfsgw.replay import ReplayCache
 from nfsgw.rpc import Answered, Call, Peer
 from nfsgw.xdr import Packer, Unpacker
@@ -207,7 +207,7 @@ def test_many_answers_are_sent_before_the_turn_ends(
     def short(received: memoryview, peer: Peer, replay: ReplayCache) -> Answered:
         (mark,) = struct.unpack_from(">I", received)
         body = bytes(received[4:8]) + struct.pack(">5I", 1, 0, 0, 0, 0) + opaque(bytes(size))
-        return Answered(4 + (mark ^ LAST), 1, Marked([marked(body)]))
+        return Answered(4 + (mark ^ LAST), 1, marked(body))
 
     echo.again = {BIG: short}
     with hosting([echo]) as hosted, RpcClient(hosted.address, uid=None) as client:

@@ -23,6 +23,7 @@ from rpc_client import marked
 
 from engine import ROOT_INO, Inode
 from nfsgw.exports import Export
+from nfsgw.files import READ_BYTES_MAX
 from nfsgw.nfs3 import again
 
 DATA = bytes(range(251)) * 200
@@ -68,17 +69,31 @@ def test_the_short_way_answers_what_the_long_way_does(
 
 
 def test_an_answer_larger_than_a_step_goes_the_long_way(
-    root: Nfs3Client, top: bytes, long_ways: list[bytes]
+    root: Nfs3Client, top: bytes, long_ways: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    step = 320 << 10
+    monkeypatch.setattr(again, "READ_STEP_BYTES_MAX", step)
     handle = root.create(top, b"f").handle
-    data = os.urandom(again.READ_STEP_BYTES_MAX)
+    data = os.urandom(step)
     root.write(handle, 0, data)
     root.read(handle, 0, 1)
-    most = again.READ_STEP_BYTES_MAX - 132 - 3
+    most = step - 132 - 3
     for count in (most, most + 1, len(data)):
         del long_ways[:]
         assert root.read(handle, 0, count) == (data[:count], count == len(data))
         assert (not long_ways) == (count <= most)
+
+
+def test_the_largest_read_there_can_be_goes_the_short_way(
+    root: Nfs3Client, top: bytes, long_ways: list[bytes]
+) -> None:
+    handle = root.create(top, b"f").handle
+    data = os.urandom(READ_BYTES_MAX)
+    root.write(handle, 0, data)
+    root.read(handle, 0, 1)
+    del long_ways[:]
+    assert root.read(handle, 0, READ_BYTES_MAX) == (data, True)
+    assert not long_ways
 
 
 def test_a_file_that_has_changed_is_read_as_it_is(

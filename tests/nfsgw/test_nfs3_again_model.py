@@ -34,7 +34,8 @@ from rpc_client import auth_sys, marked, results
 
 from nfsgw.exports import Export, Right, Rule
 from nfsgw.nfs3 import again
-from nfsgw.nfs3.again import ShortWays
+from nfsgw.nfs3 import attributes as on_wire
+from nfsgw.nfs3.again import Known, ShortWays
 from nfsgw.rpc import Peer
 from nfsgw.xdr import Packer, Unpacker
 
@@ -171,7 +172,7 @@ class Model:
         step = expected.step
         assert reply.u32() == expected.status
         if step.procedure == READ:
-            sure(post_op(reply))
+            assert known_by(sure(post_op(reply))) == self.known[step.file]
             count, end = reply.u32(), reply.boolean()
             assert bytes(reply.opaque(1 << 20)) == expected.data
             assert (count, end) == (len(expected.data), expected.end)
@@ -293,13 +294,19 @@ def file_is_shorter(
 
 
 def exports_forgotten(ways: ShortWays, beginning: memoryview, peer: Peer) -> Any:
-    known = peer.memo.get(bytes(beginning))
-    return known and known.place
+    return peer.memo.get(bytes(beginning))
 
 
 def some_file(ways: ShortWays, beginning: memoryview, peer: Peer) -> Any:
     found = exports_forgotten(ways, beginning, peer)
-    return found and next(reversed(peer.memo.values())).place
+    return found and next(reversed(peer.memo.values()))
+
+
+def attributes_of_before(known: Known) -> bytes:
+    """What was told of a file once is told again."""
+    if not known._attributes:
+        known._attributes = on_wire.post_op(known.place)
+    return known._attributes
 
 
 def no_step_between(ways: ShortWays, place: Any, count: int, before: bytes) -> bytes:
@@ -315,8 +322,9 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
     "nothing gathered": (again, "lib", Broken(nfs_gather=lambda *_: None)),
     "any offsets": (again, "lib", Broken(nfs_writes=any_offsets)),
     "a shorter file": (again, "lib", Broken(nfs_reads=file_is_shorter)),
-    "exports forgotten": (ShortWays, "_place", exports_forgotten),
-    "another file": (ShortWays, "_place", some_file),
+    "exports forgotten": (ShortWays, "_known", exports_forgotten),
+    "another file": (ShortWays, "_known", some_file),
+    "attributes of before": (Known, "attributes", attributes_of_before),
     "attributes before": (ShortWays, "_written", no_step_between),
 }
 

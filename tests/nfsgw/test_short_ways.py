@@ -12,7 +12,7 @@ from rpc_client import RpcClient, call_record, marked, results
 from rpc_server import Hosted, hosting
 
 from nfsgw.connection import OUT_BYTES_MAX
-from nfsgw.record import LAST, RECORD_BYTES_MAX, Marked
+from nfsgw.record import LAST, RECORD_BYTES_MAX
 from nfsgw.replay import ReplayCache
 from nfsgw.rpc import Answered, Peer
 
@@ -47,7 +47,7 @@ class ShortEcho(Echo):
             answers.append(marked(xid + struct.pack(">5I", 1, 0, 0, 0, 0) + data))
             at = end
         self.steps.append(len(answers))
-        return Answered(at, len(answers), Marked(answers))
+        return Answered(at, len(answers), b"".join(answers))
 
 
 @pytest.fixture
