@@ -176,7 +176,9 @@ uint64_t marks_find(const rmt_marks *marks, uint64_t id); /* its index, or UINT6
 /* index.c */
 int index_new(rmt_core *core, uint64_t entries);
 void index_free(rmt_core *core);
-void index_prefetch(const rmt_core *core, uint64_t key); /* into the CPU's cache */
+/* Into the CPU's cache: what is asked of a key first, and, when that has come, next. */
+void index_prefetch(const rmt_core *core, uint64_t key);
+void index_prefetch_runs(const rmt_core *core, uint64_t key);
 
 /* reclaim.c */
 int cuts_reserve(rmt_core *core, uint64_t count); /* room for so many cuts */

@@ -1,7 +1,7 @@
 /* Filters of runs on any machine; and on those that have the instructions, by filter_bmi2.c. */
 #include "index.h"
 
-bool may_have_bmi2(const run *r, uint64_t key, uint64_t *from, uint64_t *to);
+uint32_t may_have_bmi2(run *const *runs, uint32_t count, uint64_t key, candidate *found);
 
 static inline uint32_t ones(uint64_t x) {
   x -= x >> 1 & 0x5555555555555555u;
@@ -24,12 +24,12 @@ static inline uint32_t select_one(uint64_t x, uint32_t k) {
 
 #include "filter.h"
 
-bool run_may_have(const run *r, uint64_t key, uint64_t *from, uint64_t *to) {
+uint32_t runs_may_have(run *const *runs, uint32_t count, uint64_t key, candidate *found) {
 #if FILTER_BMI2
   /* AMD's before Zen 3 take a hundred cycles for a pdep. */
   if (__builtin_cpu_supports("bmi2") && (__builtin_cpu_is("intel") || __builtin_cpu_is("znver3") ||
                                          __builtin_cpu_supports("avx512vbmi2")))
-    return may_have_bmi2(r, key, from, to);
+    return may_have_bmi2(runs, count, key, found);
 #endif
-  return may_have(r, key, from, to);
+  return all_may_have(runs, count, key, found);
 }

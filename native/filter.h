@@ -1,10 +1,11 @@
 /*
- * A look into a run's filter, for filter.c and filter_bmi2.c, which say how to count ones (`ones`)
+ * Looks into runs' filters, for filter.c and filter_bmi2.c, which say how to count ones (`ones`)
  * and where the k-th one is (`select_one`; 64 or more: there is none).
  *
  * A new block asks the filters of all runs of its partition, and the answer is no; so the way to
  * that has no branch that depends on the key. The processor is then busy with several filters at
- * once, and does not wait for the memory of one after the other.
+ * once, and does not wait for the memory of one after the other: first all are asked where the tags
+ * of the key's bucket are, then the tags, which have come meanwhile.
  */
 #define TAGS_AT_ONCE 7u
 
@@ -51,13 +52,29 @@ static inline bool bucket_of_run(const run *r, uint64_t key, uint32_t *tag, uint
   return true;
 }
 
-static inline bool may_have(const run *r, uint64_t key, uint64_t *from, uint64_t *to) {
-  uint32_t tag;
-  if (!bucket_of_run(r, key, &tag, from, to)) return true;
+/* The first entries of a bucket that follow each other and have this tag; false: none has. */
+static inline bool tagged(const run *r, uint32_t tag, uint64_t *from, uint64_t *to) {
   uint64_t n = *to - *from, end;
   if (n <= TAGS_AT_ONCE && !has_tag(r->tags, *from, n, tag)) return false;
   while (*from < *to && r->tags[*from] != tag) ++*from;
   for (end = *from; end < *to && r->tags[end] == tag;) end++;
   *to = end;
   return *from < *to;
+}
+
+static inline uint32_t all_may_have(run *const *runs, uint32_t count, uint64_t key,
+                                    candidate *found) {
+  uint32_t tags[RUNS_MAX], n = 0;
+  candidate buckets[RUNS_MAX];
+  bool known[RUNS_MAX];
+  for (uint32_t i = 0; i < count; i++) {
+    candidate *b = &buckets[i];
+    b->run = runs[i];
+    known[i] = bucket_of_run(b->run, key, &tags[i], &b->from, &b->to);
+    __builtin_prefetch(b->run->tags + b->from);
+  }
+  for (uint32_t i = count; i-- > 0;)
+    if (!known[i] || tagged(runs[i], tags[i], &buckets[i].from, &buckets[i].to))
+      found[n++] = buckets[i];
+  return n;
 }

@@ -5,7 +5,7 @@
 
 #include <immintrin.h>
 
-bool may_have_bmi2(const run *r, uint64_t key, uint64_t *from, uint64_t *to);
+uint32_t may_have_bmi2(run *const *runs, uint32_t count, uint64_t key, candidate *found);
 
 static inline uint32_t ones(uint64_t x) { return (uint32_t)_mm_popcnt_u64(x); }
 
@@ -15,7 +15,7 @@ static inline uint32_t select_one(uint64_t x, uint32_t k) {
 
 #include "filter.h"
 
-bool may_have_bmi2(const run *r, uint64_t key, uint64_t *from, uint64_t *to) {
-  return may_have(r, key, from, to);
+uint32_t may_have_bmi2(run *const *runs, uint32_t count, uint64_t key, candidate *found) {
+  return all_may_have(runs, count, key, found);
 }
 #endif

@@ -87,12 +87,12 @@ static int read_page(const run *r, uint64_t at, bool wait, uint8_t *page) {
   return read_whole(r->fd, page, PAGE_BYTES, at) ? RMT_INDEX_ABSENT : RMT_INDEX_FOUND;
 }
 
-static int run_find(const rmt_core *core, const run *r, uint64_t key, bool wait,
+static int run_find(const rmt_core *core, const candidate *c, uint64_t key, bool wait,
                     rmt_index_answer *answer) {
+  const run *r = c->run;
   uint8_t page[PAGE_BYTES];
-  uint64_t from, to, here = UINT64_MAX;
-  if (!run_may_have(r, key, &from, &to)) return RMT_INDEX_ABSENT;
-  for (uint64_t i = from; i < to; i++) {
+  uint64_t here = UINT64_MAX;
+  for (uint64_t i = c->from; i < c->to; i++) {
     uint64_t number = i / PAGE_ENTRIES;
     if (number != here) {
       *answer = (rmt_index_answer){.fd = r->fd, .offset = number * PAGE_BYTES};
@@ -119,16 +119,19 @@ static void prefetch_groups(const part *p, uint64_t key) {
   uint64_t rest;
   for (uint32_t i = 0; i < p->run_count; i++) {
     const run *r = p->runs[i];
-    __builtin_prefetch(&r->filter[scale(key, r->groups * GROUP_BUCKETS, &rest) / GROUP_BUCKETS]);
+    const group *g = &r->filter[scale(key, r->groups * GROUP_BUCKETS, &rest) / GROUP_BUCKETS];
+    __builtin_prefetch(g);
+    __builtin_prefetch(&g[1].rank); /* in the next line, three times of eight */
   }
 }
 
-/* All of them, or none: the front refuses the key. */
-static uint32_t runs_to_ask(const part *p, uint64_t key) {
-  if (!p->front) return p->run_count;
-  if (!front_may_have(p->front, key)) return 0;
-  prefetch_groups(p, key);
-  return p->run_count;
+/* The runs that may have a key, the newest first. */
+static uint32_t runs_to_read(const part *p, uint64_t key, candidate *found) {
+  if (p->front) {
+    if (!front_may_have(p->front, key)) return 0;
+    prefetch_groups(p, key);
+  }
+  return runs_may_have(p->runs, p->run_count, key, found);
 }
 
 int rmt_index_find(const rmt_core *core, uint64_t key, int wait, rmt_index_answer *answer) {
@@ -144,8 +147,10 @@ int rmt_index_find(const rmt_core *core, uint64_t key, int wait, rmt_index_answe
     if (rmt_is_allocated(core, answer->address)) return RMT_INDEX_FOUND;
     stale = answer->address;
   }
-  for (uint32_t i = runs_to_ask(p, key); i-- > 0;) {
-    int status = run_find(core, p->runs[i], key, wait, answer);
+  candidate found[RUNS_MAX];
+  uint32_t count = runs_to_read(p, key, found);
+  for (uint32_t i = 0; i < count; i++) {
+    int status = run_find(core, &found[i], key, wait, answer);
     if (status != RMT_INDEX_ABSENT) return status;
   }
   answer->address = stale; /* better than nothing: its slot may be allocated again */
@@ -159,14 +164,23 @@ int rmt_index_lookup(const rmt_core *core, uint64_t key, uint64_t *address) {
   return 1;
 }
 
+static void prefetch_place(const table *t, uint64_t key) {
+  uint64_t rest;
+  __builtin_prefetch(t->entries + scale(key, t->slots, &rest) * ENTRY_BYTES);
+}
+
 void index_prefetch(const rmt_core *core, uint64_t key) {
   const part *p = &core->index->parts[key_part(key)];
-  uint64_t rest;
-  __builtin_prefetch(p->active->entries + scale(key, p->active->slots, &rest) * ENTRY_BYTES);
+  prefetch_place(p->active, key);
   if (p->front)
     front_prefetch(p->front, key);
   else
     prefetch_groups(p, key);
+}
+
+void index_prefetch_runs(const rmt_core *core, uint64_t key) {
+  const part *p = &core->index->parts[key_part(key)];
+  if (p->front && front_may_have(p->front, key)) prefetch_groups(p, key);
 }
 
 static uint64_t table_export(const table *t, uint64_t *out, uint64_t count, uint64_t capacity) {
@@ -199,9 +213,14 @@ static uint64_t synthetic_key(uint64_t x) { /* splitmix64's last steps: a permut
 }
 
 void rmt_index_synthetic_inserts(rmt_core *core, uint64_t first, uint64_t count) {
+  const part *parts = core->index->parts;
   for (uint64_t i = first; i < first + count; i++) {
-    uint64_t key = synthetic_key(i);
-    rmt_index_insert(core, key, i);
+    if ((i - first) % SYNTHETIC_BATCH == 0) /* a write has just looked there */
+      for (uint64_t j = i; j < first + count && j < i + SYNTHETIC_BATCH; j++) {
+        uint64_t key = synthetic_key(j);
+        prefetch_place(parts[key_part(key)].active, key);
+      }
+    rmt_index_insert(core, synthetic_key(i), i);
   }
 }
 
@@ -209,9 +228,12 @@ uint64_t rmt_index_synthetic_lookups(rmt_core *core, uint64_t first, uint64_t co
                                      uint64_t stride) {
   uint64_t address, found = 0;
   for (uint64_t i = 0; i < count; i++) {
-    if (i % SYNTHETIC_BATCH == 0)
-      for (uint64_t j = i; j < count && j < i + SYNTHETIC_BATCH; j++)
-        index_prefetch(core, synthetic_key(first + j * stride));
+    if (i % SYNTHETIC_BATCH == 0) {
+      uint64_t end = count - i < SYNTHETIC_BATCH ? count : i + SYNTHETIC_BATCH;
+      for (uint64_t j = i; j < end; j++) index_prefetch(core, synthetic_key(first + j * stride));
+      for (uint64_t j = i; j < end; j++)
+        index_prefetch_runs(core, synthetic_key(first + j * stride));
+    }
     found += (uint64_t)rmt_index_lookup(core, synthetic_key(first + i * stride), &address) &&
              address == first + i * stride;
   }

@@ -131,7 +131,13 @@ void front_joined(part *p, const front *with, uint64_t entries);
 #define FILTER_BMI2 0
 #endif
 
-/* filter.c: which entries of a run may have the key: [*from, *to). */
-bool run_may_have(const run *r, uint64_t key, uint64_t *from, uint64_t *to);
+/* Entries of a run that may have a key: [from, to). */
+typedef struct {
+  const run *run;
+  uint64_t from, to;
+} candidate;
+
+/* filter.c: of some runs those that may have the key, the last first; how many. */
+uint32_t runs_may_have(run *const *runs, uint32_t count, uint64_t key, candidate *found);
 
 #endif

@@ -307,6 +307,9 @@ static int write_batch(rmt_core *core, rmt_tree *tree, uint64_t first, batch *b,
   for (uint32_t at = 0; at < b->count; at += DIGEST_BLOCKS) {
     uint32_t end = b->count - at < DIGEST_BLOCKS ? (uint32_t)b->count : at + DIGEST_BLOCKS;
     for (uint32_t i = at; i < end; i++) digest(core, b, i, dedup);
+    for (uint32_t i = at; dedup && i < end; i++)
+      if (b->blocks[i].kind != ZERO)
+        index_prefetch_runs(core, index_key(b->domain, b->blocks[i].fingerprint));
     for (uint32_t i = at; i < end; i++) classify(core, b, i, dedup);
   }
   if (core->state.cold) return RMT_COLD;
