@@ -185,7 +185,7 @@ class Connected:
                 assert 0 < answered.taken <= len(ahead)
                 assert answered.calls > 0
                 self._reader.skip(answered.taken)
-                yield from _records(b"".join(as_one(answered.answer)), answered.calls)
+                yield from _records(bytes(answered.answer), answered.calls)
                 continue
             record = self._reader.next()
             if record is None:
