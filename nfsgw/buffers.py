@@ -27,7 +27,8 @@ class Buffers:
         for buffer in self._buffers:
             if sys.getrefcount(buffer) == _FREE:
                 return memoryview(buffer)[:size]
+        if len(self._buffers) >= BUFFERS_MAX:
+            return memoryview(bytearray(size))  # no more than is counted while it waits to be sent
         buffer = bytearray(BUFFER_BYTES)
-        if len(self._buffers) < BUFFERS_MAX:
-            self._buffers.append(buffer)
+        self._buffers.append(buffer)
         return memoryview(buffer)[:size]

@@ -62,6 +62,12 @@ class Common:
     stalled_s: float = STALLED_S
 
 
+def rest_of(part: Part, sent: int) -> Part:
+    """What is left of a part; a little of it does not keep the rest, which nobody counts."""
+    rest = memoryview(part)[sent:]
+    return bytes(rest) if 2 * len(rest) < len(part) else rest
+
+
 class Connection:
     """A Peer: programs know a client's connection by identity."""
 
@@ -96,8 +102,12 @@ class Connection:
         self._reading.cancel()
 
     def let_go(self) -> None:
-        """End at once, where nothing is ``owed``; an answer that was not read yet is forgotten."""
-        self._forget_out()
+        """End at once, where nothing is ``owed``; an answer that was not read yet is forgotten.
+
+        A part of that may be sent already: nothing may follow it.  Its client may just have asked
+        again, so that the socket has to end here, before the call is carried out.
+        """
+        self._hang_up()
         self.stop()
 
     @property
@@ -196,7 +206,7 @@ class Connection:
             self.active_s = now
             served += answered
             if not reader.partial:
-                return served, False
+                return served, bool((self._out_bytes or self._in_flight) and self._full)
             if perf_counter() > end:
                 return served, True
 
@@ -341,7 +351,7 @@ class Connection:
             self._hang_up()
             return
         if sent < len(answer):
-            self._queue((memoryview(answer)[sent:],), len(answer) - sent)
+            self._queue((rest_of(answer, sent),), len(answer) - sent)
 
     def _queue(self, parts: Iterable[Part], size: int) -> None:
         self._out.extend(parts)
@@ -377,7 +387,7 @@ class Connection:
         while count:
             first = self._out.popleft()
             if count < len(first):
-                self._out.appendleft(memoryview(first)[count:])
+                self._out.appendleft(rest_of(first, count))
                 return
             count -= len(first)
 

@@ -164,6 +164,7 @@ class RecordReader:
     def skip(self, count: int) -> None:
         """Whole records of ``ahead`` were read."""
         self._start += count
+        self._stuck = False
 
     def space(self) -> memoryview:
         """Where to receive into; not empty unless ``starved``."""

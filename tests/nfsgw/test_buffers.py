@@ -47,3 +47,11 @@ def test_sizes_are_what_was_asked_for() -> None:
     buffers = Buffers()
     for size in (0, 1, LARGE_BYTES - 1, LARGE_BYTES, LARGE_BYTES + 1, BUFFER_BYTES):
         assert len(buffers.take(size)) == size
+
+
+def test_past_those_that_are_kept_none_is_larger_than_it_has_to_be() -> None:
+    buffers = Buffers()
+    held = [buffers.take(LARGE_BYTES) for _ in range(BUFFERS_MAX)]
+    more = buffers.take(LARGE_BYTES)
+    assert len(memoryview(more.obj)) == LARGE_BYTES
+    assert len({id(each.obj) for each in held}) == BUFFERS_MAX
