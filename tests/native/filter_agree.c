@@ -8,7 +8,7 @@
 #include <stdio.h>
 
 #define GROUPS 37u
-#define RUNS 9u
+#define RUNS RUNS_MAX
 #define ENTRIES_MAX (GROUPS * GROUP_ENTRIES)
 
 #define CHECK(true_)                                                             \
@@ -114,7 +114,7 @@ int main(int count, char **words) {
   seed = count > 1 ? (unsigned)atoi(words[1]) : 1;
   state = seed;
   unsigned found = 0, fast = FILTER_BMI2 && __builtin_cpu_supports("bmi2");
-  for (unsigned world = 0; world < 1000; world++) {
+  for (unsigned world = 0; world < 250; world++) {
     run made[RUNS], *runs[RUNS];
     uint32_t run_count = (uint32_t)(random_word() % (RUNS + 1));
     for (uint32_t i = 0; i < run_count; i++) {
@@ -124,6 +124,11 @@ int main(int count, char **words) {
       if (!r->filter) return 1;
       r->tags = (uint8_t *)(r->filter + GROUPS + 1);
       make(r, (uint32_t)(random_word() % 90), random_word() % 3);
+      /* Not a byte more than there is of one that was loaded. */
+      size_t bytes = (GROUPS + 1) * sizeof(group) + r->entries + FILTER_SLACK;
+      r->filter = realloc(r->filter, bytes);
+      if (!r->filter) return 1;
+      r->tags = (uint8_t *)(r->filter + GROUPS + 1);
     }
     for (unsigned n = 0; n < 300; n++) {
       uint64_t key = run_count ? key_of(runs[random_word() % run_count]) : random_word();

@@ -1,8 +1,11 @@
 """READ, the second time: answered the short way, and as the long way would answer it then."""
 
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from exported import RULES, WRITE_HOST, Exported
@@ -21,10 +24,13 @@ from pipelined import (
 )
 from rpc_client import marked
 
-from engine import ROOT_INO, Inode
+from engine import ROOT_INO, Inode, Volume
+from nfsgw.access import Who
 from nfsgw.exports import Export
-from nfsgw.files import READ_BYTES_MAX
+from nfsgw.files import READ_BYTES_MAX, Place
 from nfsgw.nfs3 import again
+from nfsgw.nfs3.again import Known
+from nfsgw.nfs3.attributes import post_op
 
 DATA = bytes(range(251)) * 200
 
@@ -107,6 +113,22 @@ def test_a_file_that_has_changed_is_read_as_it_is(
         del long_ways[:]
         assert root.read(handle, 0, 99) == (data, True)
         assert not long_ways
+
+
+TOLD = "mode nlink uid gid size blocks atime_ns mtime_ns ctime_ns".split()
+
+
+@pytest.mark.parametrize("field", TOLD)
+def test_attributes_are_told_as_they_are(field: str) -> None:
+    """Also what never changes by itself, as long as the engine moves the ctime with it."""
+    inode = Inode(5, stat.S_IFREG | 0o644, 1, 2, 10**18)
+    volume = cast(Volume, SimpleNamespace(record=SimpleNamespace(id=3)))
+    place = Place(Export(3, "/lab", 3, ()), Who(0, 0, frozenset(), True), volume, inode)
+    known = Known(1, place)
+    before = known.attributes()
+    assert before == known.attributes() == post_op(place)
+    setattr(inode, field, getattr(inode, field) + 1)
+    assert before != known.attributes() == post_op(place)
 
 
 def test_a_restored_file_is_read_as_it_was(world: Exported, root: Nfs3Client, top: bytes) -> None:
