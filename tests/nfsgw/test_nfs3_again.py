@@ -115,7 +115,7 @@ def test_a_file_that_has_changed_is_read_as_it_is(
         assert not long_ways
 
 
-TOLD = "mode nlink uid gid size blocks atime_ns mtime_ns ctime_ns".split()
+TOLD = ["mode", "nlink", "uid", "gid", "size", "blocks", "atime_ns", "mtime_ns", "ctime_ns"]
 
 
 @pytest.mark.parametrize("field", TOLD)
