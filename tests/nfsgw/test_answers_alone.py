@@ -121,16 +121,18 @@ def test_a_socket_that_takes_nothing_gets_it_later() -> None:
 
 
 def test_who_is_gone_before_it_is_sent_is_hung_up_on() -> None:
-    program = Patterned()
+    program, gone = Patterned(), threading.Event()
     with hosting([program]) as hosted:
         client = RpcClient(hosted.address, uid=None)
 
         def reset(peer: Connection) -> None:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.socket.close()
+            gone.set()
 
         program.before = reset
         client.socket.sendall(big(1, 100_000))
+        assert gone.wait(DEADLINE_S)
         until(hosted, lambda: not hosted.server.connections)
         program.before = lambda peer: None
         assert not unsent(hosted)
