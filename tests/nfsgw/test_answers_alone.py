@@ -4,7 +4,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 
 import pytest
@@ -62,20 +62,6 @@ def connected(hosted: Hosted) -> socket.socket:
     client.settimeout(DEADLINE_S)
     client.connect(hosted.address)
     return client
-
-
-@contextlib.contextmanager
-def held(hosted: Hosted) -> Iterator[None]:
-    """The server's thread does nothing meanwhile."""
-    begun, go_on = threading.Event(), threading.Event()
-    thread = threading.Thread(target=hosted.do, args=(lambda: (begun.set(), go_on.wait(60)),))
-    thread.start()
-    assert begun.wait(DEADLINE_S)
-    try:
-        yield
-    finally:
-        go_on.set()
-        thread.join()
 
 
 def received(client: socket.socket, quiet_s: float) -> bytes:
@@ -150,7 +136,7 @@ def test_nothing_follows_a_part_of_an_answer_that_is_forgotten() -> None:
             client.sendall(big(next(asked), 1 << 20))
             while not unsent(hosted):
                 client.sendall(big(next(asked), 1 << 20))
-            with held(hosted):
+            with hosted.held():
                 told = received(client, 0.2)  # a part is still the server's
                 client.sendall(big(next(asked), 1 << 20))
                 other = socket.create_connection(hosted.address)

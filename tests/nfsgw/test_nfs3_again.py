@@ -17,7 +17,6 @@ from pipelined import (
     Steps,
     burst,
     call,
-    held,
     long_way,
     read_arguments,
     write_arguments,
@@ -337,7 +336,7 @@ def test_a_call_that_came_in_part_is_waited_for(
     calls = [call(root.rpc, READ, read_arguments(handle, n, 99)) for n in range(3)]
     stream = b"".join(marked(each.record) for each in calls)
     del steps.taken[:]
-    with held(world):
+    with world.hosted.held():
         root.rpc.socket.sendall(stream[:-5])
     first = [root.rpc.record() for _ in range(2)]
     assert steps.of_these() == [2]
@@ -359,7 +358,7 @@ def test_a_record_in_two_fragments_goes_the_long_way(
     record = calls[2].record
     stream[2] = struct.pack(">I", 40) + record[:40] + marked(record[40:])
     del steps.taken[:]
-    with held(world):
+    with world.hosted.held():
         root.rpc.socket.sendall(b"".join(stream))
     found = [root.rpc.record() for _ in calls]
     assert steps.of_these() == [2, 0, 2]

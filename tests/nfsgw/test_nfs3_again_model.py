@@ -29,7 +29,7 @@ from nfs3_client import (
     sure,
     wcc,
 )
-from pipelined import READ, WRITE, Sent, call, held, long_way, read_arguments, write_arguments
+from pipelined import READ, WRITE, Sent, call, long_way, read_arguments, write_arguments
 from rpc_client import auth_sys, marked, results
 
 from nfsgw.exports import Export, Right, Rule
@@ -121,7 +121,7 @@ class Model:
 
     def _send(self, stream: bytes, cuts: list[int]) -> None:
         if not cuts and len(stream) < HELD_BYTES_MAX:
-            with held(self.world):
+            with self.world.hosted.held():
                 self.client.rpc.socket.sendall(stream)
             return
         places = sorted({0, len(stream), *(cut % len(stream) for cut in cuts)})

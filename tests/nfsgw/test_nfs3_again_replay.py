@@ -19,7 +19,7 @@ from again_files import (
 )  # fmt: skip
 from exported import WRITE_HOST, Exported
 from nfs3_client import Nfs3Client, Users
-from pipelined import WRITE, Steps, burst, call, held, write_arguments
+from pipelined import WRITE, Steps, burst, call, write_arguments
 from rpc_client import marked
 
 from engine.reserve import Reserve
@@ -124,7 +124,7 @@ def test_what_the_mount_has_to_be_told_goes_the_long_way(
     mount.behind, mount.watched = behind, watched
     calls = following(file, 0, [A, B])
     steps.of_these()
-    with held(world):
+    with world.hosted.held():
         file.client.rpc.socket.sendall(b"".join(marked(each.record) for each in calls))
     assert {status_of(file.client.rpc.record()) for _ in calls} == {0}
     file.client.null()

@@ -7,7 +7,6 @@ carried out; ``long_way`` turns the short ways (nfsgw/nfs3/again.py) off.
 import contextlib
 import itertools
 import struct
-import threading
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -22,7 +21,6 @@ from nfsgw.xdr import Part
 
 NFS, READ, WRITE = 100_003, 6, 7
 UNSTABLE = 0
-DEADLINE_S = 30
 _xids = itertools.count(0xB0057)
 
 
@@ -57,32 +55,13 @@ def write_arguments(
     return head + data + bytes(-len(data) % 4)
 
 
-@contextlib.contextmanager
-def held(world: Exported) -> Iterator[None]:
-    """The server's thread does nothing meanwhile."""
-    begun, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        begun.set()
-        assert go_on.wait(DEADLINE_S)
-
-    thread = threading.Thread(target=world.hosted.do, args=(hold,))
-    thread.start()
-    assert begun.wait(DEADLINE_S)
-    try:
-        yield
-    finally:
-        go_on.set()
-        thread.join()
-
-
 def burst(world: Exported, client: RpcClient, calls: Iterable[Sent]) -> list[bytes]:
     """Whole answers, each to its call; what has not to wait must have been answered in order.
 
     All together less than a socket takes at once (64 KiB).
     """
     calls = list(calls)
-    with held(world):
+    with world.hosted.held():
         client.socket.sendall(b"".join(marked(each.record) for each in calls))
     found = [client.record() for _ in calls]
     by_xid = {int.from_bytes(each[:4], "big"): each for each in found}

@@ -58,6 +58,24 @@ class Hosted:
     def stop(self) -> None:
         self.do(self._scope.cancel)
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """The server's thread does nothing meanwhile."""
+        begun, go_on = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            begun.set()
+            assert go_on.wait(DEADLINE_S)
+
+        thread = threading.Thread(target=self.do, args=(hold,))
+        thread.start()
+        assert begun.wait(DEADLINE_S)
+        try:
+            yield
+        finally:
+            go_on.set()
+            thread.join()
+
 
 @contextlib.contextmanager
 def hosting(
