@@ -104,6 +104,7 @@ def test_a_front_is_made_beside_no_other_job_of_its_partition(
     """It, or what the other makes, would be of no use."""
     index = store.fingerprints
     monkeypatch.setattr(fingerprints, "FRONT_ENTRIES_MIN", BLOCKS)
+    monkeypatch.setattr(fingerprints, "RUNS_KEPT", 1000)  # merges leave one, now and then
     write(store.volume("lab"), b"a", contents(0, BLOCKS))
     index.settle()
     monkeypatch.setattr(fingerprints, "FRONT_ENTRIES_MIN", 8)
